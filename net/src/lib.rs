@@ -1,0 +1,1 @@
+//! Bridge, overlay, nftables services, DNS.

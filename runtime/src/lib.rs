@@ -1,0 +1,1 @@
+//! OCI images and containers in process, one shim per pod.

@@ -1,0 +1,1 @@
+//! kube::Client transports, shared informers, event recorder.

@@ -1,0 +1,1 @@
+//! The controllers, their runner and work queue.

@@ -1,0 +1,1 @@
+//! Pure Kubernetes knowledge: kinds, schemas, selectors, quantities, patches, codecs.

@@ -1,0 +1,2 @@
+//! The rk executable.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The scheduler: queue, cache, pure scheduling cycle.

@@ -1,0 +1,1 @@
+//! Raft-replicated, multi-version key-value store.

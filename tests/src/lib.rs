@@ -1,0 +1,1 @@
+//! Black-box suite: TestCluster, scenarios, tidy and layering.

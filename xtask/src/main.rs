@@ -1,0 +1,2 @@
+//! Developer tasks: gen-tables, dist, bench.
+fn main() {}
