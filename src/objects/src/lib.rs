@@ -1,5 +1,10 @@
 //! Pure Kubernetes knowledge: kinds, schemas, selectors, quantities, patches, codecs.
 #![forbid(unsafe_code)]
 
+pub mod columns;
+pub mod field;
 pub mod kinds;
+pub mod names;
 pub mod schema;
+pub mod status;
+pub mod strategy;
