@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod columns;
+pub mod discovery;
 pub mod field;
 pub mod kinds;
 pub mod names;
