@@ -5,6 +5,7 @@
 //! kinds share every code path. Nothing here depends on strategies or storage.
 
 mod catalog;
+mod custom;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 pub use catalog::{Catalog, GroupRows, VersionRows, version_rank};
+pub use custom::{custom_definition_name, custom_rows};
 
 /// A string that is static for built-in rows and owned for rows made from a CustomResourceDefinition.
 pub type Text = Cow<'static, str>;

@@ -6,6 +6,7 @@ pub mod discovery;
 pub mod field;
 pub mod kinds;
 pub mod names;
+pub mod openapi;
 pub mod schema;
 pub mod status;
 pub mod strategy;

@@ -79,6 +79,8 @@ fn the_table_knows_merge_keys_list_types_and_presence() {
     assert_eq!(pod().at("spec").map(Schema::required), Some(&[Text::Borrowed("containers")][..]));
     let strategy = definition("io.k8s.api.apps.v1.DeploymentSpec").and_then(|d| d.field("strategy"));
     assert!(strategy.is_some_and(|s| s.patch_strategy().retain_keys));
+    let selector = definition("io.k8s.api.policy.v1.PodDisruptionBudgetSpec").and_then(|d| d.field("selector"));
+    assert!(selector.is_some_and(|s| s.patch_strategy().replace));
 }
 
 #[test]
