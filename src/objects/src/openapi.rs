@@ -5,6 +5,7 @@
 //! only for as long as a document is being written.
 
 mod custom;
+mod gnostic;
 mod index;
 mod operations;
 mod paths;
@@ -15,12 +16,14 @@ mod texts;
 
 use serde::Serializer as _;
 use serde::ser::SerializeMap as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 pub use custom::CustomSchema;
+pub use gnostic::CONTENT_TYPE as V2_PROTOBUF;
 
 use crate::kinds::{Catalog, VersionRows};
-use schemas::Closure;
+use paths::Paths;
+use schemas::{Closure, Definitions};
 use texts::Texts;
 
 /// The version the documents state, that of the API.
@@ -73,8 +76,30 @@ impl Source<'_> {
 
     /// `GET /openapi/v2`, as JSON.
     pub fn v2(&self) -> Vec<u8> {
-        let all: Vec<VersionRows<'_, '_>> = self.catalog.groups().flat_map(|g| g.versions()).collect();
-        self.render(Dialect::V2, &all)
+        self.render(Dialect::V2, &self.all())
+    }
+
+    /// `GET /openapi/v2`, as [`V2_PROTOBUF`].
+    pub fn v2_protobuf(&self) -> Vec<u8> {
+        let versions = self.all();
+        let (texts, closure) = (Texts::unpack(self.descriptions), Closure::of(&versions));
+        let paths = Paths { dialect: Dialect::V2, versions: &versions };
+        let definitions = self.definitions(Dialect::V2, &versions, &closure, &texts);
+        gnostic::render(&frame(Dialect::V2), &paths, &definitions)
+    }
+
+    fn all(&self) -> Vec<VersionRows<'_, '_>> {
+        self.catalog.groups().flat_map(|g| g.versions()).collect()
+    }
+
+    fn definitions<'d>(
+        &'d self,
+        dialect: Dialect,
+        versions: &'d [VersionRows<'d, 'd>],
+        closure: &'d Closure,
+        texts: &'d Texts,
+    ) -> Definitions<'d> {
+        Definitions { dialect, versions, custom: self.custom, closure, texts }
     }
 
     fn render(&self, dialect: Dialect, versions: &[VersionRows<'_, '_>]) -> Vec<u8> {
@@ -85,28 +110,36 @@ impl Source<'_> {
     }
 
     fn write(&self, dialect: Dialect, versions: &[VersionRows<'_, '_>], out: &mut Vec<u8>) -> serde_json::Result<()> {
-        let texts = Texts::unpack(self.descriptions);
-        let closure = Closure::of(versions);
+        let (texts, closure) = (Texts::unpack(self.descriptions), Closure::of(versions));
+        let definitions = self.definitions(dialect, versions, &closure, &texts);
         let mut serializer = serde_json::Serializer::new(out);
         let mut root = serializer.serialize_map(None)?;
-        match dialect {
-            Dialect::V2 => root.serialize_entry("swagger", "2.0")?,
-            Dialect::V3 => root.serialize_entry("openapi", "3.0.0")?,
+        for (key, value) in frame(dialect) {
+            root.serialize_entry(&key, &value)?;
         }
-        root.serialize_entry("info", &json!({"title": "Kubernetes", "version": API_VERSION}))?;
-        root.serialize_entry("paths", &paths::Paths { dialect, versions })?;
-        let definitions =
-            schemas::Definitions { dialect, versions, custom: self.custom, closure: &closure, texts: &texts };
+        root.serialize_entry("paths", &Paths { dialect, versions })?;
         match dialect {
-            Dialect::V2 => {
-                root.serialize_entry("definitions", &definitions)?;
-                root.serialize_entry("securityDefinitions", &security(dialect))?;
-            }
+            Dialect::V2 => root.serialize_entry("definitions", &definitions)?,
             Dialect::V3 => root.serialize_entry("components", &Components { definitions })?,
         }
-        root.serialize_entry("security", &json!([{"BearerToken": []}]))?;
         root.end()
     }
+}
+
+/// What a document says beside its paths and definitions.
+fn frame(dialect: Dialect) -> Map<String, Value> {
+    let mut out = Map::new();
+    let mut set = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
+    set("info", json!({"title": "Kubernetes", "version": API_VERSION}));
+    set("security", json!([{"BearerToken": []}]));
+    match dialect {
+        Dialect::V2 => {
+            set("swagger", "2.0".into());
+            set("securityDefinitions", security(dialect));
+        }
+        Dialect::V3 => set("openapi", "3.0.0".into()),
+    }
+    out
 }
 
 fn security(dialect: Dialect) -> Value {
@@ -118,7 +151,7 @@ fn security(dialect: Dialect) -> Value {
 }
 
 struct Components<'a> {
-    definitions: schemas::Definitions<'a>,
+    definitions: Definitions<'a>,
 }
 
 impl serde::Serialize for Components<'_> {

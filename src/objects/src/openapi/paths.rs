@@ -15,16 +15,27 @@ pub(super) struct Paths<'a> {
 impl Serialize for Paths<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
+        let mut result = Ok(());
+        self.each(&mut |path, item| {
+            if result.is_ok() {
+                result = map.serialize_entry(path, &item);
+            }
+        });
+        result?;
+        map.end()
+    }
+}
+
+impl Paths<'_> {
+    /// Calls `f` with each path and its item, one at a time.
+    pub(super) fn each(&self, f: &mut dyn FnMut(&str, Value)) {
         for version in self.versions {
             let base = base(version);
-            map.serialize_entry(&format!("{base}/"), &resources_operation(self.dialect, version))?;
+            f(&format!("{base}/"), resources_operation(self.dialect, version));
             for kind in version.rows {
-                for (path, item) in items(self.dialect, &base, kind) {
-                    map.serialize_entry(&path, &item)?;
-                }
+                items(self.dialect, &base, kind).into_iter().for_each(|(path, item)| f(&path, item));
             }
         }
-        map.end()
     }
 }
 

@@ -62,21 +62,32 @@ pub(super) struct Definitions<'a> {
 impl Serialize for Definitions<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for name in &self.closure.0 {
-            if let Some(node) = definition(name) {
-                map.serialize_entry(name, &self.definition(name, node))?;
+        let mut result = Ok(());
+        self.each(&mut |name, definition| {
+            if result.is_ok() {
+                result = map.serialize_entry(name, &definition);
             }
-        }
-        for kind in self.versions.iter().flat_map(|v| v.rows.iter()).filter(|k| k.custom) {
-            let schema = self.custom.iter().find(|c| c.definition == kind.schema).and_then(|c| c.schema);
-            map.serialize_entry(kind.schema.as_ref(), &custom::object(self.dialect, kind, schema))?;
-            map.serialize_entry(&format!("{}List", kind.schema), &custom::list(self.dialect, kind))?;
-        }
+        });
+        result?;
         map.end()
     }
 }
 
 impl Definitions<'_> {
+    /// Calls `f` with each definition, one at a time.
+    pub(super) fn each(&self, f: &mut dyn FnMut(&str, Value)) {
+        for name in &self.closure.0 {
+            if let Some(node) = definition(name) {
+                f(name, self.definition(name, node));
+            }
+        }
+        for kind in self.versions.iter().flat_map(|v| v.rows.iter()).filter(|k| k.custom) {
+            let schema = self.custom.iter().find(|c| c.definition == kind.schema).and_then(|c| c.schema);
+            f(&kind.schema, custom::object(self.dialect, kind, schema));
+            f(&format!("{}List", kind.schema), custom::list(self.dialect, kind));
+        }
+    }
+
     fn definition(&self, name: &str, node: &Schema) -> Value {
         let texts = self.texts.of(name);
         let mut out = Map::new();
