@@ -1,1 +1,8 @@
 //! Pure Kubernetes knowledge: kinds, schemas, selectors, quantities, patches, codecs.
+#![forbid(unsafe_code)]
+
+pub mod columns;
+pub mod field;
+pub mod names;
+pub mod status;
+pub mod strategy;
