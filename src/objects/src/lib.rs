@@ -3,6 +3,8 @@
 
 pub mod columns;
 pub mod field;
+pub mod kinds;
 pub mod names;
+pub mod schema;
 pub mod status;
 pub mod strategy;
