@@ -22,6 +22,9 @@ mod tunnel;
 use anyhow::Context;
 use std::process::ExitCode;
 
+/// The Kubernetes API version served.
+pub(crate) const KUBERNETES_VERSION: &str = "1.36.0";
+
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     if args.get(1).is_some_and(|arg| arg == "shim") {
