@@ -1,7 +1,7 @@
 //! The command line: what each subcommand takes. Values are raw here; `config` resolves them.
 
 use crate::config::{self, AgentConfig, ServerConfig};
-use crate::{hello, images, logging, supervisor};
+use crate::{hello, images, kill_all, logging, supervisor};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Images(ImagesArgs),
     /// Show the token with which agents join
     Token(TokenArgs),
+    /// End every container of this machine and remove its mounts, links, nftables table and cgroups; data stays
+    KillAll(KillAllArgs),
     /// Serve a page with pod name, node and address (what the demo runs)
     #[command(hide = true)]
     Hello(HelloArgs),
@@ -171,6 +173,19 @@ pub(crate) struct TokenArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct KillAllArgs {
+    /// Folder of the node's data
+    #[arg(long, env = "RK_DATA_DIR", default_value = config::DEFAULT_DATA_DIR)]
+    pub(crate) data_dir: PathBuf,
+    /// Folder of sockets and mounts
+    #[arg(long, env = "RK_STATE_DIR", default_value = "/run/rk")]
+    pub(crate) state_dir: PathBuf,
+    /// Cgroup under which all pods live
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods")]
+    pub(crate) cgroup_root: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct HelloArgs {
     /// Address to listen on
     #[arg(long, default_value = "0.0.0.0:8080")]
@@ -202,6 +217,7 @@ impl Command {
                 print!("{}", pki::files::read(&path)?);
                 Ok(())
             }
+            Self::KillAll(args) => Box::pin(kill_all::run(args)).await,
             Self::Hello(args) => hello::serve(args.listen).await,
         }
     }

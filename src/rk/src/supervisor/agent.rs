@@ -28,6 +28,7 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
     })?;
     let informers = Informers::new(client.clone());
     let worker = worker::start(&config.node, &membership.network, client, informers.clone(), stop.clone()).await?;
+    crate::notify::ready();
     let tunnel = tokio::spawn(keep_tunnel(config.server.clone(), membership, worker.node.clone(), stop.clone()));
     super::asked_to_stop().await?;
     tracing::info!("stopping; containers go on running");

@@ -6,7 +6,7 @@ use super::worker::{self, Worker};
 use crate::config::{NodeConfig, ServerConfig, nth_address};
 use crate::join::server::Joins;
 use crate::progress::Progress;
-use crate::{KUBERNETES_VERSION, demo, kubeconfig, manifests, preflight};
+use crate::{KUBERNETES_VERSION, demo, kubeconfig, manifests, notify, preflight};
 use anyhow::Context;
 use apiserver::{ApiServer, ServiceAccountConfig, User};
 use base64::Engine;
@@ -35,6 +35,7 @@ pub(crate) async fn run(config: ServerConfig) -> anyhow::Result<()> {
     let server = Server::start(&config, listener).await?;
     let local = SocketAddr::new(preflight::local_address(config.listen).ip(), server.port);
     progress.step(&format!("server ready at https://{local}, kubeconfig {}", config.kubeconfig.display()));
+    notify::ready();
     let stop = CancellationToken::new();
     let loops = server.start_loops(&config, &stop);
     let outcome = tokio::select! {
