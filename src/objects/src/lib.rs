@@ -5,6 +5,7 @@ pub mod columns;
 pub mod field;
 pub mod kinds;
 pub mod names;
+pub mod patch;
 pub mod schema;
 pub mod status;
 pub mod strategy;
