@@ -1,6 +1,7 @@
 //! Pure Kubernetes knowledge: kinds, schemas, selectors, quantities, patches, codecs.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod columns;
 pub mod field;
 pub mod kinds;
