@@ -1,3 +1,5 @@
+//! Tests of `objects::schema`.
+
 use serde_json::json;
 
 use super::*;
