@@ -3,16 +3,16 @@
 
 pub mod apply;
 pub mod columns;
-pub mod discovery;
 pub mod decode;
+pub mod discovery;
 pub mod duration;
 pub mod field;
 pub mod intstr;
 pub mod kinds;
 pub mod names;
 pub mod openapi;
-pub mod quantity;
 pub mod patch;
+pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
