@@ -7,6 +7,8 @@
 mod compact;
 mod history;
 mod lease;
+#[cfg(test)]
+mod model;
 mod range;
 mod txn;
 

@@ -204,7 +204,11 @@ async fn copies_taken_at_any_moment_open_with_all_that_was_acknowledged_before()
         // The log is copied last: files that it makes obsolete may vanish meanwhile, as they would for a killed process.
         for part in ["snapshots", "FORMAT", "state", "log"] {
             let (from, to) = (dir.path().join(part), killed.path().join(part));
-            if from.is_dir() { copy(&from, &to) } else { drop(fs::copy(from, to).unwrap()) }
+            if from.is_dir() {
+                copy(&from, &to);
+            } else {
+                fs::copy(from, to).unwrap();
+            }
         }
         // A plain copy of a living directory is no crash image once a snapshot has moved the log on meanwhile.
         if fs::read_dir(dir.path().join("snapshots")).is_ok_and(|mut files| files.next().is_some()) {

@@ -37,7 +37,7 @@ async fn history_and_live_changes_come_once_in_order_and_whole() {
     let mut watcher = store.watch(WatchRequest::prefix("a/", 1)).unwrap();
     let early = take(&mut watcher, 700).await;
     for n in 0..100 {
-        run(&store, vec![Op::put(format!("a/{n}"), "y"), Op::delete("a/0")]).await;
+        run(&store, vec![Op::put(format!("a/{n}"), "y"), Op::delete("a/pair0")]).await;
     }
     let late = take(&mut watcher, 900).await;
     let revisions: Vec<u64> = early.iter().chain(&late).map(|(revision, _)| *revision).collect();

@@ -60,7 +60,9 @@ pub(crate) fn parse(file: &[u8], at: usize) -> Found<'_> {
         return Found::Nothing;
     }
     if word(header, 0) != MAGIC || crc32fast::hash(&header[..HEADER - 4]) != word(header, HEADER - 4) {
-        let unwritten = word(header, 0) == 0 || word(header, HEADER - 4) == 0;
+        // No written body begins with this many zeros: it starts with the entry's index and term.
+        let no_body = file[at + HEADER..].iter().take(8).all(|byte| *byte == 0);
+        let unwritten = word(header, 0) == 0 || word(header, HEADER - 4) == 0 || no_body;
         return if unwritten { Found::Torn } else { Found::Damaged("a record header fails its checksum") };
     }
     let length = word(header, 4) as usize;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Mvcc;
 use super::range::contains;
+use super::txn::by_key;
 use crate::error::WatchError;
 use crate::types::{Event, Revision, WatchBatch};
 
@@ -11,6 +12,11 @@ use crate::types::{Event, Revision, WatchBatch};
 pub(crate) struct Replay {
     pub(crate) batches: Vec<WatchBatch>,
     pub(crate) next: Revision,
+}
+
+fn sorted(mut batches: Vec<WatchBatch>) -> Vec<WatchBatch> {
+    batches.iter_mut().for_each(|batch| by_key(&mut batch.events));
+    batches
 }
 
 impl Mvcc {
@@ -30,7 +36,7 @@ impl Mvcc {
         let mut last = 0;
         for (seen, change) in self.history.range(start..).enumerate() {
             if seen >= limit && change.revision != last {
-                return Ok(Replay { batches, next: change.revision });
+                return Ok(Replay { batches: sorted(batches), next: change.revision });
             }
             last = change.revision;
             if !contains(key, end, &change.key) {
@@ -42,7 +48,7 @@ impl Mvcc {
                 None => batches.push(WatchBatch { revision: change.revision, events: vec![event] }),
             }
         }
-        Ok(Replay { batches, next: from.max(self.revision + 1) })
+        Ok(Replay { batches: sorted(batches), next: from.max(self.revision + 1) })
     }
 
     fn event_at(&self, key: &Bytes, revision: Revision) -> Option<Event> {

@@ -21,6 +21,7 @@ impl Mvcc {
         if !events.is_empty() {
             self.revision += 1;
         }
+        by_key(&mut events);
         for result in &mut results {
             if let OpResult::Range(range) = result {
                 range.revision = self.revision;
@@ -110,12 +111,18 @@ impl Mvcc {
 
     /// Deletes keys at one new revision, if any of them exists.
     pub(super) fn delete_all(&mut self, keys: impl IntoIterator<Item = Bytes>) -> (Revision, Vec<Event>) {
-        let events: Vec<_> = keys.into_iter().map(|key| self.write(&key, None, 0)).collect();
+        let mut events: Vec<_> = keys.into_iter().map(|key| self.write(&key, None, 0)).collect();
         if !events.is_empty() {
             self.revision += 1;
         }
+        by_key(&mut events);
         (self.revision, events)
     }
+}
+
+/// Events of one revision come in key order, live and from the history alike: a snapshot does not keep another.
+pub(super) fn by_key(events: &mut [Event]) {
+    events.sort_by(|one, other| one.kv.key.cmp(&other.kv.key));
 }
 
 fn relates<T: Ord>(order: Ordering, stored: &T, given: &T) -> bool {
