@@ -161,3 +161,26 @@ async fn start(config: &Config, log: LogStore, machine: StateMachine) -> Result<
     raft.wait(Some(LEADER_TIMEOUT)).applied_index_at_least(Some(last), "applying the log").await.map_err(failed)?;
     Ok(raft)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::hard_state::HardStateFile;
+    use crate::{Config, Op, Store, Txn};
+
+    #[tokio::test]
+    async fn revisions_are_skipped_after_a_power_cut_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = || Txn { success: vec![Op::put("k", "v")], ..Txn::default() };
+        let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
+        assert_eq!(store.txn(put()).await.unwrap().revision, 1);
+        store.shutdown().await;
+        let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
+        assert_eq!(store.txn(put()).await.unwrap().revision, 2);
+        store.shutdown().await;
+        let mut file = HardStateFile::open(dir.path().join("state")).unwrap();
+        file.update(|state| state.open_in_boot = "an earlier boot".to_owned()).unwrap();
+        let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
+        assert_eq!(store.txn(put()).await.unwrap().revision, 1_000_003);
+        store.shutdown().await;
+    }
+}

@@ -178,7 +178,9 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_taken_at_any_moment_open_with_all_that_was_acknowledged_before() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(small(dir.path())).await.unwrap();
+    // Without snapshots: a plain copy of a directory whose log moves on meanwhile is no crash image.
+    let config = Config { snapshot_after_bytes: u64::MAX, ..small(dir.path()) };
+    let store = Store::open(config).await.unwrap();
     let acknowledged = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let writing = tokio::spawn({
         let (store, acknowledged) = (store.clone(), acknowledged.clone());
@@ -201,18 +203,13 @@ async fn copies_taken_at_any_moment_open_with_all_that_was_acknowledged_before()
         }
         let before = acknowledged.load(std::sync::atomic::Ordering::SeqCst);
         let killed = tempfile::tempdir().unwrap();
-        // The log is copied last: files that it makes obsolete may vanish meanwhile, as they would for a killed process.
-        for part in ["snapshots", "FORMAT", "state", "log"] {
+        for part in ["FORMAT", "state", "log"] {
             let (from, to) = (dir.path().join(part), killed.path().join(part));
             if from.is_dir() {
                 copy(&from, &to);
             } else {
                 fs::copy(from, to).unwrap();
             }
-        }
-        // A plain copy of a living directory is no crash image once a snapshot has moved the log on meanwhile.
-        if fs::read_dir(dir.path().join("snapshots")).is_ok_and(|mut files| files.next().is_some()) {
-            break;
         }
         let reopened = Store::open(small(killed.path())).await.unwrap();
         let count = all(&reopened).len() as u64;
@@ -294,5 +291,45 @@ async fn only_the_first_of_two_conditional_creates_wins() {
     let (first, second) = tokio::join!(store.txn(create("1")), store.txn(create("2")));
     assert!(first.unwrap().succeeded);
     assert!(!second.unwrap().succeeded);
+    store.shutdown().await;
+}
+
+#[tokio::test]
+async fn coalesced_writes_share_a_late_flush_and_an_idle_store_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { coalesce_for: std::time::Duration::from_millis(300), ..Config::new(dir.path(), 1) };
+    let store = Store::open(config).await.unwrap();
+    let before = store.stats().fsyncs;
+    for n in 0..50 {
+        let beat = Txn { success: vec![Op::put(format!("beat{n}"), "x")], ..Txn::default() };
+        store.txn(Txn { durability: Durability::Coalesced, ..beat }).await.unwrap();
+    }
+    assert_eq!(all(&store).len(), 50);
+    assert!(store.stats().fsyncs - before <= 1, "{:?}", store.stats());
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while store.stats().fsyncs == before {
+        assert!(tokio::time::Instant::now() < deadline, "never flushed");
+        tokio::task::yield_now().await;
+    }
+    store.shutdown().await;
+    assert!(store.stats().fsyncs - before <= 2, "{:?}", store.stats());
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_releases_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(small(dir.path())).await.unwrap();
+    put(&store, "a", "1").await;
+    drop(store);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let store = loop {
+        match Store::open(small(dir.path())).await {
+            Ok(store) => break store,
+            Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never released");
+    };
+    assert_eq!(all(&store).len(), 1);
     store.shutdown().await;
 }

@@ -30,6 +30,9 @@ fn cpu() -> String {
 #[ignore = "a measurement"]
 async fn speed_and_memory() {
     let dir = tempfile::tempdir_in(std::env::var_os("BENCH_DIR").unwrap_or_else(|| "/var/tmp".into())).unwrap();
+    if let Some(kept) = std::env::var_os("BENCH_REOPEN") {
+        return reopen(kept.as_ref()).await;
+    }
     let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
     for clients in [1, 16, 256] {
         let began = Instant::now();
@@ -62,11 +65,15 @@ async fn speed_and_memory() {
     let found: u64 = requests.iter().map(|request| store.range(request).unwrap().count).sum();
     println!("{:.0} gets/s", found as f64 / began.elapsed().as_secs_f64());
     store.shutdown().await;
-    drop(store);
+    let kept = dir.keep();
+    println!("BENCH_REOPEN={} measures opening, and then remove it", kept.display());
+}
+
+async fn reopen(dir: &std::path::Path) {
     let began = Instant::now();
-    let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
+    let store = Store::open(Config::new(dir, 1)).await.unwrap();
     println!("opened {} keys in {:?}", store.stats().keys, began.elapsed());
-    println!("resident after reopening {} for {} live", resident(), store.stats().live_bytes);
+    println!("resident {} for {} live", resident(), store.stats().live_bytes);
     let before = cpu();
     tokio::time::sleep(Duration::from_secs(5)).await;
     println!("cpu ticks in 5 idle seconds: {before} -> {}", cpu());

@@ -98,8 +98,17 @@ fn has_zero_sector(file: &[u8], start: usize, end: usize) -> bool {
     false
 }
 
+/// Whether all of it is zero. Space is allocated ahead, so there is a lot of it to look through.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
 /// Whether a later whole record says that the file was on disk beyond `at` when it was written.
 pub(crate) fn proven_synced(file: &[u8], at: usize) -> bool {
+    if file.get(at..).is_none_or(is_zero) {
+        return false;
+    }
     let magic = MAGIC.to_le_bytes();
     let mut from = at + 1;
     while let Some(found) = file.get(from..).and_then(|rest| rest.windows(4).position(|window| window == magic)) {

@@ -153,9 +153,9 @@ impl Segment {
     /// Zeroes whatever follows the last whole record, so that later appends are followed by zeros again.
     fn wipe_after(&mut self, content: &[u8]) -> io::Result<()> {
         let from = usize::try_from(self.end).unwrap_or(usize::MAX);
-        let dirty = content.get(from..).and_then(|rest| rest.iter().rposition(|byte| *byte != 0));
-        if let Some(last) = dirty {
-            self.file.write_all_at(&vec![0; last + 1], self.end)?;
+        let rest = content.get(from..).unwrap_or_default();
+        if !record::is_zero(rest) {
+            self.file.write_all_at(&vec![0; rest.len()], self.end)?;
         }
         self.file.sync_data()?;
         self.synced = self.end;

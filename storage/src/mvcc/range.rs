@@ -48,27 +48,19 @@ impl Mvcc {
 
     /// The range, with `current` reported as the store's revision.
     pub(super) fn read(&self, request: &RangeRequest, current: Revision) -> RangeResponse {
-        let pick = |versions: &Versions| match request.revision {
-            None => versions.live().cloned(),
-            Some(revision) => versions.at(revision).cloned(),
-        };
         let mut response = RangeResponse { revision: current, ..RangeResponse::default() };
         if request.end.is_none() {
             let found = self.keys.get_key_value(request.key.as_ref());
-            if let Some((key, version)) = found.and_then(|(key, versions)| Some((key, pick(versions)?))) {
+            if let Some((key, version)) = found.and_then(|(key, versions)| Some((key, pick(request, versions)?))) {
                 response.count = 1;
-                response.kvs.extend(answer(request, key, &version));
+                response.kvs.extend(answer(request, key, version));
             }
             return response;
         }
         let Some(bounds) = bounds(&request.key, request.end.as_deref()) else { return response };
         let limit = if request.limit == 0 { usize::MAX } else { request.limit };
         for (key, versions) in self.keys.range::<[u8], _>(bounds) {
-            let version = match request.revision {
-                None => versions.live(),
-                Some(revision) => versions.at(revision),
-            };
-            let Some(version) = version else { continue };
+            let Some(version) = pick(request, versions) else { continue };
             response.count += 1;
             if response.kvs.len() < limit {
                 response.kvs.extend(answer(request, key, version));
@@ -81,6 +73,14 @@ impl Mvcc {
     /// The newest version of a key, if it is not deleted.
     pub(super) fn newest(&self, key: &Bytes) -> Option<&Version> {
         self.keys.get(key.as_ref()).and_then(Versions::live)
+    }
+}
+
+/// The version that is wanted, if there was one.
+fn pick<'a>(request: &RangeRequest, versions: &'a Versions) -> Option<&'a Version> {
+    match request.revision {
+        None => versions.live(),
+        Some(revision) => versions.at(revision),
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
@@ -33,6 +33,8 @@ pub(crate) struct LogFiles {
     /// Held for as long as anything may write.
     dir: Mutex<Option<DataDir>>,
     sole_voter: bool,
+    /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
+    failed: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -50,6 +52,7 @@ impl LogFiles {
             since_snapshot,
             dir: Mutex::new(Some(dir)),
             sole_voter,
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -72,23 +75,31 @@ impl LogFiles {
         }
     }
 
-    /// Puts everything appended so far on disk.
+    /// Puts everything appended so far on disk. Once it has failed it fails for good.
     pub(crate) async fn flush(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other(EarlierFailure));
+        }
         let Some(flush) = self.log().flush() else { return Ok(()) };
-        let flush = tokio::task::spawn_blocking(move || flush.file.sync_data().map(|()| flush)).await??;
+        let synced = tokio::task::spawn_blocking(move || flush.file.sync_data().map(|()| flush)).await?;
+        let flush = synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.log().synced(&flush);
         Ok(())
     }
 
     /// Records an orderly end and lets others have the directory.
     pub(crate) fn release(&self) -> io::Result<()> {
+        let dir = lock(&self.dir).take();
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other(EarlierFailure));
+        }
         let flush: Option<Flush> = self.log().flush();
         if let Some(flush) = flush {
             flush.file.sync_data()?;
             self.log().synced(&flush);
         }
         self.hard_state().update(|state| state.open_in_boot.clear())?;
-        drop(lock(&self.dir).take());
+        drop(dir);
         Ok(())
     }
 
@@ -120,6 +131,10 @@ impl LogFiles {
         Ok(synced)
     }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("the log could not be flushed before")]
+struct EarlierFailure;
 
 /// What openraft is given; clones read the same log.
 #[derive(Clone, Debug)]
