@@ -3,10 +3,16 @@
 
 pub mod columns;
 pub mod discovery;
+pub mod decode;
+pub mod duration;
 pub mod field;
+pub mod intstr;
 pub mod kinds;
 pub mod names;
 pub mod openapi;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod strategy;
+pub mod validation;
