@@ -1,6 +1,7 @@
 //! Pure Kubernetes knowledge: kinds, schemas, selectors, quantities, patches, codecs.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod columns;
 pub mod discovery;
 pub mod decode;
@@ -11,6 +12,7 @@ pub mod kinds;
 pub mod names;
 pub mod openapi;
 pub mod quantity;
+pub mod patch;
 pub mod schema;
 pub mod selector;
 pub mod status;
