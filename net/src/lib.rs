@@ -56,11 +56,11 @@ struct Inner {
     rules: tokio::sync::Mutex<Rules>,
 }
 
-/// Links that exist, and the peers wanted on them.
+/// Links that exist, and the peers wanted on them. Until the first list of peers comes, those in the kernel stay.
 #[derive(Default)]
 struct Fabric {
     up: Option<Up>,
-    peers: Vec<Peer>,
+    peers: Option<Vec<Peer>>,
 }
 
 #[derive(Clone)]
@@ -126,12 +126,17 @@ impl Net {
         }
         let gateway = ipam.gateway();
         host.write_sysctl("net/ipv4/ip_forward", "1").await?;
+        // Pods reach each other through the node on purpose; a redirect would teach them a shortcut around connection
+        // tracking, and uses up the pod's allowance of ICMP errors. Other interfaces keep their own setting.
+        host.write_sysctl("net/ipv4/conf/all/send_redirects", "0").await?;
         let uplink = uplink::find(route, config.node_ip, config.uplink.as_deref()).await?;
         let mtu = config.mtu.unwrap_or_else(|| uplink.mtu.saturating_sub(links::VXLAN_OVERHEAD));
         let bridge = bridge::ensure(route, &config.bridge, gateway, cidr, mtu).await?;
         bridge::ensure_service_route(route, bridge, config.service_cidr, gateway).await?;
         let overlay = overlay::ensure(route, config, &uplink, cidr, mtu).await?;
-        overlay::set_peers(route, config.backend, &uplink, overlay, &fabric.peers).await?;
+        if let Some(peers) = &fabric.peers {
+            overlay::set_peers(route, config.backend, &uplink, overlay, peers).await?;
+        }
         let host_ports = host_ports(&ipam);
         info!(%cidr, %gateway, mtu, uplink = %uplink.name, bridge = %config.bridge, "pod network is up");
         fabric.up = Some(Up { uplink, bridge, overlay, mtu });
@@ -198,10 +203,12 @@ impl Net {
     /// The other nodes. Replaces the former list; kept until the pod CIDR is known.
     pub async fn set_peers(&self, peers: Vec<Peer>) -> Result<(), NetError> {
         let mut fabric = self.inner.fabric.lock().await;
-        fabric.peers = peers;
-        let Some(up) = &fabric.up else { return Ok(()) };
-        let Inner { config, route, .. } = &*self.inner;
-        overlay::set_peers(route, config.backend, &up.uplink, up.overlay, &fabric.peers).await
+        if let Some(up) = &fabric.up {
+            let Inner { config, route, .. } = &*self.inner;
+            overlay::set_peers(route, config.backend, &up.uplink, up.overlay, &peers).await?;
+        }
+        fabric.peers = Some(peers);
+        Ok(())
     }
 
     /// The services. Replaces the former table in one atomic batch; established flows go on.

@@ -7,27 +7,27 @@ use tracing::{debug, warn};
 use crate::conntrack::{self, Flows};
 use crate::error::NetError;
 use crate::nft::firewall::Firewall;
-use crate::nft::render::{Groups, Inputs, render};
+use crate::nft::render::{Inputs, Numbers, render};
 
 pub(crate) struct Rules {
     firewall: Firewall,
     conntrack: Connection<Netfilter>,
     inputs: Inputs,
-    groups: Groups,
+    numbers: Numbers,
     flows: Flows,
 }
 
 impl Rules {
     pub(crate) fn new(firewall: Firewall, conntrack: Connection<Netfilter>, inputs: Inputs) -> Self {
         let flows = Flows::of(&inputs);
-        Self { firewall, conntrack, inputs, groups: Groups::default(), flows }
+        Self { firewall, conntrack, inputs, numbers: Numbers::default(), flows }
     }
 
     /// Changes the inputs and makes the table follow. The change is kept even when the kernel refuses it, so that the
     /// next one tries both.
     pub(crate) async fn update(&mut self, change: impl FnOnce(&mut Inputs)) -> Result<(), NetError> {
         change(&mut self.inputs);
-        let wanted = render(&self.inputs, &mut self.groups);
+        let wanted = render(&self.inputs, &mut self.numbers);
         self.firewall.apply(wanted).await?;
         let flows = Flows::of(&self.inputs);
         let stale = conntrack::stale(&self.flows, &flows);

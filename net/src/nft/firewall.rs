@@ -3,15 +3,12 @@
 //! The first apply after a start, and any after a failure, replaces the whole table; the others send the difference.
 //! Either is one transaction, and neither touches connection tracking: established flows keep their translation.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-
 use nlink::Connection;
 use nlink::netlink::Nftables;
 use tracing::{debug, warn};
 
 use super::diff::{self, Change};
-use super::model::{Action, Data, Ruleset, SetName, key};
+use super::model::Ruleset;
 use super::wire::{self, FAMILY};
 use crate::error::NetError;
 
@@ -38,7 +35,6 @@ impl Firewall {
         if let Some(applied) = self.applied.take() {
             match self.apply_delta(&applied, &wanted).await {
                 Ok(true) => {
-                    self.forget_gone(&applied, &wanted).await;
                     self.applied = Some(wanted);
                     return Ok(());
                 }
@@ -94,57 +90,4 @@ impl Firewall {
             .map(drop)
             .map_err(|source| NetError::Netlink { doing: format!("delete nftables table {}", self.table), source })
     }
-
-    /// Makes clients forget endpoints that are gone; they are balanced anew. An entry may expire meanwhile, so each
-    /// goes on its own, and a failure only means that a client keeps trying a dead endpoint until its entry times out.
-    async fn forget_gone(&self, applied: &Ruleset, wanted: &Ruleset) {
-        let before = sticky_endpoints(applied);
-        if before.is_empty() {
-            return;
-        }
-        let after = sticky_endpoints(wanted);
-        let lost =
-            |(group, endpoints): (&u32, &BTreeSet<_>)| after.get(group).is_none_or(|left| !endpoints.is_subset(left));
-        if !before.iter().any(lost) {
-            return;
-        }
-        let name = SetName::Affinity;
-        let elements = match self.connection.list_set_elements(&self.table, name.as_str(), FAMILY).await {
-            Ok(elements) => elements,
-            Err(error) => {
-                warn!(%error, "cannot list remembered clients");
-                return;
-            }
-        };
-        let set = wire::set(&self.table, name);
-        for element in elements {
-            let Some((group, _)) = element.key().split_first_chunk::<4>() else { continue };
-            let endpoints = after.get(&u32::from_ne_bytes(*group));
-            let alive = wire::endpoint_of(&element).is_some_and(|to| endpoints.is_some_and(|all| all.contains(&to)));
-            if alive {
-                continue;
-            }
-            let gone = nlink::netlink::nftables::SetElement::new(element.key().to_vec());
-            if let Err(error) = self.connection.del_set_elements(&set, &[gone]).await
-                && !error.is_not_found()
-            {
-                warn!(%error, "cannot forget a client of a removed endpoint");
-            }
-        }
-    }
-}
-
-/// The endpoints of every group whose clients are remembered.
-fn sticky_endpoints(ruleset: &Ruleset) -> BTreeMap<u32, BTreeSet<(Ipv4Addr, u16)>> {
-    let mut groups = BTreeMap::new();
-    let all = &ruleset.sets[&SetName::Endpoints];
-    for rule in ruleset.chains.values().flat_map(|chain| &chain.rules) {
-        let Action::Balance { group, size, keep: Some(_) } = rule.action else { continue };
-        let endpoints = (0..size).filter_map(|index| match all.get(&key::member(group, index)) {
-            Some(Data::Endpoint(ip, port)) => Some((*ip, *port)),
-            _ => None,
-        });
-        groups.insert(group, endpoints.collect());
-    }
-    groups
 }

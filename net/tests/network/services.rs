@@ -122,6 +122,7 @@ fn without_endpoints_clients_are_refused_at_once() {
     let segment = Segment::new();
     let host = segment.host(1);
     let client = host.pod("client");
+    host.ns.ip(&["route", "add", "default", "via", "192.0.2.254"]);
     let mut web = service("web", Protocol::Tcp, &[]);
     web.external_ips = vec![Ipv4Addr::new(203, 0, 113, 5)];
     set(&host, vec![web]);
@@ -162,6 +163,7 @@ fn affinity_keeps_a_client_until_its_endpoint_goes() {
     assert!(!second.contains(&first));
     set(&host, vec![sticky(&[&pods[0], &pods[1], &pods[2]])]);
     assert_eq!(answers(30, || client.ns.ask(at(VIP, 80))), second, "more endpoints do not move the client");
+    assert!(host.ns.nft(&["list", "table", "ip", "rk"]).contains("affinity"), "nft can show what is there");
 }
 
 #[test]
