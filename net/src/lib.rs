@@ -17,11 +17,13 @@ mod ipam;
 mod links;
 mod netns;
 mod nft;
+mod probe;
 mod rules;
 mod service;
 
 pub use config::{Backend, DnsRedirect, HostPort, NetConfig, Peer, PodAddr, PodAttach, Protocol};
 pub use error::NetError;
+pub use probe::{Finding, probe};
 pub use service::{Endpoint, ServicePort, ServiceTable, TrafficPolicy};
 
 use std::collections::BTreeSet;
@@ -271,11 +273,8 @@ impl Net {
             }
         }
         self.inner.rules.lock().await.remove().await?;
-        let ipam = self.lock_ipam().take();
-        match ipam {
-            Some(mut ipam) => ipam.clear(),
-            None => Ok(()),
-        }
+        *self.lock_ipam() = None;
+        ipam::forget(&config.state_dir)
     }
 
     async fn apply_host_ports(&self) -> Result<(), NetError> {
