@@ -2,9 +2,16 @@
 #![forbid(unsafe_code)]
 
 pub mod columns;
+pub mod decode;
+pub mod duration;
 pub mod field;
 pub mod kinds;
 pub mod names;
 pub mod schema;
+pub mod intstr;
+pub mod names;
+pub mod quantity;
+pub mod selector;
 pub mod status;
 pub mod strategy;
+pub mod validation;
