@@ -9,6 +9,7 @@ pub mod intstr;
 pub mod kinds;
 pub mod names;
 pub mod quantity;
+pub mod patch;
 pub mod schema;
 pub mod selector;
 pub mod status;
