@@ -4,6 +4,7 @@
 pub mod columns;
 pub mod decode;
 pub mod duration;
+pub mod discovery;
 pub mod field;
 pub mod intstr;
 pub mod kinds;

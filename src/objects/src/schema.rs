@@ -8,12 +8,15 @@
 mod crd;
 mod defaulting;
 mod duplicate;
+mod format;
 mod pruning;
+mod structural;
 
 mod table;
 #[cfg(test)]
 mod tests;
 mod unknown;
+mod validation;
 
 use serde_json::Value;
 
@@ -22,9 +25,11 @@ pub use crd::CrdSchemaError;
 pub use defaulting::default;
 pub use duplicate::duplicate_fields;
 pub use pruning::prune;
+pub use structural::check_structural;
 
 pub use table::{definition, definition_names};
 pub use unknown::{strict_error, unknown_fields};
+pub use validation::validate;
 
 /// JSON shape of a node. References are never a shape: accessors follow them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
