@@ -16,7 +16,7 @@ pub mod typed;
 use jiff::Timestamp;
 use serde_json::Value;
 
-pub use registry::strategy_for;
+pub use registry::{for_kind, strategy_for};
 
 use crate::columns::Column;
 use crate::status::{Qualified, Status};

@@ -9,6 +9,7 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
 
 use super::Strategy;
 use super::typed::{Plain, PlainWithStatus, Typed};
+use crate::kinds::Kind;
 
 /// The strategy of a built-in kind; `None` for kinds that are not stored (reviews, bindings) or not built in.
 pub fn strategy_for(group: &str, version: &str, kind: &str) -> Option<&'static dyn Strategy> {
@@ -130,3 +131,24 @@ static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
     apiextensions::v1::CustomResourceDefinition,
     apiregistration::v1::APIService,
 ];
+
+/// The strategy of a row of the KINDS table; `None` for rows of custom resources and for kinds that are not stored.
+pub fn for_kind(kind: &Kind) -> Option<&'static dyn Strategy> {
+    strategy_for(&kind.group, &kind.version, &kind.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stored_kind_has_a_strategy_that_agrees_with_its_row() {
+        for kind in crate::kinds::KINDS.iter().filter(|kind| kind.is_stored()) {
+            let strategy = for_kind(kind);
+            assert!(strategy.is_some(), "{} {}", kind.api_version(), kind.kind);
+            let facts = strategy.unwrap().facts();
+            assert_eq!(facts.resource, kind.plural);
+            assert_eq!(facts.namespaced, kind.is_namespaced(), "{}", kind.kind);
+        }
+    }
+}
