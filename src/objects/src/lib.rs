@@ -2,9 +2,20 @@
 #![forbid(unsafe_code)]
 
 pub mod columns;
+pub mod decode;
+pub mod duration;
 pub mod field;
 pub mod kinds;
 pub mod names;
 pub mod schema;
 pub mod status;
 pub mod strategy;
+pub mod intstr;
+pub mod kinds;
+pub mod names;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod strategy;
+pub mod validation;

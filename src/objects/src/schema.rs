@@ -95,7 +95,8 @@ pub struct Schema {
     preserve_unknown: bool,
     embedded_resource: bool,
     list_type: ListType,
-    map_type: MapType,
+    /// `None`: nothing said here; a definition referred to may say.
+    map_type: Option<MapType>,
     patch: PatchStrategy,
     extra: Option<Box<Extra>>,
 }
@@ -181,10 +182,11 @@ impl Schema {
     }
 
     fn resolved(&self) -> &Self {
-        match self.body {
-            Body::Definition(index) => table::by_index(index),
-            _ => self,
+        let mut node = self;
+        while let Body::Definition(index) = node.body {
+            node = table::by_index(index);
         }
+        node
     }
 
     pub fn ty(&self) -> Type {
@@ -262,9 +264,9 @@ impl Schema {
         }
     }
 
-    /// Atomic where either the field or the referenced type says so.
+    /// What the field says, else what the type it refers to says.
     pub fn map_type(&self) -> MapType {
-        if self.map_type == MapType::Atomic { MapType::Atomic } else { self.resolved().map_type }
+        self.map_type.or(self.resolved().map_type).unwrap_or_default()
     }
 
     /// `x-kubernetes-patch-strategy`.
