@@ -3,21 +3,17 @@
 
 pub mod apply;
 pub mod columns;
-pub mod discovery;
 pub mod decode;
+pub mod discovery;
 pub mod duration;
 pub mod field;
-pub mod kinds;
-pub mod names;
-pub mod patch;
-pub mod schema;
-pub mod status;
-pub mod strategy;
 pub mod intstr;
 pub mod kinds;
 pub mod names;
 pub mod openapi;
+pub mod patch;
 pub mod quantity;
+pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -148,7 +148,9 @@ mod tests {
     #[test]
     fn the_more_important_then_the_older_comes_first() {
         let mut queue = Queue::default();
-        [("a", 0), ("b", 0), ("c", 9)].map(|(uid, priority)| queue.put(pod(uid, priority)));
+        for (uid, priority) in [("a", 0), ("b", 0), ("c", 9)] {
+            queue.put(pod(uid, priority));
+        }
         let order: Vec<_> = std::iter::from_fn(|| queue.pop().map(|pod| pod.uid().to_owned())).collect();
         assert_eq!(order, ["c", "a", "b"]);
     }

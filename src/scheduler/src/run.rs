@@ -313,7 +313,7 @@ fn breaks_budget(budgets: &[Arc<PodDisruptionBudget>], victim: &PodInfo) -> bool
     budgets.iter().any(|budget| {
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         let selector = selector.and_then(|selector| Selector::from_label_selector(Some(selector)).ok());
-        let allowed = budget.status.as_ref().map_or(0, |status| status.disruptions_allowed);
+        let allowed = budget.status.as_ref().and_then(|status| status.disruptions_allowed).unwrap_or(0);
         budget.metadata.namespace.as_deref() == Some(victim.namespace())
             && allowed <= 0
             && selector.is_some_and(|selector| selector.matches_labels(victim.labels()))
