@@ -282,7 +282,6 @@ fn forgotten_exit(status: &ContainerStatus) -> Option<Exit> {
     let ended = state.terminated.as_ref().or(last)?;
     Some(Exit {
         code: ended.exit_code,
-        signal: ended.signal,
         reason: ended.reason.clone().unwrap_or_default(),
         message: ended.message.clone(),
         started_at: ended.started_at.as_ref().map(|t| t.0),

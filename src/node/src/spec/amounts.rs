@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// The quantity in thousandths, rounded up; `None` when it is not a quantity.
 pub fn millis(quantity: &Quantity) -> Option<i128> {
-    quantity.0.parse::<objects::quantity::Quantity>().ok().map(|q| q.milli_value())
+    quantity.0.parse::<objects::quantity::Quantity>().ok().map(|q| i128::from(q.millis()))
 }
 
 /// The quantity as a whole number, rounded up; `None` when it is not a quantity or beyond 2^63.
