@@ -79,14 +79,14 @@ impl Firewall {
         self.applied = None;
     }
 
-    pub(crate) async fn remove(&mut self) -> Result<(), NetError> {
-        self.applied = None;
-        self.connection
-            .del_table_if_exists(self.table.as_str(), FAMILY)
-            .await
-            .map(drop)
-            .map_err(|source| NetError::Netlink { doing: format!("delete nftables table {}", self.table), source })
+    pub(crate) async fn strict_forwarding(&self) -> Option<String> {
+        crate::probe::strict_forwarding(&self.connection).await
     }
+}
+
+/// Deletes the table; none is no error.
+pub(crate) async fn remove(connection: &Connection<Nftables>, table: &str) -> nlink::Result<()> {
+    connection.del_table_if_exists(table, FAMILY).await.map(drop)
 }
 
 /// Sends the changes as one batch.
