@@ -217,9 +217,10 @@ impl Net {
         Ok(())
     }
 
-    /// The services. Replaces the former table in one atomic batch; established flows go on.
+    /// The services. Replaces the former table in one atomic batch; established flows go on. Until the first call, the
+    /// rules that an earlier process left stay in force.
     pub async fn set_services(&self, table: ServiceTable) -> Result<(), NetError> {
-        self.inner.rules.lock().await.update(|inputs| inputs.services = table).await
+        self.inner.rules.lock().await.set_services(table).await
     }
 
     /// Sends the cluster's DNS address to the node's own server; it wins over a service with the same address.

@@ -74,6 +74,11 @@ impl Firewall {
         Ok(tables.iter().any(|table| table.name == self.table))
     }
 
+    /// Whether this process wrote the table.
+    pub(crate) fn wrote(&self) -> bool {
+        self.applied.is_some()
+    }
+
     /// Makes the next apply a rebuild.
     pub(crate) fn invalidate(&mut self) {
         self.applied = None;
