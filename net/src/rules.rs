@@ -71,7 +71,7 @@ impl Rules {
         self.firewall.invalidate();
     }
 
-    pub(crate) async fn strict_forwarding(&self) -> Option<String> {
-        self.firewall.strict_forwarding().await
+    pub(crate) async fn strict_chains(&self) -> Vec<String> {
+        self.firewall.strict_chains().await
     }
 }

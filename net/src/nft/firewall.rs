@@ -5,7 +5,7 @@
 
 use nlink::Connection;
 use nlink::netlink::Nftables;
-use nlink::netlink::nftables::Transaction;
+use nlink::netlink::nftables::{Family, Hook, Policy, Transaction};
 use tracing::{debug, warn};
 
 use super::diff::{self, Change};
@@ -84,8 +84,16 @@ impl Firewall {
         self.applied = None;
     }
 
-    pub(crate) async fn strict_forwarding(&self) -> Option<String> {
-        crate::probe::strict_forwarding(&self.connection).await
+    /// Chains of other tables that drop forwarded or incoming packets, and so the pods', unless told otherwise.
+    pub(crate) async fn strict_chains(&self) -> Vec<String> {
+        let hooks = [Hook::Forward, Hook::Input].map(|hook| Some(hook.number(FAMILY)));
+        let chains = self.connection.list_chains().await.unwrap_or_default();
+        let strict = chains.iter().filter(|chain| {
+            matches!(chain.family, Family::Ip | Family::Inet)
+                && hooks.contains(&chain.hook)
+                && chain.policy == Some(Policy::Drop.to_u32())
+        });
+        strict.map(|chain| format!("{} {}", chain.table, chain.name)).collect()
     }
 }
 
