@@ -4,55 +4,49 @@
 //! left behind, as everything goes with the namespace. Called by `rk` before the network starts, or to explain why it
 //! did not.
 
+use std::thread::JoinHandle;
+
 use nix::sched::{CloneFlags, unshare};
 use nlink::Connection;
 use nlink::netlink::link::{BridgeLink, VethLink, VxlanLink};
-use nlink::netlink::nftables::{Family, Hook as WireHook, Policy};
+use nlink::netlink::nftables::Family;
 use nlink::netlink::{Netfilter, Nftables, Route};
 
 use crate::nft::diff::Change;
 use crate::nft::firewall::commit;
 use crate::nft::model::{Action, ChainKind, Fields, Hook, Match, Rule, SetName};
 
-/// Something the network needs or is better with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+/// Something the network cannot do without. Its display is one line: what, why, and what a person can do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{feature} ({reason}): {fix}")]
+pub struct Missing {
     /// `bridge interfaces`
     pub feature: &'static str,
-    /// False when the network works without, only less well.
-    pub required: bool,
-    /// What was seen: the kernel's error, or the table in the way.
+    /// The kernel's error.
     pub reason: String,
-    /// What a person can do.
     pub fix: String,
 }
 
-/// Everything that is missing; empty on a machine that is fit.
-pub async fn probe() -> Vec<Finding> {
-    let (send, receive) = tokio::sync::oneshot::channel();
-    let started = std::thread::Builder::new().name("probe".into()).spawn(move || {
-        // The receiver is only gone when the caller was dropped.
-        drop(send.send(try_all()));
-    });
-    let mut findings = match started {
-        Ok(_) => receive.await.unwrap_or_default(),
+/// Everything that is missing; empty on a machine that is fit. Blocks for a few milliseconds.
+pub fn probe() -> Vec<Missing> {
+    let tried = std::thread::Builder::new().name("probe".into()).spawn(try_all).map(JoinHandle::join);
+    match tried {
+        Ok(Ok(missing)) => missing,
+        Ok(Err(_)) => vec![no_namespace(&"the probing thread failed")],
         Err(error) => vec![no_namespace(&error)],
-    };
-    findings.extend(forwarding_dropped().await);
-    findings
+    }
 }
 
-fn no_namespace(error: &dyn std::fmt::Display) -> Finding {
-    Finding {
+fn no_namespace(error: &dyn std::fmt::Display) -> Missing {
+    Missing {
         feature: "network namespaces",
-        required: true,
         reason: error.to_string(),
-        fix: "run as root; the kernel needs CONFIG_NET_NS".into(),
+        fix: "run as root, on a kernel with CONFIG_NET_NS".into(),
     }
 }
 
 /// On a thread of its own, which leaves the host's namespace for good.
-fn try_all() -> Vec<Finding> {
+fn try_all() -> Vec<Missing> {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         return vec![no_namespace(&error)];
     }
@@ -61,18 +55,17 @@ fn try_all() -> Vec<Finding> {
         Err(error) => return vec![no_namespace(&error)],
     };
     runtime.block_on(async {
-        let mut findings = Vec::new();
+        let mut missing = Vec::new();
         for feature in FEATURES {
             if let Err(error) = attempt(feature.attempt).await {
-                findings.push(Finding {
+                missing.push(Missing {
                     feature: feature.name,
-                    required: feature.required,
                     reason: error.to_string(),
-                    fix: format!("`modprobe {}`, or a kernel with {}", feature.module, feature.option),
+                    fix: format!("try `modprobe {}`, or a kernel with {}", feature.module, feature.option),
                 });
             }
         }
-        findings
+        missing
     })
 }
 
@@ -80,7 +73,6 @@ struct Feature {
     name: &'static str,
     module: &'static str,
     option: &'static str,
-    required: bool,
     attempt: Attempt,
 }
 
@@ -94,7 +86,7 @@ enum Attempt {
 }
 
 const fn needed(name: &'static str, module: &'static str, option: &'static str, attempt: Attempt) -> Feature {
-    Feature { name, module, option, required: true, attempt }
+    Feature { name, module, option, attempt }
 }
 
 const FEATURES: &[Feature] = &[
@@ -108,13 +100,7 @@ const FEATURES: &[Feature] = &[
     needed("nftables route lookups", "nft_fib_ipv4", "CONFIG_NFT_FIB_IPV4", Attempt::Rule(local)),
     needed("nftables number generator", "nft_numgen", "CONFIG_NFT_NUMGEN", Attempt::Rule(balanced)),
     needed("nftables reject", "nft_reject_ipv4", "CONFIG_NFT_REJECT_IPV4", Attempt::Rule(rejected)),
-    Feature {
-        name: "connection tracking over netlink (stale udp flows are not forgotten)",
-        module: "nf_conntrack_netlink",
-        option: "CONFIG_NF_CT_NETLINK",
-        required: false,
-        attempt: Attempt::Conntrack,
-    },
+    needed("connection tracking over netlink", "nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK", Attempt::Conntrack),
 ];
 
 const FORWARD: ChainKind = ChainKind::Filter(Hook::Forward, 0);
@@ -171,36 +157,21 @@ async fn attempt(what: Attempt) -> nlink::Result<()> {
     }
 }
 
-/// Another firewall that drops forwarded packets unless told otherwise would drop the pods'.
-async fn forwarding_dropped() -> Option<Finding> {
-    let chains = Connection::<Nftables>::new().ok()?.list_chains().await.ok()?;
-    let strict = chains.iter().find(|chain| {
-        chain.hook == Some(WireHook::Forward.number(Family::Ip)) && chain.policy == Some(Policy::Drop.to_u32())
-    })?;
-    Some(Finding {
-        feature: "forwarding of pod traffic",
-        required: false,
-        reason: format!("chain {} of nftables table {} drops by default", strict.name, strict.table),
-        fix: "allow forwarding from and to the cluster CIDR there (ufw: DEFAULT_FORWARD_POLICY=ACCEPT)".into(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_machine_that_runs_the_other_tests_lacks_nothing() {
+    #[test]
+    fn a_machine_that_runs_the_other_tests_lacks_nothing() {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIPPED: making network namespaces needs root");
             return;
         }
-        let missing: Vec<Finding> = probe().await.into_iter().filter(|finding| finding.required).collect();
-        assert_eq!(missing, []);
+        assert_eq!(probe(), []);
     }
 
-    #[tokio::test]
-    async fn a_refused_rule_is_an_error_that_names_the_kernels_reason() {
+    #[test]
+    fn a_refused_rule_is_an_error_that_names_the_kernels_reason() {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIPPED: making network namespaces needs root");
             return;

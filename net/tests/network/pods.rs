@@ -132,15 +132,24 @@ fn teardown_leaves_nothing() {
     };
     probe.ns.nft(&["add", "table", "ip", "foreign"]);
     let before = look(&probe.ns);
-    let range = "10.42.9.0/24".parse().unwrap();
+    let range: ipnet::Ipv4Net = "10.42.9.0/24".parse().unwrap();
     probe.with(async move |net| net.set_pod_cidr(range).await).unwrap();
     let _pod = probe.pod("a");
     let peer = net::Peer { node_ip: Ipv4Addr::new(192, 0, 2, 7), pod_cidr: "10.42.7.0/24".parse().unwrap() };
     probe.with(async move |net| net.set_peers(vec![peer]).await).unwrap();
     assert_ne!(look(&probe.ns), before);
-    // As an uninstaller does it: a process that only knows the names.
-    probe.start();
     probe.with(async |net| net.teardown().await).unwrap();
+    assert_eq!(look(&probe.ns), before);
+    // And as an uninstaller does it: another process, which only knows the names.
+    probe.start();
+    probe.with(async move |net| net.set_pod_cidr(range).await).unwrap();
+    let _other = probe.pod("b");
+    probe.stop();
+    let config = probe.config();
+    probe.ns.enter(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(net::Net::remove(&config)).unwrap();
+    });
     assert_eq!(look(&probe.ns), before);
     assert!(!probe.state().join("leases.json").exists());
 }
@@ -156,8 +165,6 @@ fn a_flushed_ruleset_and_a_deleted_bridge_are_put_back() {
     host.ns.nft(&["flush", "ruleset"]);
     host.ns.ip(&["link", "del", "rk0"]);
     host.with(async |net| net.repair().await).unwrap();
-    let attach = PodAttach { pod_id: "a".into(), netns: a.ns.path(), host_ports: Vec::new() };
-    host.with(async move |net| net.attach(attach).await).unwrap();
     let _outside = segment.ns.serve("outside", 82);
     let outside = at(Ipv4Addr::new(192, 0, 2, 254), 82);
     let (_, client) = eventually("masquerade is back", || a.ns.ask(outside));
