@@ -110,7 +110,15 @@ impl Probes {
         states
     }
 
-    fn begin(&mut self, pod: &Arc<Pod>, role: Role, container: &Container, id: &str, began: Timestamp, ip: Option<&str>) {
+    fn begin(
+        &mut self,
+        pod: &Arc<Pod>,
+        role: Role,
+        container: &Container,
+        id: &str,
+        began: Timestamp,
+        ip: Option<&str>,
+    ) {
         let Some(context) = self.context.upgrade() else { return };
         let seed = self.seeds.remove(&container_id(id));
         let no_hook = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()).is_none();
@@ -147,7 +155,9 @@ impl Probes {
                     wake: self.wake.clone(),
                 };
                 let (stop, waiting) = (stop.clone(), waiting.clone());
-                context.tasks.spawn(async move { stop.run_until_cancelled(prober.run(waiting, began)).await });
+                context
+                    .tasks
+                    .spawn(async move { stop.run_until_cancelled(Box::pin(prober.run(waiting, began))).await });
             }
         }
         self.running.insert(id.to_owned(), Running { _all: all.drop_guard(), restarts, started });

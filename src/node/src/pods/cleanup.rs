@@ -76,15 +76,9 @@ pub(super) async fn remove(context: &Context, uid: &str, pod: Option<&Pod>) {
     for container in &records {
         unlink_log(&context.config.container_logs, container.id.as_str());
     }
-    if let Err(error) = context.runtime.remove_pod(&PodId::new(uid)).await {
-        tracing::warn!(uid, error = %chain(&error), "cannot remove a pod");
-    }
-    if let Err(error) = context.net.detach(uid).await {
-        tracing::warn!(uid, error = %chain(&error), "cannot detach a pod");
-    }
-    if let Err(error) = table::clear(&context.config.pod_root(uid)) {
-        tracing::warn!(uid, error = %error, "cannot remove a pod's folder");
-    }
+    warn_of(uid, "runtime", context.runtime.remove_pod(&PodId::new(uid)).await.err());
+    warn_of(uid, "network", context.net.detach(uid).await.err());
+    warn_of(uid, "folder", table::clear(&context.config.pod_root(uid)).err());
     let from_records = || records.iter().find_map(|c| Some(c.spec.log_path.as_ref()?.parent()?.parent()?.to_owned()));
     let logs = pod.map(|p| container_spec::log_directory(&context.config.pod_logs, p)).or_else(from_records);
     if let Some(logs) = logs.filter(|l| l.starts_with(&context.config.pod_logs))
@@ -95,13 +89,17 @@ pub(super) async fn remove(context: &Context, uid: &str, pod: Option<&Pod>) {
     }
 }
 
+fn warn_of(uid: &str, part: &str, error: Option<impl std::error::Error>) {
+    if let Some(error) = error {
+        tracing::warn!(uid, part, error = %chain(&error), "cannot remove all of a pod");
+    }
+}
+
 /// Takes away the pod's volumes; its other files stay until it is removed.
 pub(super) fn clear_volumes(context: &Context, uid: &str) {
     let root = context.config.pod_root(uid);
     for part in ["volume-subpaths", "volumes"] {
-        if let Err(error) = table::clear(&root.join(part)) {
-            tracing::warn!(uid, error = %error, "cannot take away a pod's volumes");
-        }
+        warn_of(uid, part, table::clear(&root.join(part)).err());
     }
 }
 

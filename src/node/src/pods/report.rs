@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn others_conditions_are_not_written() {
-        let new = status(json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}));
+        let new =
+            status(json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}));
         let body = patch("u", &PodStatus::default(), &new);
         assert_eq!(body["metadata"]["uid"], "u");
         assert_eq!(body["status"]["conditions"].as_array().unwrap().len(), 1);

@@ -66,7 +66,10 @@ impl Worker {
                 warn("FailedMount", format!("MountVolume.SetUp failed for volume \"{name}\" : {}", chain(source)));
             }
             SandboxError::Objects => {
-                warn("FailedMount", "Unable to attach or mount volumes: timed out waiting for the condition".to_owned());
+                warn(
+                    "FailedMount",
+                    "Unable to attach or mount volumes: timed out waiting for the condition".to_owned(),
+                );
             }
             SandboxError::Network(NetError::NotReady) => {
                 let text = "network is not ready: container runtime network not ready: the node has no pod range yet";

@@ -97,7 +97,6 @@ impl Worker {
             }
         }
         self.terminate().await;
-        self.context.workers.remove(&self.uid);
     }
 
     /// Adopts what runs already, or admits the pod.
@@ -269,7 +268,10 @@ impl Worker {
                 Some(at) => {
                     let left = at.duration_since(Timestamp::now());
                     // A little late rather than early: a round too soon finds nothing to do.
-                    tokio::time::sleep(left.max(SignedDuration::ZERO).unsigned_abs() + std::time::Duration::from_millis(2)).await;
+                    tokio::time::sleep(
+                        left.max(SignedDuration::ZERO).unsigned_abs() + std::time::Duration::from_millis(2),
+                    )
+                    .await;
                 }
                 None => std::future::pending().await,
             }

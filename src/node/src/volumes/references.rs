@@ -152,7 +152,8 @@ impl Held {
     }
 
     pub(crate) fn is_synced(&self) -> bool {
-        self.config_maps.values().all(|e| e.informer.is_synced()) && self.secrets.values().all(|e| e.informer.is_synced())
+        self.config_maps.values().all(|e| e.informer.is_synced())
+            && self.secrets.values().all(|e| e.informer.is_synced())
     }
 
     pub(crate) fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {
