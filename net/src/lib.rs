@@ -17,11 +17,14 @@ mod ipam;
 mod links;
 mod netns;
 mod nft;
+mod probe;
+mod remove;
 mod rules;
 mod service;
 
 pub use config::{Backend, DnsRedirect, HostPort, NetConfig, Peer, PodAddr, PodAttach, Protocol};
 pub use error::NetError;
+pub use probe::{Missing, probe};
 pub use service::{Endpoint, ServicePort, ServiceTable, TrafficPolicy};
 
 use std::collections::BTreeSet;
@@ -136,6 +139,9 @@ impl Net {
         let overlay = overlay::ensure(route, config, &uplink, cidr, mtu).await?;
         if let Some(peers) = &fabric.peers {
             overlay::set_peers(route, config.backend, &uplink, overlay, peers).await?;
+        }
+        if let Some(chain) = self.inner.rules.lock().await.strict_forwarding().await {
+            warn!(%chain, range = %config.cluster_cidr, "another firewall drops forwarded packets: pods need it to allow theirs");
         }
         let host_ports = host_ports(&ipam);
         info!(%cidr, %gateway, mtu, uplink = %uplink.name, bridge = %config.bridge, "pod network is up");
@@ -258,24 +264,15 @@ impl Net {
 
     /// Removes every link, route, lease and the table. The sysctls stay as they are.
     pub async fn teardown(&self) -> Result<(), NetError> {
-        let Inner { config, route, .. } = &*self.inner;
-        let mut fabric = self.inner.fabric.lock().await;
-        fabric.up = None;
-        for (pod_id, _) in pod::present(route).await? {
-            pod::remove(route, &pod_id).await?;
-        }
-        overlay::remove_routes(route).await?;
-        for (name, kind) in [(&config.overlay, "vxlan"), (&config.bridge, "bridge")] {
-            if links::own_link(route, name, kind).await?.is_some() {
-                route.del_link_if_exists(name.as_str()).await.doing(|| format!("remove {kind} {name}"))?;
-            }
-        }
-        self.inner.rules.lock().await.remove().await?;
-        let ipam = self.lock_ipam().take();
-        match ipam {
-            Some(mut ipam) => ipam.clear(),
-            None => Ok(()),
-        }
+        self.inner.fabric.lock().await.up = None;
+        *self.lock_ipam() = None;
+        self.inner.rules.lock().await.invalidate();
+        remove::everything(&self.inner.config, &self.inner.host).await
+    }
+
+    /// As [`Net::teardown`], without a running network: for an uninstaller that only knows the names.
+    pub async fn remove(config: &NetConfig) -> Result<(), NetError> {
+        remove::everything(config, &Netns::current()?).await
     }
 
     async fn apply_host_ports(&self) -> Result<(), NetError> {

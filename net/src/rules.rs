@@ -53,7 +53,12 @@ impl Rules {
         self.update(|_| ()).await.map(|()| true)
     }
 
-    pub(crate) async fn remove(&mut self) -> Result<(), NetError> {
-        self.firewall.remove().await
+    /// After the table was removed: the next change writes it anew.
+    pub(crate) fn invalidate(&mut self) {
+        self.firewall.invalidate();
+    }
+
+    pub(crate) async fn strict_forwarding(&self) -> Option<String> {
+        self.firewall.strict_forwarding().await
     }
 }

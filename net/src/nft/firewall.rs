@@ -5,6 +5,7 @@
 
 use nlink::Connection;
 use nlink::netlink::Nftables;
+use nlink::netlink::nftables::Transaction;
 use tracing::{debug, warn};
 
 use super::diff::{self, Change};
@@ -53,7 +54,7 @@ impl Firewall {
     async fn apply_delta(&self, applied: &Ruleset, wanted: &Ruleset) -> nlink::Result<bool> {
         let Some(changes) = diff::delta(applied, wanted) else { return Ok(false) };
         if !changes.is_empty() {
-            self.commit(self.connection.transaction(), &changes).await?;
+            commit(&self.connection, &self.table, self.connection.transaction(), &changes).await?;
         }
         Ok(true)
     }
@@ -63,12 +64,8 @@ impl Firewall {
         if self.exists().await? {
             tx = tx.del_table(&self.table, FAMILY);
         }
-        self.commit(tx.add_table(&self.table, FAMILY), &diff::build(wanted)).await
-    }
-
-    async fn commit(&self, tx: nlink::netlink::nftables::Transaction, changes: &[Change<'_>]) -> nlink::Result<()> {
-        let tx = changes.iter().try_fold(tx, |tx, change| wire::append(tx, &self.table, change))?;
-        tx.commit(&self.connection).await
+        let tx = tx.add_table(&self.table, FAMILY);
+        commit(&self.connection, &self.table, tx, &diff::build(wanted)).await
     }
 
     /// Whether the kernel still has the table (another program may have flushed everything).
@@ -82,12 +79,23 @@ impl Firewall {
         self.applied = None;
     }
 
-    pub(crate) async fn remove(&mut self) -> Result<(), NetError> {
-        self.applied = None;
-        self.connection
-            .del_table_if_exists(self.table.as_str(), FAMILY)
-            .await
-            .map(drop)
-            .map_err(|source| NetError::Netlink { doing: format!("delete nftables table {}", self.table), source })
+    pub(crate) async fn strict_forwarding(&self) -> Option<String> {
+        crate::probe::strict_forwarding(&self.connection).await
     }
+}
+
+/// Deletes the table; none is no error.
+pub(crate) async fn remove(connection: &Connection<Nftables>, table: &str) -> nlink::Result<()> {
+    connection.del_table_if_exists(table, FAMILY).await.map(drop)
+}
+
+/// Sends the changes as one batch.
+pub(crate) async fn commit(
+    connection: &Connection<Nftables>,
+    table: &str,
+    tx: Transaction,
+    changes: &[Change<'_>],
+) -> nlink::Result<()> {
+    let tx = changes.iter().try_fold(tx, |tx, change| wire::append(tx, table, change))?;
+    tx.commit(connection).await
 }

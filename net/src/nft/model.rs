@@ -67,6 +67,7 @@ pub(crate) enum Match {
     DestinationIsLocal,
     SourceIsLocal,
     NewConnection,
+    InvalidConnection,
     DestinationTranslated,
     Marked,
     InSet(Fields, SetName),

@@ -162,7 +162,12 @@ fn base_chains(inputs: &Inputs, out: &mut Ruleset) {
         Rule::new([Match::NewConnection, local], Dispatch(Fields::ProtocolPort, SetName::UnservedNodePorts));
     base("refuse", ChainKind::Regular, vec![Rule::new([], Reject)]);
     base("filter-input", ChainKind::Filter(Hook::Input, -10), vec![unserved.clone(), unserved_node]);
-    base("filter-forward", ChainKind::Filter(Hook::Forward, -10), vec![unserved.clone(), to_cluster_ip.clone()]);
+    // An answer that connection tracking cannot place is not translated back: its receiver would reset a flow it does
+    // not know.
+    let misplaced =
+        inputs.pod_cidr.map(|pods| Rule::new([Match::Source(pods), Match::InvalidConnection], Action::Drop));
+    let forward = misplaced.into_iter().chain([unserved.clone(), to_cluster_ip.clone()]).collect();
+    base("filter-forward", ChainKind::Filter(Hook::Forward, -10), forward);
     base("filter-output", ChainKind::Filter(Hook::Output, -10), vec![unserved, to_cluster_ip]);
 
     let mut postrouting = vec![

@@ -3,8 +3,8 @@
 use ipnet::Ipv4Net;
 use nlink::netlink::nftables::{
     BaseChain, ChainName, ChainType, CtState, CtStatus, DynsetExpr, DynsetOp, Expr, Family, FibFlags, Hook as WireHook,
-    LookupExpr, MetaKey, NumgenKind, PayloadBase, Priority, RawExpr, Register, Rule as WireRule, Set, SetDataType,
-    SetElement, SetFlags, SetKeyType, Transaction, Verdict,
+    LookupExpr, MetaKey, NatStatement, NumgenKind, PayloadBase, Priority, RawExpr, Register, Rule as WireRule, Set,
+    SetDataType, SetElement, SetFlags, SetKeyType, Transaction, Verdict,
 };
 use nlink::netlink::types::route::RouteType;
 
@@ -121,6 +121,7 @@ fn matching(rule: WireRule, condition: &Match) -> WireRule {
         Match::DestinationIsLocal => rule.match_fib_type(FibFlags::DADDR, RouteType::Local),
         Match::SourceIsLocal => rule.match_fib_type(FibFlags::SADDR, RouteType::Local),
         Match::NewConnection => rule.match_ct_state(CtState::NEW),
+        Match::InvalidConnection => rule.match_ct_state(CtState::INVALID),
         Match::DestinationTranslated => rule.match_ct_status(CtStatus::DST_NAT),
         Match::Marked => rule.match_mark_masked(MASQUERADE_BIT, MASQUERADE_BIT),
         Match::InSet(fields, set) => load(rule, *fields).expr(LookupExpr::new(set.as_str(), Register::R0)),
@@ -139,7 +140,7 @@ fn acting(rule: WireRule, action: &Action) -> Result<WireRule> {
         Action::Goto(chain) => rule.try_goto(chain)?,
         Action::Mark => rule.set_mark_masked(MASQUERADE_BIT, MASQUERADE_BIT),
         // The mark goes first: an encapsulated packet keeps it and would come here again.
-        Action::Masquerade => rule.set_mark_masked(0, MASQUERADE_BIT).masquerade(),
+        Action::Masquerade => rule.set_mark_masked(0, MASQUERADE_BIT).nat(NatStatement::masquerade().fully_random()),
         Action::Dispatch(fields, map) => {
             load(rule, *fields).expr(LookupExpr::new(map.as_str(), Register::R0).dreg(Register::Verdict))
         }

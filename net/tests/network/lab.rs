@@ -255,6 +255,10 @@ impl Host {
         self.with(async move |_| tokio::task::spawn_blocking(|| work.join()).await.unwrap()).unwrap()
     }
 
+    pub(crate) fn config(&self) -> NetConfig {
+        self.config.clone()
+    }
+
     pub(crate) fn state(&self) -> &std::path::Path {
         self.state.path()
     }
