@@ -131,7 +131,12 @@ impl Probes {
             // rk was away while an adopted container's hook ran or did not: it is not run twice.
             post_start_done: no_hook || seed.is_some(),
         };
-        self.lock().insert(container.name.clone(), state);
+        {
+            let mut states = self.lock();
+            let ran = states.get(&container.name).is_some_and(|s| s.container_id == id && s.post_start_done);
+            let state = ProbeState { post_start_done: state.post_start_done || ran, ..state };
+            states.insert(container.name.clone(), state);
+        }
         let all = context.stop.child_token();
         let restarts = all.child_token();
         let (started, waiting) = watch::channel(has_started);

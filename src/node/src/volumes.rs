@@ -91,6 +91,12 @@ impl PodVolumes {
         self.held.synced().await;
     }
 
+    /// As [`Self::hold`], without waiting; true when all is known. The worker is woken when it becomes so.
+    pub(crate) fn hold_now(&mut self, context: &Context, pod: &Pod) -> bool {
+        self.held.update(&context.references, pod, &self.wake);
+        self.held.is_synced()
+    }
+
     /// As [`Self::hold`], for a pod whose volumes stand; gives up waiting soon.
     pub(crate) async fn hold_briefly(&mut self, context: &Context, pod: &Pod) {
         self.held.update_for(&context.references, pod, &self.wake).await;

@@ -154,6 +154,7 @@ fn a_lost_sandbox_is_made_again_and_counts_go_on() {
         serde_json::from_value(json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "",
         "ready": true, "restartCount": 2, "containerID": "rk://x", "state": {"running": {}}}]}))
         .unwrap();
+    let memory = Memory { last_status, ..Memory::default() };
     let dead = PodView { sandbox: Sandbox::Dead, containers: vec![exited("c", 2, 137, 1)] };
     assert_eq!(decide(&one("Always"), &dead, &memory, at(5)).sandbox, Some(NewSandbox::Again));
     let plan = decide(&one("Always"), &view(vec![]), &memory, at(5));
@@ -164,11 +165,11 @@ fn a_lost_sandbox_is_made_again_and_counts_go_on() {
 #[test]
 fn what_was_done_before_a_loss_is_not_done_again() {
     let pod = pod(json!({"restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b"}]}));
-    let mut memory = Memory::default();
-    memory.last_status = serde_json::from_value(json!({"containerStatuses": [
+    let last_status = serde_json::from_value(json!({"containerStatuses": [
         {"name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "containerID": "rk://x",
             "state": {"terminated": {"exitCode": 0}}}]}))
     .unwrap();
+    let memory = Memory { last_status, ..Memory::default() };
     assert_eq!(names(&decide(&pod, &view(vec![]), &memory, at(5))), [("b", 0)]);
 }
 

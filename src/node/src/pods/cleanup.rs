@@ -41,6 +41,7 @@ pub(super) fn orphans(context: &Arc<Context>) {
             tracing::warn!(path = %folder.path().display(), error = %error, "cannot remove a former pod's folder");
         }
     }
+    former_logs(context, &found);
     let context = context.clone();
     let stop = context.stop.clone();
     context_spawn(stop, async move {
@@ -50,6 +51,22 @@ pub(super) fn orphans(context: &Arc<Context>) {
             Err(error) => tracing::warn!(error = %chain(&error), "cannot release addresses of former pods"),
         }
     });
+}
+
+/// Removes the logs of pods that nobody knows (`<namespace>_<name>_<uid>`), and links that lead nowhere.
+fn former_logs(context: &Context, known: &BTreeSet<String>) {
+    for folder in fs::read_dir(&context.config.pod_logs).into_iter().flatten().flatten() {
+        let name = folder.file_name();
+        let uid = name.to_str().and_then(|n| n.rsplit_once('_')).map(|(_, uid)| uid);
+        if uid.is_some_and(|uid| !known.contains(uid)) {
+            warn_of(uid.unwrap_or_default(), "logs", fs::remove_dir_all(folder.path()).err());
+        }
+    }
+    for link in fs::read_dir(&context.config.container_logs).into_iter().flatten().flatten() {
+        if link.file_type().is_ok_and(|t| t.is_symlink()) && !link.path().exists() {
+            drop(fs::remove_file(link.path()));
+        }
+    }
 }
 
 fn context_spawn(stop: tokio_util::sync::CancellationToken, task: impl Future<Output = ()> + Send + 'static) {

@@ -52,6 +52,7 @@ impl Worker {
             Ok(()) => self.sandbox_retry = None,
             Err(error) => {
                 self.tell(pod, &error);
+                self.needs_network = matches!(error, SandboxError::Network(NetError::NotReady));
                 let pause = self.sandbox_retry.map_or(FIRST_RETRY, |(_, pause)| (pause * 2).min(MAX_RETRY));
                 let now = Timestamp::now();
                 self.sandbox_retry = Some((now.checked_add(pause).unwrap_or(now), pause));

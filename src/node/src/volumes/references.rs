@@ -91,7 +91,15 @@ impl References {
             _stop: stop.clone().drop_guard(),
         });
         let weak = Arc::downgrade(&entry);
+        let informer = entry.informer.clone();
         self.tasks.spawn(async move {
+            // That an object does not exist is news as well.
+            if stop.run_until_cancelled(informer.synced()).await.is_some()
+                && let Some(entry) = weak.upgrade()
+            {
+                entry.notify();
+            }
+            drop(informer);
             while stop.run_until_cancelled(changes.next()).await.flatten().is_some() {
                 let Some(entry) = weak.upgrade() else { return };
                 entry.notify();
