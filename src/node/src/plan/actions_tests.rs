@@ -149,11 +149,9 @@ fn a_half_made_container_is_made_anew_with_its_number() {
 
 #[test]
 fn a_lost_sandbox_is_made_again_and_counts_go_on() {
-    let mut memory = Memory::default();
-    memory.last_status =
-        serde_json::from_value(json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "",
+    let last_status = serde_json::from_value(json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "",
         "ready": true, "restartCount": 2, "containerID": "rk://x", "state": {"running": {}}}]}))
-        .unwrap();
+    .unwrap();
     let memory = Memory { last_status, ..Memory::default() };
     let dead = PodView { sandbox: Sandbox::Dead, containers: vec![exited("c", 2, 137, 1)] };
     assert_eq!(decide(&one("Always"), &dead, &memory, at(5)).sandbox, Some(NewSandbox::Again));
