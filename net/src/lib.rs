@@ -124,8 +124,9 @@ impl Net {
             return Ok(());
         }
         let mut ipam = Ipam::open(&config.state_dir, cidr)?;
-        for (pod_id, ip) in pod::present(route).await? {
-            ipam.adopt(&pod_id, ip);
+        let present = pod::present(route).await?;
+        for pod in &present {
+            ipam.adopt(&pod.pod_id, pod.ip);
         }
         let gateway = ipam.gateway();
         host.write_sysctl("net/ipv4/ip_forward", "1").await?;
@@ -135,13 +136,16 @@ impl Net {
         let uplink = uplink::find(route, config.node_ip, config.uplink.as_deref()).await?;
         let mtu = config.mtu.unwrap_or_else(|| uplink.mtu.saturating_sub(links::VXLAN_OVERHEAD));
         let bridge = bridge::ensure(route, &config.bridge, gateway, cidr, mtu).await?;
+        for pod in &present {
+            pod::replug(route, pod, bridge).await?;
+        }
         bridge::ensure_service_route(route, bridge, config.service_cidr, gateway).await?;
         let overlay = overlay::ensure(route, config, &uplink, cidr, mtu).await?;
         if let Some(peers) = &fabric.peers {
             overlay::set_peers(route, config.backend, &uplink, overlay, peers).await?;
         }
-        if let Some(chain) = self.inner.rules.lock().await.strict_forwarding().await {
-            warn!(%chain, range = %config.cluster_cidr, "another firewall drops forwarded packets: pods need it to allow theirs");
+        for chain in self.inner.rules.lock().await.strict_chains().await {
+            warn!(%chain, range = %config.cluster_cidr, "another firewall drops by default: it must allow the cluster's range");
         }
         let host_ports = host_ports(&ipam);
         info!(%cidr, %gateway, mtu, uplink = %uplink.name, bridge = %config.bridge, "pod network is up");
@@ -197,7 +201,7 @@ impl Net {
     /// Detaches every pod that is not in `alive`; returns the ids that went. For the sweep after a restart.
     pub async fn retain(&self, alive: &BTreeSet<String>) -> Result<Vec<String>, NetError> {
         let leased = self.with_ipam(|ipam| Ok(ipam.iter().map(|(pod_id, _)| pod_id.clone()).collect::<Vec<_>>()))?;
-        let linked = pod::present(&self.inner.route).await?.into_iter().map(|(pod_id, _)| pod_id);
+        let linked = pod::present(&self.inner.route).await?.into_iter().map(|pod| pod.pod_id);
         let known: BTreeSet<String> = leased.into_iter().chain(linked).collect();
         let gone: Vec<String> = known.difference(alive).cloned().collect();
         for pod_id in &gone {
@@ -217,9 +221,10 @@ impl Net {
         Ok(())
     }
 
-    /// The services. Replaces the former table in one atomic batch; established flows go on.
+    /// The services. Replaces the former table in one atomic batch; established flows go on. Until the first call, the
+    /// rules that an earlier process left stay in force.
     pub async fn set_services(&self, table: ServiceTable) -> Result<(), NetError> {
-        self.inner.rules.lock().await.update(|inputs| inputs.services = table).await
+        self.inner.rules.lock().await.set_services(table).await
     }
 
     /// Sends the cluster's DNS address to the node's own server; it wins over a service with the same address.
@@ -297,4 +302,25 @@ fn host_ports(ipam: &Ipam) -> Vec<(Ipv4Addr, HostPort)> {
 
 fn address(pod_id: &str, lease: &Lease, gateway: Ipv4Addr) -> PodAddr {
     PodAddr { ip: lease.ip, gateway, mac: mac_of(lease.ip), host_interface: pod::interface_name(pod_id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_can_run_on_any_thread_of_a_runtime() {
+        fn sendable<T: Send>(_: T) {}
+        let _ = |net: &Net, attach: PodAttach, config: NetConfig, alive: &BTreeSet<String>| {
+            sendable(Net::start(config));
+            sendable(net.attach(attach));
+            sendable(net.detach("a"));
+            sendable(net.retain(alive));
+            sendable(net.set_peers(Vec::new()));
+            sendable(net.set_services(ServiceTable::default()));
+            sendable(net.set_dns(None));
+            sendable(net.repair());
+            sendable(net.teardown());
+        };
+    }
 }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use nix::sched::{CloneFlags, unshare};
 use nlink::Connection;
 use nlink::netlink::link::{BridgeLink, VethLink, VxlanLink};
-use nlink::netlink::nftables::{Family, Hook as WireHook, Policy};
+use nlink::netlink::nftables::Family;
 use nlink::netlink::{Netfilter, Nftables, Route};
 
 use crate::nft::diff::Change;
@@ -155,15 +155,6 @@ async fn attempt(what: Attempt) -> nlink::Result<()> {
             commit(&connection, table, tx, &changes).await
         }
     }
-}
-
-/// Another firewall's chain that drops forwarded packets, and so the pods', unless told otherwise.
-pub(crate) async fn strict_forwarding(connection: &Connection<Nftables>) -> Option<String> {
-    let chains = connection.list_chains().await.ok()?;
-    let strict = chains.iter().find(|chain| {
-        chain.hook == Some(WireHook::Forward.number(Family::Ip)) && chain.policy == Some(Policy::Drop.to_u32())
-    })?;
-    Some(format!("{} {}", strict.table, strict.name))
 }
 
 #[cfg(test)]

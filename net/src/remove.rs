@@ -11,8 +11,8 @@ use crate::nft::firewall;
 pub(crate) async fn everything(config: &NetConfig, host: &Netns) -> Result<(), NetError> {
     let opening = || "open a netlink socket".to_owned();
     let route = host.route().doing(opening)?;
-    for (pod_id, _) in pod::present(&route).await? {
-        pod::remove(&route, &pod_id).await?;
+    for pod in pod::present(&route).await? {
+        pod::remove(&route, &pod.pod_id).await?;
     }
     overlay::remove_routes(&route).await?;
     for (name, kind) in [(&config.overlay, "vxlan"), (&config.bridge, "bridge")] {

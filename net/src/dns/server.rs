@@ -28,6 +28,8 @@ const FORWARDS: usize = 512;
 const CONNECTIONS: usize = 128;
 /// A TCP client that asks nothing is let go (RFC 7766 section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
+/// After a failure of a socket (no descriptors or memory left), others get the time to give some back.
+const RECOVERY: Duration = Duration::from_millis(50);
 const BIND_TRIES: usize = 16;
 /// What a query can be over UDP.
 const QUERY_SIZE: usize = 4096;
@@ -144,9 +146,9 @@ async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>, stop: Cancellati
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
-            // An ICMP error of an earlier reply: the client is gone, the socket is not.
             Err(error) => {
                 tracing::debug!(%error, "dns socket");
+                tokio::time::sleep(RECOVERY).await;
                 continue;
             }
         };
@@ -185,8 +187,7 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::debug!(%error, "dns connection");
-                // Out of descriptors: give others the time to close some.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(RECOVERY).await;
                 continue;
             }
         };

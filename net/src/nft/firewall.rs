@@ -5,7 +5,7 @@
 
 use nlink::Connection;
 use nlink::netlink::Nftables;
-use nlink::netlink::nftables::Transaction;
+use nlink::netlink::nftables::{Family, Hook, Policy, Transaction};
 use tracing::{debug, warn};
 
 use super::diff::{self, Change};
@@ -74,13 +74,26 @@ impl Firewall {
         Ok(tables.iter().any(|table| table.name == self.table))
     }
 
+    /// Whether this process wrote the table.
+    pub(crate) fn wrote(&self) -> bool {
+        self.applied.is_some()
+    }
+
     /// Makes the next apply a rebuild.
     pub(crate) fn invalidate(&mut self) {
         self.applied = None;
     }
 
-    pub(crate) async fn strict_forwarding(&self) -> Option<String> {
-        crate::probe::strict_forwarding(&self.connection).await
+    /// Chains of other tables that drop forwarded or incoming packets, and so the pods', unless told otherwise.
+    pub(crate) async fn strict_chains(&self) -> Vec<String> {
+        let hooks = [Hook::Forward, Hook::Input].map(|hook| Some(hook.number(FAMILY)));
+        let chains = self.connection.list_chains().await.unwrap_or_default();
+        let strict = chains.iter().filter(|chain| {
+            matches!(chain.family, Family::Ip | Family::Inet)
+                && hooks.contains(&chain.hook)
+                && chain.policy == Some(Policy::Drop.to_u32())
+        });
+        strict.map(|chain| format!("{} {}", chain.table, chain.name)).collect()
     }
 }
 

@@ -165,8 +165,6 @@ fn a_flushed_ruleset_and_a_deleted_bridge_are_put_back() {
     host.ns.nft(&["flush", "ruleset"]);
     host.ns.ip(&["link", "del", "rk0"]);
     host.with(async |net| net.repair().await).unwrap();
-    let attach = PodAttach { pod_id: "a".into(), netns: a.ns.path(), host_ports: Vec::new() };
-    host.with(async move |net| net.attach(attach).await).unwrap();
     let _outside = segment.ns.serve("outside", 82);
     let outside = at(Ipv4Addr::new(192, 0, 2, 254), 82);
     let (_, client) = eventually("masquerade is back", || a.ns.ask(outside));

@@ -1,8 +1,8 @@
 //! Services, on one host.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use net::{DnsRedirect, Endpoint, Protocol, ServicePort, ServiceTable, TrafficPolicy};
@@ -240,4 +240,39 @@ fn a_thousand_services_are_set_and_changed_quickly_and_flows_stay() {
     assert!(host.ns.nft(&["list", "table", "ip", "rk"]).contains("ns/web-1000:http"));
     set(&host, Vec::new());
     assert!(!host.ns.nft(&["list", "table", "ip", "rk"]).contains("ns/web"));
+}
+
+#[test]
+fn services_work_through_a_restart_and_connections_outlive_every_change() {
+    if !able() {
+        return;
+    }
+    let segment = Segment::new();
+    let mut host = segment.host(1);
+    let (a, b, client) = (host.pod("a"), host.pod("b"), host.pod("client"));
+    let _server = b.ns.serve("b", 8080);
+    let listener = a.ns.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).unwrap());
+    set(&host, vec![service("web", Protocol::Tcp, &[&a])]);
+    let mut near = client.ns.enter(|| TcpStream::connect((VIP, 80)).unwrap());
+    let mut far = listener.accept().unwrap().0;
+    near.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut still_connected = || {
+        let mut byte = [0];
+        near.write_all(b"1").unwrap();
+        far.read_exact(&mut byte).unwrap();
+        far.write_all(b"2").unwrap();
+        near.read_exact(&mut byte).unwrap();
+    };
+    still_connected();
+    set(&host, vec![service("web", Protocol::Tcp, &[&b])]);
+    still_connected();
+    host.start();
+    assert_eq!(client.ns.ask(at(VIP, 80)).unwrap().0, "b", "before the services are known again");
+    still_connected();
+    set(&host, vec![service("web", Protocol::Tcp, &[&b])]);
+    assert_eq!(client.ns.ask(at(VIP, 80)).unwrap().0, "b");
+    set(&host, Vec::new());
+    still_connected();
+    assert!(client.ns.ask(at(VIP, 80)).is_err());
 }

@@ -11,6 +11,7 @@ mod conditions;
 mod context;
 mod error;
 mod hash;
+mod intstr;
 mod metrics;
 mod pods;
 mod queue;
@@ -18,6 +19,7 @@ mod runner;
 mod template;
 mod writes;
 
+mod deployment;
 mod namespace;
 mod replicaset;
 mod root_ca;
@@ -62,6 +64,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     service_account::start(&context);
     root_ca::start(&context);
     replicaset::start(&context);
+    deployment::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

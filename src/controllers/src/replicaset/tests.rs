@@ -63,7 +63,9 @@ async fn pods_are_made_replaced_and_scaled_down_and_never_too_many() {
 #[tokio::test]
 async fn a_refusal_shows_in_the_status_until_pods_can_be_made() {
     let (fake, _stop) = started();
-    fake.fail_once("POST", "/pods", Failure::new(403, "Forbidden", "exceeded quota"));
+    for _ in 0..6 {
+        fake.fail_once("POST", "/pods", Failure::new(403, "Forbidden", "exceeded quota"));
+    }
     fake.put(&replica_set(1)).unwrap();
     let failed = fake
         .wait_for(|f| status(f)?.conditions?.into_iter().find(|c| c.type_ == "ReplicaFailure"))
