@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::NodeConfig;
 use crate::images::Puller;
 use crate::machine::Machine;
-use crate::pressure::Health;
 use crate::pods::admit::Admission;
 use crate::pods::workers::Workers;
+use crate::pressure::Health;
 use crate::volumes::references::References;
 
 /// Shared by reference; nothing in it is replaced after the start.

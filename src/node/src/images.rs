@@ -85,9 +85,12 @@ pub(crate) async fn ensure(
     pull_secrets: &[std::sync::Arc<Secret>],
 ) -> Result<ImageRecord, NoImage> {
     let image = container.image.as_deref().unwrap_or_default();
-    let event = |kind, reason: &str, message: String| context.container_event(pod, &container.name, kind, reason, message);
+    let event =
+        |kind, reason: &str, message: String| context.container_event(pod, &container.name, kind, reason, message);
     let Ok(reference) = image.parse::<ImageRef>() else {
-        let message = format!("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format");
+        let message = format!(
+            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+        );
         event(EventType::Warning, "InspectFailed", message.clone());
         event(EventType::Warning, "Failed", "Error: InvalidImageName".to_owned());
         return Err(no_image("InvalidImageName", message, 60));
@@ -106,7 +109,11 @@ pub(crate) async fn ensure(
     }
     // A pinned image is rk's own; no registry has it.
     if let Some(record) = record.filter(|r| r.pinned) {
-        event(EventType::Normal, "Pulled", format!("Container image \"{image}\" already present on machine and can be accessed by the pod"));
+        event(
+            EventType::Normal,
+            "Pulled",
+            format!("Container image \"{image}\" already present on machine and can be accessed by the pod"),
+        );
         return Ok(record);
     }
     pull(context, pod, container, &reference, pull_secrets).await
@@ -120,7 +127,8 @@ async fn pull(
     pull_secrets: &[std::sync::Arc<Secret>],
 ) -> Result<ImageRecord, NoImage> {
     let image = container.image.as_deref().unwrap_or_default();
-    let event = |kind, reason: &str, message: String| context.container_event(pod, &container.name, kind, reason, message);
+    let event =
+        |kind, reason: &str, message: String| context.container_event(pod, &container.name, kind, reason, message);
     let puller = &context.puller;
     let key = (image.to_owned(), pod.metadata.uid.clone().unwrap_or_default());
     let known = puller.failing().get(&key).cloned();
@@ -134,7 +142,9 @@ async fn pull(
     }
     event(EventType::Normal, "Pulling", format!("Pulling image \"{image}\""));
     let asked = Instant::now();
-    let Ok(_slot) = puller.slots.acquire().await else { return Err(no_image("ErrImagePull", "stopping".to_owned(), 1)) };
+    let Ok(_slot) = puller.slots.acquire().await else {
+        return Err(no_image("ErrImagePull", "stopping".to_owned(), 1));
+    };
     let began = Instant::now();
     match try_credentials(context, reference, pull_secrets).await {
         Ok(record) => {
@@ -142,7 +152,9 @@ async fn pull(
             puller.note_change();
             let message = format!(
                 "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
-                seconds(began), seconds(asked), record.size
+                seconds(began),
+                seconds(asked),
+                record.size
             );
             event(EventType::Normal, "Pulled", message);
             Ok(record)

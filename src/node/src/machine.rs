@@ -23,9 +23,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn probe(hostname: Option<String>) -> Machine {
         let (kernel, node_name) = match nix::sys::utsname::uname() {
-            Ok(uts) => {
-                (uts.release().to_string_lossy().into_owned(), uts.nodename().to_string_lossy().into_owned())
-            }
+            Ok(uts) => (uts.release().to_string_lossy().into_owned(), uts.nodename().to_string_lossy().into_owned()),
             Err(_) => (String::new(), String::new()),
         };
         let architecture = go_architecture(std::env::consts::ARCH);

@@ -22,7 +22,8 @@ async fn run(context: Arc<Context>) {
     while changes.next().await.is_some() {
         let nodes = context.node.list();
         let cidr = context.own_node().and_then(|n| pod_cidr(&n));
-        if cidr.is_some() && cidr != own
+        if cidr.is_some()
+            && cidr != own
             && let Some(wanted) = cidr
         {
             match context.net.set_pod_cidr(wanted).await {

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use client::Informers;
 use k8s_openapi::api::core::v1::Pod;
 use net::Net;
+use runtime::spec::Resources;
 use runtime::{ContainerId, ContainerState, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeConfig;
 use crate::context::Context;
+use crate::network::chain;
 use crate::registration::{self, RegistrationError};
 
 /// A running node. Cheap to clone.
@@ -72,6 +74,7 @@ impl Node {
         }
         let context = Context::new(config, client, informers, runtime, net, stop);
         registration::register(&context).await?;
+        weigh_classes(&context);
         for task in [
             crate::heartbeat::task(&context),
             crate::node_status::task(&context),
@@ -175,6 +178,22 @@ impl Node {
             stdin: found.spec.stdin,
             attempt: found.spec.attempt,
         })
+    }
+}
+
+/// The cgroups of the pod classes: those that asked for nothing yield to all others.
+fn weigh_classes(context: &Context) {
+    let parent = &context.config.cgroup_parent;
+    let least = Resources { cpu_shares: Some(2), ..Resources::default() };
+    let table = [
+        ("kubepods", Resources::default()),
+        ("kubepods/besteffort", least),
+        ("kubepods/burstable", Resources::default()),
+    ];
+    for (name, resources) in table {
+        if let Err(error) = context.runtime.ensure_cgroup(&format!("{parent}/{name}"), &resources) {
+            tracing::warn!(cgroup = name, error = %chain(&error), "cannot make a class of pods");
+        }
     }
 }
 

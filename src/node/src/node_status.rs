@@ -87,12 +87,30 @@ fn images(context: &Context) -> Vec<ContainerImage> {
 
 fn conditions(context: &Context, health: Health, old: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
     let table = [
-        ("MemoryPressure", health.memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory",
-            "kubelet has insufficient memory available", "kubelet has sufficient memory available"),
-        ("DiskPressure", health.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure",
-            "kubelet has disk pressure", "kubelet has no disk pressure"),
-        ("PIDPressure", health.pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID",
-            "kubelet has insufficient PID available", "kubelet has sufficient PID available"),
+        (
+            "MemoryPressure",
+            health.memory,
+            "KubeletHasInsufficientMemory",
+            "KubeletHasSufficientMemory",
+            "kubelet has insufficient memory available",
+            "kubelet has sufficient memory available",
+        ),
+        (
+            "DiskPressure",
+            health.disk,
+            "KubeletHasDiskPressure",
+            "KubeletHasNoDiskPressure",
+            "kubelet has disk pressure",
+            "kubelet has no disk pressure",
+        ),
+        (
+            "PIDPressure",
+            health.pids,
+            "KubeletHasInsufficientPID",
+            "KubeletHasSufficientPID",
+            "kubelet has insufficient PID available",
+            "kubelet has sufficient PID available",
+        ),
     ];
     let former = context.own_node();
     let known = |kind: &str| {

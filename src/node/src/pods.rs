@@ -66,7 +66,7 @@ fn dispatch(context: &Arc<Context>, change: &Change<Pod>) {
     {
         let worker = worker::Worker::new(context.clone(), desired, wake);
         let stop = context.stop.clone();
-        context.tasks.spawn(async move { stop.run_until_cancelled(worker.run()).await });
+        context.tasks.spawn(Box::pin(async move { stop.run_until_cancelled(Box::pin(worker.run())).await }));
     }
 }
 

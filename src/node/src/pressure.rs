@@ -88,7 +88,7 @@ impl Since {
 }
 
 fn sample(context: &Context) -> Sample {
-    let percent = |part: u64, whole: u64| if whole == 0 { 100 } else { part.saturating_mul(100) / whole };
+    let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole).unwrap_or(100);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let (size, free, inodes, inodes_free) = machine::file_system(&context.config.root).unwrap_or((0, 0, 0, 0));
     let images = context.runtime.images().fs_usage().ok();
@@ -109,8 +109,9 @@ async fn collect_images(context: &Arc<Context>, sample: Sample) {
     if sample.image_disk_percent >= 100 - u64::from(context.config.image_gc.high_percent) {
         return;
     }
-    let used = context.runtime.list_pods().iter().flat_map(|p| p.containers.clone()).map(|c| c.image_id);
-    let mut used: std::collections::HashSet<String> = used.collect();
+    let pods = context.runtime.list_pods();
+    let mut used: std::collections::HashSet<String> =
+        pods.iter().flat_map(|p| p.containers.iter().map(|c| c.image_id.clone())).collect();
     let young = jiff::SignedDuration::try_from(context.config.image_gc.minimum_age).unwrap_or_default();
     let now = jiff::Timestamp::now();
     let images = context.runtime.images().list();

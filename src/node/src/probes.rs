@@ -110,7 +110,15 @@ impl Probes {
         states
     }
 
-    fn begin(&mut self, pod: &Arc<Pod>, role: Role, container: &Container, id: &str, began: Timestamp, ip: Option<&str>) {
+    fn begin(
+        &mut self,
+        pod: &Arc<Pod>,
+        role: Role,
+        container: &Container,
+        id: &str,
+        began: Timestamp,
+        ip: Option<&str>,
+    ) {
         let Some(context) = self.context.upgrade() else { return };
         let seed = self.seeds.remove(&container_id(id));
         let no_hook = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()).is_none();
@@ -123,7 +131,12 @@ impl Probes {
             // rk was away while an adopted container's hook ran or did not: it is not run twice.
             post_start_done: no_hook || seed.is_some(),
         };
-        self.lock().insert(container.name.clone(), state);
+        {
+            let mut states = self.lock();
+            let ran = states.get(&container.name).is_some_and(|s| s.container_id == id && s.post_start_done);
+            let state = ProbeState { post_start_done: state.post_start_done || ran, ..state };
+            states.insert(container.name.clone(), state);
+        }
         let all = context.stop.child_token();
         let restarts = all.child_token();
         let (started, waiting) = watch::channel(has_started);
@@ -147,7 +160,9 @@ impl Probes {
                     wake: self.wake.clone(),
                 };
                 let (stop, waiting) = (stop.clone(), waiting.clone());
-                context.tasks.spawn(async move { stop.run_until_cancelled(prober.run(waiting, began)).await });
+                context
+                    .tasks
+                    .spawn(async move { stop.run_until_cancelled(Box::pin(prober.run(waiting, began))).await });
             }
         }
         self.running.insert(id.to_owned(), Running { _all: all.drop_guard(), restarts, started });

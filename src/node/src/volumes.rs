@@ -77,13 +77,24 @@ pub(crate) struct Surroundings {
 
 impl PodVolumes {
     pub(crate) fn new(wake: Arc<Notify>) -> PodVolumes {
-        PodVolumes { held: references::Held::default(), tokens: tokens::Tokens::default(), mounted: BTreeMap::new(), wake }
+        PodVolumes {
+            held: references::Held::default(),
+            tokens: tokens::Tokens::default(),
+            mounted: BTreeMap::new(),
+            wake,
+        }
     }
 
     /// Holds the objects the pod names and waits until it is known whether they exist.
     pub(crate) async fn hold(&mut self, context: &Context, pod: &Pod) {
         self.held.update(&context.references, pod, &self.wake);
         self.held.synced().await;
+    }
+
+    /// As [`Self::hold`], without waiting; true when all is known. The worker is woken when it becomes so.
+    pub(crate) fn hold_now(&mut self, context: &Context, pod: &Pod) -> bool {
+        self.held.update(&context.references, pod, &self.wake);
+        self.held.is_synced()
     }
 
     /// As [`Self::hold`], for a pod whose volumes stand; gives up waiting soon.
@@ -130,9 +141,10 @@ impl PodVolumes {
             return Ok(Mounted { path, read_only: false });
         }
         let claim = volume.persistent_volume_claim.as_ref().map(|c| (c.claim_name.clone(), c.read_only == Some(true)));
-        let generic = volume.ephemeral.as_ref().map(|_| {
-            (format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name), false)
-        });
+        let generic = volume
+            .ephemeral
+            .as_ref()
+            .map(|_| (format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name), false));
         if let Some((claim, read_only)) = claim.or(generic) {
             let found = claims::resolve(context, pod, &claim).await?;
             host_path::check(&found.path, &found.kind)?;
@@ -154,10 +166,7 @@ impl PodVolumes {
         root: &Path,
         around: &Surroundings,
     ) -> Result<bool, VolumeError> {
-        self.tokens
-            .fetch(&context.client, pod, volume)
-            .await
-            .map_err(|error| VolumeError::Token(Box::new(error)))?;
+        self.tokens.fetch(&context.client, pod, volume).await.map_err(|error| VolumeError::Token(Box::new(error)))?;
         let files = payload::payload(
             &PayloadInput {
                 pod,

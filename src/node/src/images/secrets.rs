@@ -73,7 +73,8 @@ fn fits(registry: &str, image: &str) -> Option<usize> {
     let docker = |h: &str| matches!(h, "docker.io" | "index.docker.io" | "registry-1.docker.io");
     let key_path = if matches!(key_path, "v1" | "v2") { "" } else { key_path };
     let same_host = (docker(key_host) && docker(host)) || host_matches(key_host, host);
-    let same_path = key_path.is_empty() || path.strip_prefix(key_path).is_some_and(|r| r.is_empty() || r.starts_with(['/', ':', '@']));
+    let same_path = key_path.is_empty()
+        || path.strip_prefix(key_path).is_some_and(|r| r.is_empty() || r.starts_with(['/', ':', '@']));
     (same_host && same_path).then_some(key_path.len())
 }
 
@@ -84,7 +85,8 @@ fn host_matches(pattern: &str, host: &str) -> bool {
             (None, None) => return true,
             (Some(p), Some(l)) if p == l => {}
             (Some(p), Some(l)) => match p.split_once('*') {
-                Some((head, tail)) if l.len() >= head.len() + tail.len() && l.starts_with(head) && l.ends_with(tail) => {}
+                Some((head, tail))
+                    if l.len() >= head.len() + tail.len() && l.starts_with(head) && l.ends_with(tail) => {}
                 _ => return false,
             },
             _ => return false,

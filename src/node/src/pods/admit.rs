@@ -58,7 +58,8 @@ fn check<'a>(
     }
     let Some(node) = node else { return Ok(()) };
     if !selected(pod, node) {
-        let message = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        let message =
+            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(rejected("NodeAffinity", message.to_owned()));
     }
     fits(node, pod, others)

@@ -41,6 +41,7 @@ pub(super) fn orphans(context: &Arc<Context>) {
             tracing::warn!(path = %folder.path().display(), error = %error, "cannot remove a former pod's folder");
         }
     }
+    former_logs(context, &found);
     let context = context.clone();
     let stop = context.stop.clone();
     context_spawn(stop, async move {
@@ -50,6 +51,22 @@ pub(super) fn orphans(context: &Arc<Context>) {
             Err(error) => tracing::warn!(error = %chain(&error), "cannot release addresses of former pods"),
         }
     });
+}
+
+/// Removes the logs of pods that nobody knows (`<namespace>_<name>_<uid>`), and links that lead nowhere.
+fn former_logs(context: &Context, known: &BTreeSet<String>) {
+    for folder in fs::read_dir(&context.config.pod_logs).into_iter().flatten().flatten() {
+        let name = folder.file_name();
+        let uid = name.to_str().and_then(|n| n.rsplit_once('_')).map(|(_, uid)| uid);
+        if uid.is_some_and(|uid| !known.contains(uid)) {
+            warn_of(uid.unwrap_or_default(), "logs", fs::remove_dir_all(folder.path()).err());
+        }
+    }
+    for link in fs::read_dir(&context.config.container_logs).into_iter().flatten().flatten() {
+        if link.file_type().is_ok_and(|t| t.is_symlink()) && !link.path().exists() {
+            drop(fs::remove_file(link.path()));
+        }
+    }
 }
 
 fn context_spawn(stop: tokio_util::sync::CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
@@ -76,15 +93,9 @@ pub(super) async fn remove(context: &Context, uid: &str, pod: Option<&Pod>) {
     for container in &records {
         unlink_log(&context.config.container_logs, container.id.as_str());
     }
-    if let Err(error) = context.runtime.remove_pod(&PodId::new(uid)).await {
-        tracing::warn!(uid, error = %chain(&error), "cannot remove a pod");
-    }
-    if let Err(error) = context.net.detach(uid).await {
-        tracing::warn!(uid, error = %chain(&error), "cannot detach a pod");
-    }
-    if let Err(error) = table::clear(&context.config.pod_root(uid)) {
-        tracing::warn!(uid, error = %error, "cannot remove a pod's folder");
-    }
+    warn_of(uid, "runtime", context.runtime.remove_pod(&PodId::new(uid)).await.err());
+    warn_of(uid, "network", context.net.detach(uid).await.err());
+    warn_of(uid, "folder", table::clear(&context.config.pod_root(uid)).err());
     let from_records = || records.iter().find_map(|c| Some(c.spec.log_path.as_ref()?.parent()?.parent()?.to_owned()));
     let logs = pod.map(|p| container_spec::log_directory(&context.config.pod_logs, p)).or_else(from_records);
     if let Some(logs) = logs.filter(|l| l.starts_with(&context.config.pod_logs))
@@ -95,13 +106,17 @@ pub(super) async fn remove(context: &Context, uid: &str, pod: Option<&Pod>) {
     }
 }
 
+fn warn_of(uid: &str, part: &str, error: Option<impl std::error::Error>) {
+    if let Some(error) = error {
+        tracing::warn!(uid, part, error = %chain(&error), "cannot remove all of a pod");
+    }
+}
+
 /// Takes away the pod's volumes; its other files stay until it is removed.
 pub(super) fn clear_volumes(context: &Context, uid: &str) {
     let root = context.config.pod_root(uid);
     for part in ["volume-subpaths", "volumes"] {
-        if let Err(error) = table::clear(&root.join(part)) {
-            tracing::warn!(uid, error = %error, "cannot take away a pod's volumes");
-        }
+        warn_of(uid, part, table::clear(&root.join(part)).err());
     }
 }
 

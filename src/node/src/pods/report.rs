@@ -56,9 +56,11 @@ impl Reporter {
     /// Waits until the API has the last status; false when it has forgotten the pod.
     pub(super) async fn flush(&mut self) -> bool {
         let wanted = self.wanted.borrow().clone();
-        match self.told.wait_for(|told| told.gone || told.status == wanted).await {
-            Ok(told) => !told.gone,
-            Err(_) => false,
+        let known = self.told.wait_for(|told| told.gone || told.status == wanted).await.map(|told| !told.gone);
+        match known {
+            Ok(known) => known,
+            // The node is stopping: what is left to do for the pod is for its next life.
+            Err(_) => std::future::pending().await,
         }
     }
 }
@@ -150,7 +152,8 @@ mod tests {
 
     #[test]
     fn others_conditions_are_not_written() {
-        let new = status(json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}));
+        let new =
+            status(json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}));
         let body = patch("u", &PodStatus::default(), &new);
         assert_eq!(body["metadata"]["uid"], "u");
         assert_eq!(body["status"]["conditions"].as_array().unwrap().len(), 1);

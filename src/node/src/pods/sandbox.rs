@@ -52,6 +52,7 @@ impl Worker {
             Ok(()) => self.sandbox_retry = None,
             Err(error) => {
                 self.tell(pod, &error);
+                self.needs_network = matches!(error, SandboxError::Network(NetError::NotReady));
                 let pause = self.sandbox_retry.map_or(FIRST_RETRY, |(_, pause)| (pause * 2).min(MAX_RETRY));
                 let now = Timestamp::now();
                 self.sandbox_retry = Some((now.checked_add(pause).unwrap_or(now), pause));
@@ -66,7 +67,10 @@ impl Worker {
                 warn("FailedMount", format!("MountVolume.SetUp failed for volume \"{name}\" : {}", chain(source)));
             }
             SandboxError::Objects => {
-                warn("FailedMount", "Unable to attach or mount volumes: timed out waiting for the condition".to_owned());
+                warn(
+                    "FailedMount",
+                    "Unable to attach or mount volumes: timed out waiting for the condition".to_owned(),
+                );
             }
             SandboxError::Network(NetError::NotReady) => {
                 let text = "network is not ready: container runtime network not ready: the node has no pod range yet";

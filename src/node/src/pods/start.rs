@@ -76,7 +76,12 @@ impl Worker {
         }
     }
 
-    async fn try_start(&mut self, pod: &Arc<Pod>, container: &Container, start: &Start) -> Result<(), Option<NotStarted>> {
+    async fn try_start(
+        &mut self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        start: &Start,
+    ) -> Result<(), Option<NotStarted>> {
         if let Err(error) = self.ready_volumes(pod).await {
             self.context.pod_event(pod, EventType::Warning, "FailedMount", error.message());
             return Err(Some(NotStarted::new("ContainerCreating", String::new())));
@@ -89,7 +94,13 @@ impl Worker {
             () = ending => return Err(None),
         };
         let fail = |reason: &str, message: String| {
-            self.context.container_event(pod, &container.name, EventType::Warning, "Failed", format!("Error: {message}"));
+            self.context.container_event(
+                pod,
+                &container.name,
+                EventType::Warning,
+                "Failed",
+                format!("Error: {message}"),
+            );
             Some(NotStarted::new(reason, message))
         };
         let wanted = self.specification(pod, container, start, &image);
@@ -203,7 +214,10 @@ impl Worker {
                 tracing::debug!(container = %old.id, error = %chain(&error), "cannot remove an old container");
                 continue;
             }
-            let files = [old.spec.log_path.as_deref(), old.spec.annotations.get(crate::spec::pod::labels::TERMINATION_LOG).map(Path::new)];
+            let files = [
+                old.spec.log_path.as_deref(),
+                old.spec.annotations.get(crate::spec::pod::labels::TERMINATION_LOG).map(Path::new),
+            ];
             for file in files.into_iter().flatten() {
                 drop(fs::remove_file(file));
             }

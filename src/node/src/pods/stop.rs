@@ -42,18 +42,7 @@ impl Ending {
     async fn run(self, mut deadline: watch::Receiver<Instant>) {
         let Ending { context, pod, container, id, .. } = &self;
         context.container_event(pod, &container.name, EventType::Normal, self.reason, self.message.clone());
-        let hook = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
-        if let Some(hook) = hook.filter(|_| *deadline.borrow() > Instant::now()) {
-            let ran = hooks::run(context, container, id, hook, self.pod_ip.as_deref());
-            let result = tokio::select! {
-                result = ran => result.map_err(|error| chain(&error)),
-                () = passed(deadline.clone()) => Err("it took longer than the grace period".to_owned()),
-            };
-            if let Err(error) = result {
-                let text = format!("PreStopHook failed: {error}");
-                context.container_event(pod, &container.name, EventType::Warning, "FailedPreStopHook", text);
-            }
-        }
+        self.pre_stop(&deadline).await;
         let grace = deadline.borrow_and_update().saturating_duration_since(Instant::now()).max(LAST_MOMENTS);
         let signal = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref()).and_then(signal_number);
         let stop = context.runtime.stop_container(id, signal, grace);
@@ -69,6 +58,23 @@ impl Ending {
         };
         if let Err(error) = result {
             tracing::warn!(container = %id, error = %chain(&error), "container did not stop");
+        }
+    }
+}
+
+impl Ending {
+    async fn pre_stop(&self, deadline: &watch::Receiver<Instant>) {
+        let Ending { context, pod, container, id, .. } = self;
+        let hook = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
+        let Some(hook) = hook.filter(|_| *deadline.borrow() > Instant::now()) else { return };
+        let ran = hooks::run(context, container, id, hook, self.pod_ip.as_deref());
+        let result = tokio::select! {
+            result = ran => result.map_err(|error| chain(&error)),
+            () = passed(deadline.clone()) => Err("it took longer than the grace period".to_owned()),
+        };
+        if let Err(error) = result {
+            let text = format!("PreStopHook failed: {error}");
+            context.container_event(pod, &container.name, EventType::Warning, "FailedPreStopHook", text);
         }
     }
 }
@@ -104,7 +110,14 @@ fn signal_number(name: &str) -> Option<i32> {
 }
 
 impl Worker {
-    fn ending_of(&self, pod: &Arc<Pod>, container: Container, id: &str, reason: &'static str, message: String) -> Ending {
+    fn ending_of(
+        &self,
+        pod: &Arc<Pod>,
+        container: Container,
+        id: &str,
+        reason: &'static str,
+        message: String,
+    ) -> Ending {
         Ending {
             context: self.context.clone(),
             pod: pod.clone(),
@@ -223,10 +236,10 @@ impl Worker {
     async fn dismantle(&mut self) {
         let id = self.pod_id();
         let view = self.view();
-        if Self::has_sandbox(&view) {
-            if let Err(error) = self.context.runtime.stop_pod(&id).await {
-                tracing::warn!(uid = %self.uid, error = %chain(&error), "pod did not stop cleanly");
-            }
+        if Self::has_sandbox(&view)
+            && let Err(error) = self.context.runtime.stop_pod(&id).await
+        {
+            tracing::warn!(uid = %self.uid, error = %chain(&error), "pod did not stop cleanly");
         }
         if let Err(error) = self.context.net.detach(&self.uid).await {
             tracing::warn!(uid = %self.uid, error = %chain(&error), "pod did not leave the network");
@@ -238,8 +251,9 @@ impl Worker {
     /// A finished pod stays until somebody deletes it; false when the API has forgotten it.
     async fn await_deletion(&mut self) -> bool {
         let waited = self.desired.wait_for(|d| d.gone || d.pod.metadata.deletion_timestamp.is_some()).await;
-        match waited {
-            Ok(desired) => !desired.gone,
+        let known = waited.map(|desired| !desired.gone);
+        match known {
+            Ok(known) => known,
             Err(_) => std::future::pending().await,
         }
     }

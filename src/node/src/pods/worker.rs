@@ -42,8 +42,12 @@ pub(super) struct Worker {
     pub(super) reporter: Reporter,
     /// When the sandbox or the volumes may be tried again, and after how long the time after that.
     pub(super) sandbox_retry: Option<(Timestamp, SignedDuration)>,
+    /// The sandbox waits for the node's pod range.
+    pub(super) needs_network: bool,
     /// Tokens are due.
     pub(super) refresh_at: Option<Timestamp>,
+    /// The revision of the pod that the volumes show.
+    shown: Option<String>,
 }
 
 /// What a round of syncing ended with.
@@ -65,7 +69,9 @@ impl Worker {
             volumes_ready: false,
             messages: Messages::default(),
             sandbox_retry: None,
+            needs_network: false,
             refresh_at: None,
+            shown: None,
             context,
             uid,
             desired,
@@ -97,7 +103,6 @@ impl Worker {
             }
         }
         self.terminate().await;
-        self.context.workers.remove(&self.uid);
     }
 
     /// Adopts what runs already, or admits the pod.
@@ -121,7 +126,7 @@ impl Worker {
 
     /// Whether the pod's life is to end, for whatever reason.
     fn must_end(&mut self, pod: &Pod, now: Timestamp) -> bool {
-        let desired = self.desired.borrow_and_update();
+        let desired = self.desired.borrow();
         if let Some(verdict) = &desired.verdict {
             self.memory.verdict.get_or_insert_with(|| verdict.clone());
         }
@@ -142,14 +147,17 @@ impl Worker {
     async fn sync(&mut self) -> Outcome {
         for _ in 0..MAX_ROUNDS {
             let now = Timestamp::now();
-            let pod = self.pod();
+            let pod = self.desired.borrow_and_update().pod.clone();
             if self.must_end(&pod, now) {
                 return Outcome::Terminate;
             }
-            self.keep_volumes(&pod).await;
             let view = self.observe(&pod, now);
+            self.keep_volumes(&pod, &view).await;
             if phase::is_final(phase::of(&pod, &self.memory.last_status, &self.memory, false)) {
                 return Outcome::Terminate;
+            }
+            if self.needs_network && self.context.net.gateway().is_some() {
+                (self.needs_network, self.sandbox_retry) = (false, None);
             }
             if let Some((at, _)) = self.sandbox_retry.filter(|(at, _)| *at > now) {
                 return Outcome::Wait(self.next_wake(&pod, Some(at)));
@@ -218,24 +226,48 @@ impl Worker {
         self.memory.last_status = status;
     }
 
-    /// Keeps the data volumes current while the pod runs.
-    async fn keep_volumes(&mut self, pod: &Arc<Pod>) {
-        if !self.volumes_ready {
+    /// Keeps the data volumes current while the pod runs, and takes note of changes of what the pod refers to.
+    async fn keep_volumes(&mut self, pod: &Arc<Pod>, view: &PodView) {
+        if view.sandbox == Sandbox::Ready && !self.volumes_ready && !self.reclaim_volumes(pod).await {
             return;
         }
-        let before = self.volumes.held.fingerprint();
+        let references = self.volumes.held.fingerprint();
+        let changed = self.memory.references != references;
+        if changed {
+            self.memory.references = references;
+            // What failed for want of an object may work now.
+            self.sandbox_retry = None;
+            let waiting = &self.memory.waiting;
+            self.memory
+                .retry_at
+                .retain(|name, _| waiting.get(name).is_none_or(|w| w.reason != "CreateContainerConfigError"));
+        }
+        let due = self.refresh_at.is_some_and(|at| at <= Timestamp::now());
+        if !self.volumes_ready || !(changed || due || self.shown != pod.metadata.resource_version) {
+            return;
+        }
         let around = self.surroundings();
         let (refresh_at, result) = self.volumes.refresh(&self.context, pod, &around).await;
         self.refresh_at = refresh_at;
+        self.shown.clone_from(&pod.metadata.resource_version);
         if let Err((name, error)) = result {
             tracing::debug!(volume = %name, error = %crate::network::chain(&error), "volume keeps its former content");
         }
-        if self.memory.references != before {
-            self.memory.references = before;
-            // What failed for want of an object may work now.
-            self.memory.retry_at.retain(|name, _| {
-                self.memory.waiting.get(name).is_none_or(|w| w.reason != "CreateContainerConfigError")
-            });
+    }
+
+    /// Finds the volumes of an adopted pod again, without holding it up; false: not yet.
+    async fn reclaim_volumes(&mut self, pod: &Arc<Pod>) -> bool {
+        if !self.volumes.hold_now(&self.context, pod) {
+            return false;
+        }
+        let ready = tokio::time::timeout(std::time::Duration::from_secs(10), self.ready_volumes(pod)).await;
+        match ready {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(uid = %self.uid, error = %error.message(), "an adopted pod's volumes are not complete");
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -269,7 +301,10 @@ impl Worker {
                 Some(at) => {
                     let left = at.duration_since(Timestamp::now());
                     // A little late rather than early: a round too soon finds nothing to do.
-                    tokio::time::sleep(left.max(SignedDuration::ZERO).unsigned_abs() + std::time::Duration::from_millis(2)).await;
+                    tokio::time::sleep(
+                        left.max(SignedDuration::ZERO).unsigned_abs() + std::time::Duration::from_millis(2),
+                    )
+                    .await;
                 }
                 None => std::future::pending().await,
             }

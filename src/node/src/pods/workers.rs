@@ -65,7 +65,9 @@ impl Workers {
     /// Ends the pod by the node's decision.
     pub(crate) fn condemn(&self, uid: &str, verdict: Verdict) {
         if let Some(handle) = self.lock().get(uid) {
-            handle.desired.send_modify(|desired| drop(desired.verdict.get_or_insert(verdict)));
+            handle.desired.send_modify(|desired| {
+                desired.verdict.get_or_insert(verdict);
+            });
         }
     }
 

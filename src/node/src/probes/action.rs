@@ -1,6 +1,5 @@
 //! One try of a probe or hook: exec, HTTP, TCP or gRPC.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -150,14 +149,18 @@ async fn exec(runtime: &Runtime, id: &ContainerId, command: &[String], timeout: 
         Ok((output, Ok(code))) => {
             let mut output = output;
             if output.is_empty() {
-                drop(write!(output, "command terminated with exit code {code}"));
+                output = format!("command terminated with exit code {code}");
             }
             Outcome::failed(output)
         }
         Ok((_, Err(error))) => Outcome::failed(chain(&error)),
         Err(_) => {
             control.kill(SIGKILL).await;
-            Outcome::failed(format!("command timed out: \"{}\" timed out after {}s", command.join(" "), timeout.as_secs()))
+            Outcome::failed(format!(
+                "command timed out: \"{}\" timed out after {}s",
+                command.join(" "),
+                timeout.as_secs()
+            ))
         }
     }
 }

@@ -75,14 +75,19 @@ async fn exchange(request: &Request) -> Result<(u16, String), GetError> {
     }
 }
 
-async fn send(request: &Request, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<(u16, String), GetError> {
+async fn send(
+    request: &Request,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<(u16, String), GetError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // The connection ends with its task; both end with this future.
     let connection = AbortOnDrop(tokio::spawn(connection));
     let slash = if request.path.starts_with('/') { "" } else { "/" };
     let mut builder = http::Request::get(format!("{slash}{}", request.path));
     let named = |name: &str| request.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
-    for (name, default) in [("host", request.to.to_string()), ("user-agent", "kube-probe/1.36".to_owned()), ("accept", "*/*".to_owned())] {
+    for (name, default) in
+        [("host", request.to.to_string()), ("user-agent", "kube-probe/1.36".to_owned()), ("accept", "*/*".to_owned())]
+    {
         if !named(name) {
             builder = builder.header(name, default);
         }

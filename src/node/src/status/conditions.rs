@@ -29,17 +29,11 @@ pub fn all(pod: &Pod, status: &PodStatus, view: &PodView, old: &PodStatus, now: 
     let phase = status.phase.as_deref().unwrap_or_default();
     let containers_ready = containers_ready(pod, status, phase);
     let ready = ready(pod, old, &containers_ready);
-    let sandbox = Verdict {
-        holds: view.sandbox == Sandbox::Ready && status.pod_ip.is_some(),
-        reason: None,
-        message: None,
-    };
+    let sandbox =
+        Verdict { holds: view.sandbox == Sandbox::Ready && status.pod_ip.is_some(), reason: None, message: None };
     let verdicts = [sandbox, initialized(pod, status, phase), ready, containers_ready, Verdict::YES];
-    let mut out: Vec<_> = OWNED
-        .iter()
-        .zip(verdicts)
-        .map(|(kind, verdict)| condition(pod, kind, verdict, old, now))
-        .collect();
+    let mut out: Vec<_> =
+        OWNED.iter().zip(verdicts).map(|(kind, verdict)| condition(pod, kind, verdict, old, now)).collect();
     let others = old.conditions.iter().flatten().filter(|c| !OWNED.contains(&c.type_.as_str()));
     out.extend(others.cloned());
     out

@@ -49,7 +49,8 @@ pub(crate) async fn resolve(context: &Context, pod: &Pod, claim: &str) -> Result
         return Err(ClaimError::Deleting(claim.to_owned()));
     }
     let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
-    let volume = volumes.get_opt(name).await.map_err(api_error)?.ok_or_else(|| ClaimError::NoVolume(name.to_owned()))?;
+    let volume =
+        volumes.get_opt(name).await.map_err(api_error)?.ok_or_else(|| ClaimError::NoVolume(name.to_owned()))?;
     place(&volume, &found)
 }
 
@@ -97,7 +98,10 @@ mod tests {
         };
         let found = place(&volume("1", json!({"local": {"path": "/data"}})), &claim).unwrap();
         assert_eq!(found.path, PathBuf::from("/data"));
-        assert!(matches!(place(&volume("2", json!({"local": {"path": "/d"}})), &claim), Err(ClaimError::Foreign { .. })));
+        assert!(matches!(
+            place(&volume("2", json!({"local": {"path": "/d"}})), &claim),
+            Err(ClaimError::Foreign { .. })
+        ));
         let nfs = json!({"nfs": {"server": "s", "path": "/"}});
         assert!(matches!(place(&volume("1", nfs), &claim), Err(ClaimError::Unsupported(_))));
     }

@@ -27,13 +27,18 @@ pub(crate) fn of_container(
             None => volume.path.clone(),
             Some(sub) => {
                 let at = root.join("volume-subpaths").join(&wanted.name).join(&container.name).join(index.to_string());
-                subpath::bind(&volume.path, &sub, &at)
-                    .map_err(|source| VolumeError::SubPath { volume: wanted.name.clone(), sub, source })?
+                subpath::bind(&volume.path, &sub, &at).map_err(|source| VolumeError::SubPath {
+                    volume: wanted.name.clone(),
+                    sub,
+                    source,
+                })?
             }
         };
         mounts.push(mount(wanted, volume, source));
     }
-    for (path, file) in [("/etc/hosts", "etc-hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")] {
+    for (path, file) in
+        [("/etc/hosts", "etc-hosts"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")]
+    {
         let taken = mounts.iter().any(|m| m.destination.as_os_str() == path);
         let source = root.join(file);
         if !taken && source.exists() {

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection};
 
 use crate::spec::fields::{self, Addresses, Allocatable, FieldError};
 
@@ -55,7 +53,10 @@ pub(crate) struct PayloadInput<'a> {
 
 /// Whether a volume's files are made here.
 pub(crate) fn is_data(volume: &Volume) -> bool {
-    volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some()
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
 /// Computes the files of `volume`.
@@ -127,9 +128,11 @@ pub(crate) fn fs_group(pod: &Pod) -> Option<u32> {
 fn common_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let whole = spec.security_context.as_ref().and_then(|c| c.run_as_user);
-    let mut users = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| {
-        c.security_context.as_ref().and_then(|s| s.run_as_user).or(whole)
-    });
+    let mut users = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(whole));
     let first = users.next()??;
     users.all(|u| u == Some(first)).then(|| u32::try_from(first).ok()).flatten()
 }

@@ -91,7 +91,15 @@ impl References {
             _stop: stop.clone().drop_guard(),
         });
         let weak = Arc::downgrade(&entry);
+        let informer = entry.informer.clone();
         self.tasks.spawn(async move {
+            // That an object does not exist is news as well.
+            if stop.run_until_cancelled(informer.synced()).await.is_some()
+                && let Some(entry) = weak.upgrade()
+            {
+                entry.notify();
+            }
+            drop(informer);
             while stop.run_until_cancelled(changes.next()).await.flatten().is_some() {
                 let Some(entry) = weak.upgrade() else { return };
                 entry.notify();
@@ -152,7 +160,8 @@ impl Held {
     }
 
     pub(crate) fn is_synced(&self) -> bool {
-        self.config_maps.values().all(|e| e.informer.is_synced()) && self.secrets.values().all(|e| e.informer.is_synced())
+        self.config_maps.values().all(|e| e.informer.is_synced())
+            && self.secrets.values().all(|e| e.informer.is_synced())
     }
 
     pub(crate) fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {

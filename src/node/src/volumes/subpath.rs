@@ -63,7 +63,8 @@ impl Place {
                 Ok(()) => {
                     // What the volume's root grants its users, a folder made for them grants too.
                     let mode = fs::metadata(root)?.permissions();
-                    fs::set_permissions(format!("/proc/self/fd/{}", top.beneath(&made)?.fd()), mode)?;
+                    let folder = top.beneath(&made)?;
+                    fs::set_permissions(format!("/proc/self/fd/{}", folder.fd()), mode)?;
                 }
                 Err(nix::errno::Errno::EEXIST) => {}
                 Err(error) => return Err(error.into()),

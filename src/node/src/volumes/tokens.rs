@@ -67,8 +67,8 @@ async fn request(
     let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref());
     let account = account.filter(|a| !a.is_empty()).unwrap_or("default");
     let wanted = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: projection.audience.iter().cloned().collect(),
+        spec: Some(TokenRequestSpec {
+            audiences: projection.audience.clone().map(|audience| vec![audience]),
             expiration_seconds: projection.expiration_seconds.or(Some(DEFAULT_SECONDS)),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".to_owned()),
@@ -76,14 +76,14 @@ async fn request(
                 name: pod.metadata.name.clone(),
                 uid: pod.metadata.uid.clone(),
             }),
-        },
+        }),
         ..TokenRequest::default()
     };
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let answer = api.create_token_request(account, &PostParams::default(), &wanted).await?;
     let status = answer.status.unwrap_or_default();
-    let refresh_at = refresh_time(now, status.expiration_timestamp.0);
-    Ok(Token { text: status.token, refresh_at })
+    let refresh_at = status.expiration_timestamp.map_or(now, |expires| refresh_time(now, expires.0));
+    Ok(Token { text: status.token.unwrap_or_default(), refresh_at })
 }
 
 fn refresh_time(now: Timestamp, expires: Timestamp) -> Timestamp {
