@@ -68,6 +68,9 @@ pub(crate) struct NodeArgs {
     /// Cgroup under which all pods live
     #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods")]
     pub(crate) cgroup_root: String,
+    /// Folder for container logs, in `pods` and `containers` below it
+    #[arg(long, env = "RK_LOG_DIR", default_value = "/var/log")]
+    pub(crate) log_dir: PathBuf,
     /// Registries: mirrors, credentials, CAs (YAML)
     #[arg(long, env = "RK_REGISTRIES", default_value = "/etc/rk/registries.yaml")]
     pub(crate) registries: PathBuf,

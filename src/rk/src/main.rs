@@ -25,7 +25,12 @@ use anyhow::Context;
 use std::process::ExitCode;
 
 /// The Kubernetes API version served.
-pub(crate) const KUBERNETES_VERSION: &str = "1.36.0";
+const KUBERNETES_VERSION: &str = "1.36.0";
+
+/// The version that servers and nodes tell, such as `v1.36.0+rk0.1.0`.
+pub(crate) fn version() -> String {
+    format!("v{KUBERNETES_VERSION}+rk{}", env!("CARGO_PKG_VERSION"))
+}
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();

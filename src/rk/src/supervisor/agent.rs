@@ -27,7 +27,7 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
         },
     })?;
     let informers = Informers::new(client.clone());
-    let worker = worker::start(&config.node, &membership.network, client, informers.clone(), stop.clone()).await?;
+    let worker = worker::start(&config.node, &membership.network, client, informers.clone(), None, stop.clone()).await?;
     crate::notify::ready();
     let tunnel = tokio::spawn(keep_tunnel(config.server.clone(), membership, worker.node.clone(), stop.clone()));
     super::asked_to_stop().await?;
