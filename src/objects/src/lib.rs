@@ -3,12 +3,14 @@
 
 pub mod columns;
 pub mod decode;
+pub mod defaults;
 pub mod duration;
 pub mod field;
 pub mod intstr;
 pub mod kinds;
 pub mod names;
 pub mod quantity;
+pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;
