@@ -5,6 +5,7 @@ pub mod apply;
 pub mod columns;
 pub mod decode;
 pub mod discovery;
+pub mod defaults;
 pub mod duration;
 pub mod field;
 pub mod intstr;
