@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn qos_classes() {
-        let with = |resources: serde_json::Value| QosClass::of(&spec(json!({"containers": [{"name": "a", "resources": resources}]})));
+        let with = |resources: serde_json::Value| {
+            QosClass::of(&spec(json!({"containers": [{"name": "a", "resources": resources}]})))
+        };
         assert_eq!(with(json!({})), QosClass::BestEffort);
         assert_eq!(with(json!({"requests": {"cpu": "1"}})), QosClass::Burstable);
         let same = json!({"cpu": "1", "memory": "1Gi"});

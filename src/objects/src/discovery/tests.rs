@@ -1,3 +1,5 @@
+//! Tests of `objects::discovery`.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `objects::openapi`.
+
 use std::collections::HashSet;
 use std::io::Write as _;
 

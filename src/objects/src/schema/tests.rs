@@ -1,3 +1,5 @@
+//! Tests of `objects::schema`.
+
 use serde_json::json;
 
 use super::*;
@@ -239,6 +241,17 @@ fn metadata_is_validated_only_by_the_constraints_the_crd_puts_on_it() {
     assert!(refusals(schema.clone(), &json!({"metadata": {"name": "abc", "labels": {"a": "b"}}})).is_empty());
     let found = refusals(schema, &json!({"metadata": {"name": "abcd"}}));
     assert!(found.contains(&"metadata.name: Too long: may not be more than 3 bytes".to_owned()), "{found:?}");
+}
+
+#[test]
+fn embedded_resources_need_a_type_and_keep_their_envelope() {
+    let schema = spec(json!({"template": {"type": "object", "x-kubernetes-embedded-resource": true,
+        "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}));
+    let mut value = json!({"spec": {"template": {"kind": "Pod", "metadata": {"labels": {"a": "b"}}, "junk": 1}}});
+    let found = refusals(schema.clone(), &value);
+    assert_eq!(found, ["spec.template.apiVersion: Required value: must not be empty"]);
+    prune(&mut value, &crd(schema));
+    assert_eq!(value, json!({"spec": {"template": {"kind": "Pod", "metadata": {"labels": {"a": "b"}}}}}));
 }
 
 fn structural(schema: &Value) -> Vec<String> {

@@ -165,6 +165,13 @@ impl Outcome {
             }
             self.check(child, field, &path.child(name));
         }
+        if schema.is_embedded_resource() {
+            for name in ["apiVersion", "kind"] {
+                if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
+                    self.errors.required(&path.child(name), "must not be empty");
+                }
+            }
+        }
         for name in schema.required() {
             if !map.contains_key(name.as_ref()) {
                 self.errors.required(&path.child(name), "");
