@@ -5,9 +5,11 @@
 
 pub(crate) mod admit;
 mod cleanup;
+mod handler;
 mod hooks;
 mod observe;
 mod report;
+mod resize;
 mod sandbox;
 mod start;
 mod stop;

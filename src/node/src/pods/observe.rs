@@ -20,6 +20,8 @@ const MAX_LOG_LINES: usize = 80;
 #[derive(Default)]
 pub(super) struct Messages {
     read: HashMap<String, Option<String>>,
+    /// How images are told to the API, by id.
+    images: HashMap<String, String>,
 }
 
 impl Messages {
@@ -27,14 +29,26 @@ impl Messages {
     pub(super) fn view(&mut self, context: &Context, uid: &str) -> PodView {
         let status = context.runtime.pod_status(&PodId::new(uid)).ok();
         let read = std::cell::RefCell::new(std::mem::take(&mut self.read));
-        let view = PodView::of(status.as_ref(), |container| {
+        let mut view = PodView::of(status.as_ref(), |container| {
             let id = container.id.to_string();
             read.borrow_mut().entry(id).or_insert_with(|| message(container)).clone()
         });
         self.read = read.into_inner();
+        for container in &mut view.containers {
+            let images = &mut self.images;
+            let known =
+                images.entry(container.image_id.clone()).or_insert_with(|| digest(context, &container.image_id));
+            container.image_id.clone_from(known);
+        }
         self.read.retain(|id, _| view.containers.iter().any(|c| c.id == *id));
         view
     }
+}
+
+/// `name@sha256:…` where the image came from a registry, else its id.
+fn digest(context: &Context, id: &str) -> String {
+    let record = context.runtime.images().get(id);
+    record.and_then(|r| r.repo_digests.first().cloned()).unwrap_or_else(|| id.to_owned())
 }
 
 fn message(container: &ContainerStatus) -> Option<String> {
