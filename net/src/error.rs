@@ -10,8 +10,6 @@ use ipnet::Ipv4Net;
 pub enum NetError {
     #[error("the node has no pod CIDR yet")]
     NotReady,
-    #[error("the pod CIDR is {current} and leases are out: cannot change it to {wanted}")]
-    CidrInUse { current: Ipv4Net, wanted: Ipv4Net },
     #[error("pod CIDR {0} is too small")]
     CidrTooSmall(Ipv4Net),
     #[error("all addresses of {0} are leased")]
@@ -20,6 +18,8 @@ pub enum NetError {
     NoUplink(Ipv4Addr),
     #[error("interface {name} exists and is not a {wanted}")]
     ForeignLink { name: String, wanted: &'static str },
+    #[error("interface {name} went away")]
+    LinkGone { name: String },
     #[error("cannot {doing}")]
     Netlink { doing: String, source: nlink::Error },
     #[error("cannot open network namespace {}", path.display())]

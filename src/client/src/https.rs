@@ -5,6 +5,9 @@
 
 mod connect;
 mod resolve;
+#[cfg(test)]
+#[path = "https/tests.rs"]
+mod wire_tests;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;

@@ -84,8 +84,8 @@ impl Correlator {
     }
 
     /// Remembers what was written for `key`.
-    pub(super) fn written(&mut self, key: Box<SeriesKey>, series: Series) {
-        self.series.insert(*key, series);
+    pub(super) fn written(&mut self, key: SeriesKey, series: Series) {
+        self.series.insert(key, series);
     }
 
     fn take_token(&mut self, about: About, now: Timestamp) -> bool {
@@ -187,7 +187,7 @@ mod tests {
     fn the_same_event_again_is_a_repeat_of_its_series() {
         let mut correlator = Correlator::default();
         let Verdict::Write { key, repeat: None, .. } = correlator.judge(&event("a", 0)) else { panic!("first") };
-        correlator.written(key, series(1));
+        correlator.written(*key, series(1));
         let Verdict::Write { repeat, .. } = correlator.judge(&event("a", 1)) else { panic!("second") };
         assert_eq!(repeat, Some(series(1)));
         assert!(matches!(correlator.judge(&event("b", 1)), Verdict::Write { repeat: None, .. }));

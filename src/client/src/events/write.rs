@@ -26,7 +26,7 @@ pub(super) async fn run(
         };
         let source = EventSource { component: Some(component.clone()), host: some_text(&host) };
         match write(&client, source, &occurrence, message, repeat).await {
-            Ok(series) => correlator.written(key, series),
+            Ok(series) => correlator.written(*key, series),
             Err(error) => tracing::debug!(reason = %occurrence.reason, error = %error, "event not written"),
         }
     }
