@@ -1,5 +1,13 @@
 //! The node's DNS server: the cluster's zone from memory, other names from the host's own servers.
+//!
+//! [`answer`] and [`zone`] decide, pure; [`server`] owns the listening sockets, [`upstream`] asks other servers,
+//! [`cache`] remembers what they said. Nothing happens between queries: no timers, no refreshes.
 
+mod answer;
+mod cache;
+mod resolv;
+mod server;
+mod upstream;
 mod zone;
 
 pub use zone::{Record, Zone};
@@ -7,6 +15,11 @@ pub use zone::{Record, Zone};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use server::Shared;
 
 /// Where to listen and whom to ask.
 #[derive(Clone, Debug)]
@@ -27,13 +40,23 @@ pub enum DnsError {
 #[derive(Clone, Debug)]
 pub struct Dns {
     addr: SocketAddr,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    _stop_on_drop: Arc<DropGuard>,
 }
 
-#[expect(clippy::unused_async, reason = "the signatures come first; the bodies follow")]
 impl Dns {
-    /// Binds both sockets and begins to answer. Cluster names get SERVFAIL until the first [`Dns::set_zone`].
+    /// Binds both sockets and begins to answer. Everything gets SERVFAIL, which clients retry, until the first
+    /// [`Dns::set_zone`].
     pub async fn start(config: DnsConfig) -> Result<Dns, DnsError> {
-        Ok(Dns { addr: config.listen })
+        let listen = |source| DnsError::Listen { addr: config.listen, source };
+        let (udp, tcp) = server::bind(config.listen).await.map_err(listen)?;
+        let addr = udp.local_addr().map_err(listen)?;
+        let shared = Arc::new(Shared::new(addr, config.resolv_conf.clone()));
+        let stop = CancellationToken::new();
+        server::spawn(udp, tcp, &shared, &stop);
+        let guard = Arc::new(stop.clone().drop_guard());
+        Ok(Dns { addr, shared, stop, _stop_on_drop: guard })
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -41,7 +64,13 @@ impl Dns {
     }
 
     /// Replaces the zone.
-    pub fn set_zone(&self, _zone: Zone) {}
+    pub fn set_zone(&self, zone: Zone) {
+        self.shared.set_zone(zone);
+    }
 
-    pub async fn stop(&self) {}
+    /// Stops answering and closes the sockets.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.shared.stopped().await;
+    }
 }

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::HostPort;
 use crate::error::NetError;
 
+const FILE: &str = "leases.json";
+
 /// A pod's address and the node's ports that lead to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lease {
@@ -45,7 +47,7 @@ impl Ipam {
         if range.prefix_len() > 29 {
             return Err(NetError::CidrTooSmall(range));
         }
-        let path = dir.join("leases.json");
+        let path = dir.join(FILE);
         fs::create_dir_all(dir).map_err(|source| NetError::File { path: dir.to_owned(), source })?;
         let saved = match read(&path) {
             Ok(saved) => saved,
@@ -110,18 +112,6 @@ impl Ipam {
         Ok(Some(lease))
     }
 
-    /// Forgets everything and removes the file.
-    pub(crate) fn clear(&mut self) -> Result<(), NetError> {
-        self.saved = Saved::default();
-        self.taken.clear();
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(NetError::File { path: self.path.clone(), source: error })
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn insert(&mut self, pod_id: &str, lease: Lease) {
         self.taken.insert(lease.ip);
         self.saved.leases.insert(pod_id.to_owned(), lease);
@@ -148,6 +138,15 @@ impl Ipam {
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed)?;
         file.write_all(&bytes).map_err(failed)?;
         fs::rename(&fresh, &self.path).map_err(failed)
+    }
+}
+
+/// Removes the leases kept in `dir`.
+pub(crate) fn forget(dir: &Path) -> Result<(), NetError> {
+    let path = dir.join(FILE);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(NetError::File { path, source }),
+        _ => Ok(()),
     }
 }
 

@@ -17,11 +17,14 @@ mod ipam;
 mod links;
 mod netns;
 mod nft;
+mod probe;
+mod remove;
 mod rules;
 mod service;
 
 pub use config::{Backend, DnsRedirect, HostPort, NetConfig, Peer, PodAddr, PodAttach, Protocol};
 pub use error::NetError;
+pub use probe::{Missing, probe};
 pub use service::{Endpoint, ServicePort, ServiceTable, TrafficPolicy};
 
 use std::collections::BTreeSet;
@@ -56,11 +59,11 @@ struct Inner {
     rules: tokio::sync::Mutex<Rules>,
 }
 
-/// Links that exist, and the peers wanted on them.
+/// Links that exist, and the peers wanted on them. Until the first list of peers comes, those in the kernel stay.
 #[derive(Default)]
 struct Fabric {
     up: Option<Up>,
-    peers: Vec<Peer>,
+    peers: Option<Vec<Peer>>,
 }
 
 #[derive(Clone)]
@@ -121,17 +124,29 @@ impl Net {
             return Ok(());
         }
         let mut ipam = Ipam::open(&config.state_dir, cidr)?;
-        for (pod_id, ip) in pod::present(route).await? {
-            ipam.adopt(&pod_id, ip);
+        let present = pod::present(route).await?;
+        for pod in &present {
+            ipam.adopt(&pod.pod_id, pod.ip);
         }
         let gateway = ipam.gateway();
         host.write_sysctl("net/ipv4/ip_forward", "1").await?;
+        // Pods reach each other through the node on purpose; a redirect would teach them a shortcut around connection
+        // tracking, and uses up the pod's allowance of ICMP errors. Other interfaces keep their own setting.
+        host.write_sysctl("net/ipv4/conf/all/send_redirects", "0").await?;
         let uplink = uplink::find(route, config.node_ip, config.uplink.as_deref()).await?;
         let mtu = config.mtu.unwrap_or_else(|| uplink.mtu.saturating_sub(links::VXLAN_OVERHEAD));
         let bridge = bridge::ensure(route, &config.bridge, gateway, cidr, mtu).await?;
+        for pod in &present {
+            pod::replug(route, pod, bridge).await?;
+        }
         bridge::ensure_service_route(route, bridge, config.service_cidr, gateway).await?;
         let overlay = overlay::ensure(route, config, &uplink, cidr, mtu).await?;
-        overlay::set_peers(route, config.backend, &uplink, overlay, &fabric.peers).await?;
+        if let Some(peers) = &fabric.peers {
+            overlay::set_peers(route, config.backend, &uplink, overlay, peers).await?;
+        }
+        for chain in self.inner.rules.lock().await.strict_chains().await {
+            warn!(%chain, range = %config.cluster_cidr, "another firewall drops by default: it must allow the cluster's range");
+        }
         let host_ports = host_ports(&ipam);
         info!(%cidr, %gateway, mtu, uplink = %uplink.name, bridge = %config.bridge, "pod network is up");
         fabric.up = Some(Up { uplink, bridge, overlay, mtu });
@@ -186,7 +201,7 @@ impl Net {
     /// Detaches every pod that is not in `alive`; returns the ids that went. For the sweep after a restart.
     pub async fn retain(&self, alive: &BTreeSet<String>) -> Result<Vec<String>, NetError> {
         let leased = self.with_ipam(|ipam| Ok(ipam.iter().map(|(pod_id, _)| pod_id.clone()).collect::<Vec<_>>()))?;
-        let linked = pod::present(&self.inner.route).await?.into_iter().map(|(pod_id, _)| pod_id);
+        let linked = pod::present(&self.inner.route).await?.into_iter().map(|pod| pod.pod_id);
         let known: BTreeSet<String> = leased.into_iter().chain(linked).collect();
         let gone: Vec<String> = known.difference(alive).cloned().collect();
         for pod_id in &gone {
@@ -198,15 +213,18 @@ impl Net {
     /// The other nodes. Replaces the former list; kept until the pod CIDR is known.
     pub async fn set_peers(&self, peers: Vec<Peer>) -> Result<(), NetError> {
         let mut fabric = self.inner.fabric.lock().await;
-        fabric.peers = peers;
-        let Some(up) = &fabric.up else { return Ok(()) };
-        let Inner { config, route, .. } = &*self.inner;
-        overlay::set_peers(route, config.backend, &up.uplink, up.overlay, &fabric.peers).await
+        if let Some(up) = &fabric.up {
+            let Inner { config, route, .. } = &*self.inner;
+            overlay::set_peers(route, config.backend, &up.uplink, up.overlay, &peers).await?;
+        }
+        fabric.peers = Some(peers);
+        Ok(())
     }
 
-    /// The services. Replaces the former table in one atomic batch; established flows go on.
+    /// The services. Replaces the former table in one atomic batch; established flows go on. Until the first call, the
+    /// rules that an earlier process left stay in force.
     pub async fn set_services(&self, table: ServiceTable) -> Result<(), NetError> {
-        self.inner.rules.lock().await.update(|inputs| inputs.services = table).await
+        self.inner.rules.lock().await.set_services(table).await
     }
 
     /// Sends the cluster's DNS address to the node's own server; it wins over a service with the same address.
@@ -251,24 +269,15 @@ impl Net {
 
     /// Removes every link, route, lease and the table. The sysctls stay as they are.
     pub async fn teardown(&self) -> Result<(), NetError> {
-        let Inner { config, route, .. } = &*self.inner;
-        let mut fabric = self.inner.fabric.lock().await;
-        fabric.up = None;
-        for (pod_id, _) in pod::present(route).await? {
-            pod::remove(route, &pod_id).await?;
-        }
-        overlay::remove_routes(route).await?;
-        for (name, kind) in [(&config.overlay, "vxlan"), (&config.bridge, "bridge")] {
-            if links::own_link(route, name, kind).await?.is_some() {
-                route.del_link_if_exists(name.as_str()).await.doing(|| format!("remove {kind} {name}"))?;
-            }
-        }
-        self.inner.rules.lock().await.remove().await?;
-        let ipam = self.lock_ipam().take();
-        match ipam {
-            Some(mut ipam) => ipam.clear(),
-            None => Ok(()),
-        }
+        self.inner.fabric.lock().await.up = None;
+        *self.lock_ipam() = None;
+        self.inner.rules.lock().await.invalidate();
+        remove::everything(&self.inner.config, &self.inner.host).await
+    }
+
+    /// As [`Net::teardown`], without a running network: for an uninstaller that only knows the names.
+    pub async fn remove(config: &NetConfig) -> Result<(), NetError> {
+        remove::everything(config, &Netns::current()?).await
     }
 
     async fn apply_host_ports(&self) -> Result<(), NetError> {
@@ -293,4 +302,25 @@ fn host_ports(ipam: &Ipam) -> Vec<(Ipv4Addr, HostPort)> {
 
 fn address(pod_id: &str, lease: &Lease, gateway: Ipv4Addr) -> PodAddr {
     PodAddr { ip: lease.ip, gateway, mac: mac_of(lease.ip), host_interface: pod::interface_name(pod_id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_can_run_on_any_thread_of_a_runtime() {
+        fn sendable<T: Send>(_: T) {}
+        let _ = |net: &Net, attach: PodAttach, config: NetConfig, alive: &BTreeSet<String>| {
+            sendable(Net::start(config));
+            sendable(net.attach(attach));
+            sendable(net.detach("a"));
+            sendable(net.retain(alive));
+            sendable(net.set_peers(Vec::new()));
+            sendable(net.set_services(ServiceTable::default()));
+            sendable(net.set_dns(None));
+            sendable(net.repair());
+            sendable(net.teardown());
+        };
+    }
 }

@@ -5,12 +5,27 @@
 //! crate knows nothing of Kubernetes. Called by the API server and by the executable, both through [`Store`] only.
 #![forbid(unsafe_code)]
 
+mod codec;
+mod command;
+mod data_dir;
+mod deadlines;
 mod error;
+mod hard_state;
+mod log;
+mod mvcc;
+mod open;
+mod raft;
+mod request;
+mod snapshot;
+mod state;
 mod store;
 mod types;
+mod upkeep;
 mod watch;
+mod writer;
 
 pub use error::{OpenError, RangeError, StoreError, WatchError};
+pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES};
 pub use store::{Config, Store};
 pub use types::{
     Bytes, Compare, Durability, Event, EventKind, KeyValue, LeaseGrant, LeaseId, LeaseStatus, Op, OpResult, Ordering,

@@ -212,7 +212,7 @@ impl WatchRequest {
     }
 }
 
-/// All matching changes of one revision. Without events it is progress: nothing older is still to come.
+/// All matching changes of one revision, in key order. Without events it is progress: nothing older is still to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchBatch {
     pub revision: Revision,

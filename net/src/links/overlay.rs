@@ -14,6 +14,7 @@ use nlink::netlink::fdb::FdbEntryBuilder;
 use nlink::netlink::link::VxlanLink;
 use nlink::netlink::neigh::Neighbor;
 use nlink::netlink::route::Ipv4Route;
+use nlink::netlink::types::route::RouteScope;
 
 use super::uplink::Uplink;
 use super::{Doing as _, ROUTE_OWNER, index_of, mac_of, own_link, set_address};
@@ -59,6 +60,11 @@ pub(crate) async fn ensure(
     route.set_link_mtu_by_index(index, mtu).await.doing(doing)?;
     route.set_link_up_by_index(index).await.doing(doing)?;
     route.set_ipv4_devconf_by_index(index, &[(Ipv4Devconf::RouteLocalnet, 1)]).await.doing(doing)?;
+    if config.backend == Backend::HostGw {
+        // Node ports on loopback lead out of the uplink too; the table drops loopback addresses that come in there.
+        let settings = [(Ipv4Devconf::RouteLocalnet, 1)];
+        route.set_ipv4_devconf_by_index(uplink.index, &settings).await.doing(doing)?;
+    }
     set_address(route, index, range.network(), 32).await?;
     Ok(index)
 }
@@ -170,22 +176,32 @@ async fn set_routes(
         route.replace_route(wanted).await.doing(|| format!("add the route to {range}"))?;
     }
     let stale = current.iter().filter(|(range, (via, _))| via.is_some() && !hops.contains_key(*range));
-    for (range, (_, dev)) in stale {
-        remove_route(route, *range, *dev).await?;
+    for (range, (via, dev)) in stale {
+        remove_route(route, *range, *via, *dev).await?;
     }
     Ok(())
 }
 
 /// Removes every peer's route; entries of the overlay go with the device.
 pub(crate) async fn remove_routes(route: &Connection<Route>) -> Result<(), NetError> {
-    for (range, (_, dev)) in own_routes(route).await? {
-        remove_route(route, range, dev).await?;
+    for (range, (via, dev)) in own_routes(route).await? {
+        remove_route(route, range, via, dev).await?;
     }
     Ok(())
 }
 
-async fn remove_route(route: &Connection<Route>, range: Ipv4Net, dev: u32) -> Result<(), NetError> {
-    let gone = Ipv4Route::from_addr(range.network(), range.prefix_len()).dev_index(dev).protocol(ROUTE_OWNER);
+async fn remove_route(
+    route: &Connection<Route>,
+    range: Ipv4Net,
+    via: Option<Ipv4Addr>,
+    dev: u32,
+) -> Result<(), NetError> {
+    let mut gone = Ipv4Route::from_addr(range.network(), range.prefix_len()).dev_index(dev).protocol(ROUTE_OWNER);
+    // The kernel compares the scope as well, which follows from there being a gateway.
+    gone = match via {
+        Some(via) => gone.gateway(via).onlink(),
+        None => gone.scope(RouteScope::Link),
+    };
     route.del_route_if_exists(gone).await.map(drop).doing(|| format!("remove the route to {range}"))
 }
 

@@ -3,7 +3,7 @@
 //! The host's end is named after the pod's id and its alias holds id and address, so that whatever happens to the
 //! lease file, the kernel can tell whose it is.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use nlink::Connection;
 use nlink::netlink::Route;
@@ -63,11 +63,7 @@ pub(crate) async fn ensure(route: &Connection<Route>, plug: &Plug<'_>) -> Result
         }
     };
     inside_up(&inside, plug).await?;
-    let port = BridgePortConfig::new().hairpin(true);
-    route.set_link_master_by_index(outer, plug.bridge).await.doing(doing)?;
-    // A bridge that shows frames to nftables may send a pod's packet back where it came from.
-    route.set_bridge_port_by_index(outer, port).await.doing(doing)?;
-    route.set_link_up_by_index(outer).await.doing(doing)
+    plug_in(route, outer, plug.bridge).await.doing(doing)
 }
 
 async fn create(route: &Connection<Route>, plug: &Plug<'_>, name: &str) -> Result<u32, NetError> {
@@ -105,19 +101,41 @@ pub(crate) async fn remove(route: &Connection<Route>, pod_id: &str) -> Result<()
     route.del_link_if_exists(name.as_str()).await.map(drop).doing(|| format!("remove interface {name}"))
 }
 
-/// The pods whose interfaces the kernel has, with the address each was given.
-pub(crate) async fn present(route: &Connection<Route>) -> Result<Vec<(String, Ipv4Addr)>, NetError> {
-    let links = route.get_links().await.doing(|| "list interfaces".into())?;
-    Ok(links.iter().filter_map(owner).collect())
+/// A pod's interface as the kernel has it.
+pub(crate) struct Present {
+    pub(crate) pod_id: String,
+    /// The address the pod was given.
+    pub(crate) ip: Ipv4Addr,
+    index: u32,
+    bridge: Option<u32>,
 }
 
-fn owner(link: &LinkMessage) -> Option<(String, Ipv4Addr)> {
+/// The pods whose interfaces the kernel has.
+pub(crate) async fn present(route: &Connection<Route>) -> Result<Vec<Present>, NetError> {
+    let links = route.get_links().await.doing(|| "list interfaces".into())?;
+    Ok(links.iter().filter_map(recognise).collect())
+}
+
+fn recognise(link: &LinkMessage) -> Option<Present> {
     let (pod_id, ip) = link.alias()?.rsplit_once(' ')?;
     let ours = link.kind() == Some("veth") && link.name()? == interface_name(pod_id);
-    match ip.parse::<IpAddr>().ok()? {
-        IpAddr::V4(ip) if ours => Some((pod_id.to_owned(), ip)),
-        _ => None,
+    let ip = ip.parse().ok()?;
+    ours.then(|| Present { pod_id: pod_id.to_owned(), ip, index: link.ifindex(), bridge: link.master() })
+}
+
+/// Puts the pod on the bridge if it is not there: a bridge that was deleted and made again has lost its ports.
+pub(crate) async fn replug(route: &Connection<Route>, pod: &Present, bridge: u32) -> Result<(), NetError> {
+    if pod.bridge == Some(bridge) {
+        return Ok(());
     }
+    plug_in(route, pod.index, bridge).await.doing(|| format!("connect pod {}", pod.pod_id))
+}
+
+async fn plug_in(route: &Connection<Route>, index: u32, bridge: u32) -> nlink::Result<()> {
+    route.set_link_master_by_index(index, bridge).await?;
+    // A bridge that shows frames to nftables may send a pod's packet back where it came from.
+    route.set_bridge_port_by_index(index, BridgePortConfig::new().hairpin(true)).await?;
+    route.set_link_up_by_index(index).await
 }
 
 #[cfg(test)]

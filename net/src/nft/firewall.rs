@@ -3,15 +3,13 @@
 //! The first apply after a start, and any after a failure, replaces the whole table; the others send the difference.
 //! Either is one transaction, and neither touches connection tracking: established flows keep their translation.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-
 use nlink::Connection;
 use nlink::netlink::Nftables;
+use nlink::netlink::nftables::{Family, Hook, Policy, Transaction};
 use tracing::{debug, warn};
 
 use super::diff::{self, Change};
-use super::model::{Action, Data, Ruleset, SetName, key};
+use super::model::Ruleset;
 use super::wire::{self, FAMILY};
 use crate::error::NetError;
 
@@ -38,7 +36,6 @@ impl Firewall {
         if let Some(applied) = self.applied.take() {
             match self.apply_delta(&applied, &wanted).await {
                 Ok(true) => {
-                    self.forget_gone(&applied, &wanted).await;
                     self.applied = Some(wanted);
                     return Ok(());
                 }
@@ -57,7 +54,7 @@ impl Firewall {
     async fn apply_delta(&self, applied: &Ruleset, wanted: &Ruleset) -> nlink::Result<bool> {
         let Some(changes) = diff::delta(applied, wanted) else { return Ok(false) };
         if !changes.is_empty() {
-            self.commit(self.connection.transaction(), &changes).await?;
+            commit(&self.connection, &self.table, self.connection.transaction(), &changes).await?;
         }
         Ok(true)
     }
@@ -67,12 +64,8 @@ impl Firewall {
         if self.exists().await? {
             tx = tx.del_table(&self.table, FAMILY);
         }
-        self.commit(tx.add_table(&self.table, FAMILY), &diff::build(wanted)).await
-    }
-
-    async fn commit(&self, tx: nlink::netlink::nftables::Transaction, changes: &[Change<'_>]) -> nlink::Result<()> {
-        let tx = changes.iter().try_fold(tx, |tx, change| wire::append(tx, &self.table, change))?;
-        tx.commit(&self.connection).await
+        let tx = tx.add_table(&self.table, FAMILY);
+        commit(&self.connection, &self.table, tx, &diff::build(wanted)).await
     }
 
     /// Whether the kernel still has the table (another program may have flushed everything).
@@ -81,70 +74,41 @@ impl Firewall {
         Ok(tables.iter().any(|table| table.name == self.table))
     }
 
+    /// Whether this process wrote the table.
+    pub(crate) fn wrote(&self) -> bool {
+        self.applied.is_some()
+    }
+
     /// Makes the next apply a rebuild.
     pub(crate) fn invalidate(&mut self) {
         self.applied = None;
     }
 
-    pub(crate) async fn remove(&mut self) -> Result<(), NetError> {
-        self.applied = None;
-        self.connection
-            .del_table_if_exists(self.table.as_str(), FAMILY)
-            .await
-            .map(drop)
-            .map_err(|source| NetError::Netlink { doing: format!("delete nftables table {}", self.table), source })
-    }
-
-    /// Makes clients forget endpoints that are gone; they are balanced anew. An entry may expire meanwhile, so each
-    /// goes on its own, and a failure only means that a client keeps trying a dead endpoint until its entry times out.
-    async fn forget_gone(&self, applied: &Ruleset, wanted: &Ruleset) {
-        let before = sticky_endpoints(applied);
-        if before.is_empty() {
-            return;
-        }
-        let after = sticky_endpoints(wanted);
-        let lost =
-            |(group, endpoints): (&u32, &BTreeSet<_>)| after.get(group).is_none_or(|left| !endpoints.is_subset(left));
-        if !before.iter().any(lost) {
-            return;
-        }
-        let name = SetName::Affinity;
-        let elements = match self.connection.list_set_elements(&self.table, name.as_str(), FAMILY).await {
-            Ok(elements) => elements,
-            Err(error) => {
-                warn!(%error, "cannot list remembered clients");
-                return;
-            }
-        };
-        let set = wire::set(&self.table, name);
-        for element in elements {
-            let Some((group, _)) = element.key().split_first_chunk::<4>() else { continue };
-            let endpoints = after.get(&u32::from_ne_bytes(*group));
-            let alive = wire::endpoint_of(&element).is_some_and(|to| endpoints.is_some_and(|all| all.contains(&to)));
-            if alive {
-                continue;
-            }
-            let gone = nlink::netlink::nftables::SetElement::new(element.key().to_vec());
-            if let Err(error) = self.connection.del_set_elements(&set, &[gone]).await
-                && !error.is_not_found()
-            {
-                warn!(%error, "cannot forget a client of a removed endpoint");
-            }
-        }
+    /// Chains of other tables that drop forwarded or incoming packets, and so the pods', unless told otherwise.
+    pub(crate) async fn strict_chains(&self) -> Vec<String> {
+        let hooks = [Hook::Forward, Hook::Input].map(|hook| Some(hook.number(FAMILY)));
+        let chains = self.connection.list_chains().await.unwrap_or_default();
+        let strict = chains.iter().filter(|chain| {
+            matches!(chain.family, Family::Ip | Family::Inet)
+                && hooks.contains(&chain.hook)
+                && chain.policy == Some(Policy::Drop.to_u32())
+        });
+        strict.map(|chain| format!("{} {}", chain.table, chain.name)).collect()
     }
 }
 
-/// The endpoints of every group whose clients are remembered.
-fn sticky_endpoints(ruleset: &Ruleset) -> BTreeMap<u32, BTreeSet<(Ipv4Addr, u16)>> {
-    let mut groups = BTreeMap::new();
-    let all = &ruleset.sets[&SetName::Endpoints];
-    for rule in ruleset.chains.values().flat_map(|chain| &chain.rules) {
-        let Action::Balance { group, size, keep: Some(_) } = rule.action else { continue };
-        let endpoints = (0..size).filter_map(|index| match all.get(&key::member(group, index)) {
-            Some(Data::Endpoint(ip, port)) => Some((*ip, *port)),
-            _ => None,
-        });
-        groups.insert(group, endpoints.collect());
-    }
-    groups
+/// Deletes the table; none is no error.
+pub(crate) async fn remove(connection: &Connection<Nftables>, table: &str) -> nlink::Result<()> {
+    connection.del_table_if_exists(table, FAMILY).await.map(drop)
+}
+
+/// Sends the changes as one batch.
+pub(crate) async fn commit(
+    connection: &Connection<Nftables>,
+    table: &str,
+    tx: Transaction,
+    changes: &[Change<'_>],
+) -> nlink::Result<()> {
+    let tx = changes.iter().try_fold(tx, |tx, change| wire::append(tx, table, change))?;
+    tx.commit(connection).await
 }

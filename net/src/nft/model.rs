@@ -67,10 +67,12 @@ pub(crate) enum Match {
     DestinationIsLocal,
     SourceIsLocal,
     NewConnection,
+    InvalidConnection,
     DestinationTranslated,
     Marked,
-    IcmpType(u8),
     InSet(Fields, SetName),
+    /// The client used this endpoint a short while ago.
+    Remembered(u32),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,17 +89,22 @@ pub(crate) enum Action {
     Dispatch(Fields, SetName),
     /// Translate the destination to what a map has for the packet.
     Translate(Fields, SetName),
-    /// Translate to the endpoint this client had last time, if it is remembered.
-    Recall {
-        group: u32,
-        keep: Duration,
-    },
-    /// Translate to one of the group's `size` endpoints at random; remember the choice when `keep` says so.
+    /// Translate to one of the group's `size` endpoints at random.
     Balance {
         group: u32,
         size: u32,
-        keep: Option<Duration>,
     },
+    /// Go to the chain of one of the group's `size` endpoints at random.
+    Choose {
+        group: u32,
+        size: u32,
+    },
+    /// Remember for a while that this client uses the endpoint; goes on with the next rule in any case.
+    Remember {
+        endpoint: u32,
+        keep: Duration,
+    },
+    TranslateTo(Ipv4Addr, u16),
 }
 
 /// Packet fields that make up a key, in order.
@@ -129,12 +136,14 @@ pub(crate) enum SetName {
     Hairpin,
     /// Group, number → address, port.
     Endpoints,
-    /// Group, client → address, port. Filled by the kernel, with timeouts.
+    /// Group, number → chain, for services that remember their clients.
+    EndpointChains,
+    /// Endpoint, client. Filled by the kernel, with timeouts.
     Affinity,
 }
 
 impl SetName {
-    pub(crate) const ALL: [SetName; 10] = [
+    pub(crate) const ALL: [SetName; 11] = [
         SetName::ClusterIps,
         SetName::Services,
         SetName::NodePorts,
@@ -144,6 +153,7 @@ impl SetName {
         SetName::HostAddressPorts,
         SetName::Hairpin,
         SetName::Endpoints,
+        SetName::EndpointChains,
         SetName::Affinity,
     ];
 
@@ -158,6 +168,7 @@ impl SetName {
             SetName::HostAddressPorts => "host-address-ports",
             SetName::Hairpin => "hairpin",
             SetName::Endpoints => "endpoints",
+            SetName::EndpointChains => "endpoint-chains",
             SetName::Affinity => "affinity",
         }
     }

@@ -1,11 +1,13 @@
 //! From services, host ports and addresses to the table's contents. Pure; the numbers it gives to services are kept
-//! in [`Groups`] so that the next rendering differs only where the inputs do.
+//! in [`Numbers`] so that the next rendering differs only where the inputs do.
 //!
 //! One verdict-map lookup finds a service's chain whatever the number of services; the chain is one rule that draws a
 //! random number and looks the endpoint up in one map shared by all services.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -14,7 +16,6 @@ use crate::config::{DnsRedirect, HostPort, Protocol};
 use crate::service::{Endpoint, ServicePort, ServiceTable, TrafficPolicy};
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-const ICMP_REDIRECT: u8 = 5;
 const DNS_PORT: u16 = 53;
 
 /// Everything the table depends on.
@@ -29,38 +30,62 @@ pub(crate) struct Inputs {
     pub(crate) host_ports: Vec<(Ipv4Addr, HostPort)>,
 }
 
-/// Numbers of endpoint groups, stable while a service port exists: the even one has all of its endpoints, the odd one
-/// after it the local ones.
+/// Numbers of endpoint groups and of remembered endpoints, stable while they exist and never given twice. A group's even
+/// number stands for all endpoints of a service port, the odd one after it for the local ones.
 #[derive(Debug, Default)]
-pub(crate) struct Groups {
-    by_name: HashMap<String, u32>,
+pub(crate) struct Numbers {
+    groups: Names<String>,
+    endpoints: Names<(u32, Endpoint)>,
+}
+
+#[derive(Debug)]
+struct Names<K> {
+    known: HashMap<K, u32>,
     next: u32,
 }
 
-impl Groups {
-    fn of(&mut self, name: &str) -> u32 {
-        if let Some(group) = self.by_name.get(name) {
-            return *group;
-        }
-        let group = self.next;
-        self.next = self.next.wrapping_add(2);
-        self.by_name.insert(name.to_owned(), group);
-        group
+impl<K> Default for Names<K> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), next: 0 }
     }
+}
 
-    fn retain(&mut self, alive: &HashSet<&str>) {
-        self.by_name.retain(|name, _| alive.contains(name.as_str()));
+impl<K: Hash + Eq> Names<K> {
+    fn of(&mut self, name: K) -> u32 {
+        let next = self.next;
+        let number = *self.known.entry(name).or_insert(next);
+        if number == next {
+            self.next = next.wrapping_add(2);
+        }
+        number
+    }
+}
+
+impl Numbers {
+    /// Forgets what is gone.
+    fn retain(&mut self, ports: &[ServicePort]) {
+        let alive: HashSet<&str> = ports.iter().map(|port| port.name.as_str()).collect();
+        self.groups.known.retain(|name, _| alive.contains(name.as_str()));
+        let groups = &self.groups.known;
+        let sticky: HashSet<(u32, Endpoint)> = ports
+            .iter()
+            .filter(|port| port.affinity.is_some())
+            .filter_map(|port| groups.get(&port.name).map(|group| (*group, port)))
+            .flat_map(|(group, port)| port.endpoints.iter().map(move |endpoint| (group, *endpoint)))
+            .collect();
+        self.endpoints.known.retain(|key, _| sticky.contains(key));
     }
 }
 
 /// The table for these inputs.
-pub(crate) fn render(inputs: &Inputs, groups: &mut Groups) -> Ruleset {
+pub(crate) fn render(inputs: &Inputs, numbers: &mut Numbers) -> Ruleset {
     let mut out = Ruleset { chains: BTreeMap::new(), sets: SetName::ALL.map(|name| (name, Elements::new())).into() };
     base_chains(inputs, &mut out);
     let ports = effective_ports(inputs);
-    groups.retain(&ports.iter().map(|port| port.name.as_str()).collect());
+    numbers.retain(&ports);
     for port in &ports {
-        service_port(port, inputs.cluster_cidr, groups.of(&port.name), &mut out);
+        let group = numbers.groups.of(port.name.clone());
+        service_port(port, inputs.cluster_cidr, group, &mut numbers.endpoints, &mut out);
     }
     for (pod, port) in &inputs.host_ports {
         let (set, key) = match port.host_ip.filter(|ip| !ip.is_unspecified()) {
@@ -137,12 +162,13 @@ fn base_chains(inputs: &Inputs, out: &mut Ruleset) {
         Rule::new([Match::NewConnection, local], Dispatch(Fields::ProtocolPort, SetName::UnservedNodePorts));
     base("refuse", ChainKind::Regular, vec![Rule::new([], Reject)]);
     base("filter-input", ChainKind::Filter(Hook::Input, -10), vec![unserved.clone(), unserved_node]);
-    base("filter-forward", ChainKind::Filter(Hook::Forward, -10), vec![unserved.clone(), to_cluster_ip.clone()]);
-    // Pods reach each other through the node on purpose (connection tracking sees both ways); an ICMP redirect would
-    // teach them the shortcut.
-    let redirects =
-        Rule::new([Match::InterfaceOut(inputs.bridge.clone()), Match::IcmpType(ICMP_REDIRECT)], Action::Drop);
-    base("filter-output", ChainKind::Filter(Hook::Output, -10), vec![unserved, to_cluster_ip, redirects]);
+    // An answer that connection tracking cannot place is not translated back: its receiver would reset a flow it does
+    // not know.
+    let misplaced =
+        inputs.pod_cidr.map(|pods| Rule::new([Match::Source(pods), Match::InvalidConnection], Action::Drop));
+    let forward = misplaced.into_iter().chain([unserved.clone(), to_cluster_ip.clone()]).collect();
+    base("filter-forward", ChainKind::Filter(Hook::Forward, -10), forward);
+    base("filter-output", ChainKind::Filter(Hook::Output, -10), vec![unserved, to_cluster_ip]);
 
     let mut postrouting = vec![
         Rule::new([Match::InterfaceOut(lo())], Action::Accept),
@@ -164,7 +190,13 @@ fn base_chains(inputs: &Inputs, out: &mut Ruleset) {
     base("nat-postrouting", ChainKind::Nat(Hook::Postrouting, 100), postrouting);
 }
 
-fn service_port(port: &ServicePort, cluster_cidr: Ipv4Net, group: u32, out: &mut Ruleset) {
+fn service_port(
+    port: &ServicePort,
+    cluster_cidr: Ipv4Net,
+    group: u32,
+    endpoints: &mut Names<(u32, Endpoint)>,
+    out: &mut Ruleset,
+) {
     let local: Vec<Endpoint> = port.endpoints.iter().filter(|endpoint| endpoint.local).copied().collect();
     let external = external_addresses(port);
     if let Some(vip) = port.cluster_ip {
@@ -184,7 +216,7 @@ fn service_port(port: &ServicePort, cluster_cidr: Ipv4Net, group: u32, out: &mut
         }
         return;
     }
-    let mut balanced = Balanced { port, group, local: &local, out };
+    let mut balanced = Balanced { port, group, local: &local, endpoints, out };
     if let Some(vip) = port.cluster_ip {
         let target = match port.internal_policy {
             TrafficPolicy::Cluster => balanced.over_all(),
@@ -219,6 +251,7 @@ struct Balanced<'a> {
     port: &'a ServicePort,
     group: u32,
     local: &'a [Endpoint],
+    endpoints: &'a mut Names<(u32, Endpoint)>,
     out: &'a mut Ruleset,
 }
 
@@ -238,22 +271,42 @@ impl Balanced<'_> {
         if self.out.chains.contains_key(&name) {
             return Data::Goto(name);
         }
+        let endpoints: BTreeSet<Endpoint> = endpoints.iter().copied().collect();
+        let rules = match self.port.affinity {
+            None => vec![self.balanced(group, &endpoints)],
+            Some(keep) => self.remembered(group, &endpoints, keep),
+        };
+        self.out.chains.insert(name.clone(), Chain { kind: ChainKind::Regular, rules });
+        Data::Goto(name)
+    }
+
+    fn balanced(&mut self, group: u32, endpoints: &BTreeSet<Endpoint>) -> Rule {
         let mut size = 0;
-        for endpoint in endpoints.iter().collect::<BTreeSet<_>>() {
+        for endpoint in endpoints {
             let value = Data::Endpoint(endpoint.ip, endpoint.port);
             insert(self.out, SetName::Endpoints, key::member(group, size), value);
             size += 1;
         }
-        let keep = self.port.affinity;
+        Rule::new([], Action::Balance { group, size }).comment(&self.port.name)
+    }
+
+    /// A chain per endpoint, tried first for those the client is remembered at. What is remembered of an endpoint that
+    /// went is never asked for again, as its number is not reused; it times out.
+    fn remembered(&mut self, group: u32, endpoints: &BTreeSet<Endpoint>, keep: Duration) -> Vec<Rule> {
         let mut rules = Vec::new();
-        if keep.is_some() {
-            rules.extend(keep.map(|keep| Rule::new([], Action::Recall { group, keep })));
-            rules.push(Rule::new([], Action::Balance { group, size, keep }));
+        let mut size = 0;
+        for endpoint in endpoints {
+            let number = self.endpoints.of((self.group, *endpoint));
+            let name = format!("endpoint-{number}");
+            let translate = Action::TranslateTo(endpoint.ip, endpoint.port);
+            let chosen = vec![Rule::new([], Action::Remember { endpoint: number, keep }), Rule::new([], translate)];
+            self.out.chains.insert(name.clone(), Chain { kind: ChainKind::Regular, rules: chosen });
+            insert(self.out, SetName::EndpointChains, key::member(group, size), Data::Goto(name.clone()));
+            rules.push(Rule::new([Match::Remembered(number)], Action::Goto(name)));
+            size += 1;
         }
-        // Without affinity, or when the map that remembers clients is full.
-        rules.push(Rule::new([], Action::Balance { group, size, keep: None }).comment(&self.port.name));
-        self.out.chains.insert(name.clone(), Chain { kind: ChainKind::Regular, rules });
-        Data::Goto(name)
+        rules.push(Rule::new([], Action::Choose { group, size }).comment(&self.port.name));
+        rules
     }
 }
 

@@ -1,12 +1,10 @@
 //! Spells changes of the model in nlink's terms. The only file that knows registers and netlink attributes.
 
-use std::net::Ipv4Addr;
-
 use ipnet::Ipv4Net;
 use nlink::netlink::nftables::{
     BaseChain, ChainName, ChainType, CtState, CtStatus, DynsetExpr, DynsetOp, Expr, Family, FibFlags, Hook as WireHook,
-    LookupExpr, MetaKey, NumgenKind, PayloadBase, Priority, RawExpr, Register, Rule as WireRule, Set, SetDataType,
-    SetElement, SetFlags, SetKeyType, Transaction, Verdict,
+    LookupExpr, MetaKey, NatStatement, NumgenKind, PayloadBase, Priority, RawExpr, Register, Rule as WireRule, Set,
+    SetDataType, SetElement, SetFlags, SetKeyType, Transaction, Verdict,
 };
 use nlink::netlink::types::route::RouteType;
 
@@ -18,7 +16,7 @@ pub(super) const FAMILY: Family = Family::Ip;
 /// Elements per netlink message: an attribute's length is 16 bits, and this many of the longest stay well under it.
 const CHUNK: usize = 400;
 
-/// The affinity map does not grow beyond this; further flows are balanced without being remembered.
+/// The affinity set does not grow beyond this; further clients are balanced without being remembered.
 const AFFINITY_LIMIT: u32 = 262_144;
 
 const ICMP_PORT_UNREACHABLE: u8 = 3;
@@ -50,7 +48,7 @@ pub(super) fn append(tx: Transaction, table: &str, change: &Change<'_>) -> Resul
     })
 }
 
-pub(super) fn set(table: &str, name: SetName) -> Set {
+fn set(table: &str, name: SetName) -> Set {
     use SetKeyType::{Concat, InetProto, InetService, Ipv4Addr, Mark};
     let address_port = || SetDataType::Value(Concat(vec![Ipv4Addr, InetService]));
     let by_address = || Concat(vec![Ipv4Addr, InetProto, InetService]);
@@ -64,22 +62,10 @@ pub(super) fn set(table: &str, name: SetName) -> Set {
         SetName::HostPorts => set.key_type(by_port()).map(address_port()),
         SetName::HostAddressPorts => set.key_type(by_address()).map(address_port()),
         SetName::Endpoints => set.key_type(Concat(vec![Mark, Mark])).map(address_port()),
-        SetName::Affinity => set
-            .key_type(Concat(vec![Mark, Ipv4Addr]))
-            .map(address_port())
-            .flags(SetFlags::TIMEOUT | SetFlags::EVAL)
-            .size(AFFINITY_LIMIT),
-    }
-}
-
-/// The value of a map element that leads to an endpoint.
-pub(super) fn endpoint_of(element: &SetElement) -> Option<(Ipv4Addr, u16)> {
-    match element.data()? {
-        nlink::netlink::nftables::SetElementData::Value(bytes) => match bytes.as_slice() {
-            [a, b, c, d, high, low, ..] => Some((Ipv4Addr::new(*a, *b, *c, *d), u16::from_be_bytes([*high, *low]))),
-            _ => None,
-        },
-        _ => None,
+        SetName::EndpointChains => set.key_type(Concat(vec![Mark, Mark])).vmap(),
+        SetName::Affinity => {
+            set.key_type(Concat(vec![Mark, Ipv4Addr])).flags(SetFlags::TIMEOUT | SetFlags::EVAL).size(AFFINITY_LIMIT)
+        }
     }
 }
 
@@ -135,10 +121,13 @@ fn matching(rule: WireRule, condition: &Match) -> WireRule {
         Match::DestinationIsLocal => rule.match_fib_type(FibFlags::DADDR, RouteType::Local),
         Match::SourceIsLocal => rule.match_fib_type(FibFlags::SADDR, RouteType::Local),
         Match::NewConnection => rule.match_ct_state(CtState::NEW),
+        Match::InvalidConnection => rule.match_ct_state(CtState::INVALID),
         Match::DestinationTranslated => rule.match_ct_status(CtStatus::DST_NAT),
         Match::Marked => rule.match_mark_masked(MASQUERADE_BIT, MASQUERADE_BIT),
-        Match::IcmpType(icmp_type) => rule.match_icmp_type(*icmp_type),
         Match::InSet(fields, set) => load(rule, *fields).expr(LookupExpr::new(set.as_str(), Register::R0)),
+        Match::Remembered(endpoint) => {
+            client(rule, *endpoint).expr(LookupExpr::new(SetName::Affinity.as_str(), Register::R0))
+        }
     }
 }
 
@@ -151,24 +140,24 @@ fn acting(rule: WireRule, action: &Action) -> Result<WireRule> {
         Action::Goto(chain) => rule.try_goto(chain)?,
         Action::Mark => rule.set_mark_masked(MASQUERADE_BIT, MASQUERADE_BIT),
         // The mark goes first: an encapsulated packet keeps it and would come here again.
-        Action::Masquerade => rule.set_mark_masked(0, MASQUERADE_BIT).masquerade(),
+        Action::Masquerade => rule.set_mark_masked(0, MASQUERADE_BIT).nat(NatStatement::masquerade().fully_random()),
         Action::Dispatch(fields, map) => {
             load(rule, *fields).expr(LookupExpr::new(map.as_str(), Register::R0).dreg(Register::Verdict))
         }
         Action::Translate(fields, map) => translate(lookup(load(rule, *fields), *map)),
-        Action::Recall { group, keep } => {
-            let update = remember(DynsetOp::Update, *keep);
-            translate(lookup(load_client(rule, *group), SetName::Affinity).expr(update))
+        Action::Balance { group, size } => translate(lookup(choice(rule, *group, *size), SetName::Endpoints)),
+        Action::Choose { group, size } => {
+            let map = LookupExpr::new(SetName::EndpointChains.as_str(), Register::R0).dreg(Register::Verdict);
+            choice(rule, *group, *size).expr(map)
         }
-        Action::Balance { group, size, keep } => {
-            let number = Expr::Numgen { dreg: KEY[1], kind: NumgenKind::Random, modulus: *size, offset: 0 };
-            let rule = lookup(rule.expr(group_number(*group)).expr(number), SetName::Endpoints);
-            match keep {
-                None => translate(rule),
-                // When the map is full the update fails and the rule ends here; the next one balances.
-                Some(keep) => translate(load_client(rule, *group).expr(remember(DynsetOp::Update, *keep))),
-            }
+        Action::Remember { endpoint, keep } => {
+            let set = SetName::Affinity.as_str();
+            client(rule, *endpoint).expr(DynsetExpr::new(DynsetOp::Update, set, Register::R0).timeout(*keep))
         }
+        Action::TranslateTo(ip, port) => translate(
+            rule.expr(Expr::Immediate { dreg: ANSWER[0], data: ip.octets().to_vec() })
+                .expr(Expr::Immediate { dreg: ANSWER[1], data: port.to_be_bytes().to_vec() }),
+        ),
     })
 }
 
@@ -187,20 +176,24 @@ fn load(rule: WireRule, fields: Fields) -> WireRule {
     }
 }
 
-fn load_client(rule: WireRule, group: u32) -> WireRule {
-    rule.expr(group_number(group)).expr(Expr::Payload { dreg: KEY[1], base: PayloadBase::Network, offset: 12, len: 4 })
+/// The key of one of a group's members, at random.
+fn choice(rule: WireRule, group: u32, size: u32) -> WireRule {
+    let number = Expr::Numgen { dreg: KEY[1], kind: NumgenKind::Random, modulus: size, offset: 0 };
+    rule.expr(number_in_key(group)).expr(number)
 }
 
-fn group_number(group: u32) -> Expr {
-    Expr::Immediate { dreg: KEY[0], data: group.to_ne_bytes().to_vec() }
+/// The key of the client at an endpoint.
+fn client(rule: WireRule, endpoint: u32) -> WireRule {
+    let source = Expr::Payload { dreg: KEY[1], base: PayloadBase::Network, offset: 12, len: 4 };
+    rule.expr(number_in_key(endpoint)).expr(source)
+}
+
+fn number_in_key(number: u32) -> Expr {
+    Expr::Immediate { dreg: KEY[0], data: number.to_ne_bytes().to_vec() }
 }
 
 fn lookup(rule: WireRule, map: SetName) -> WireRule {
     rule.expr(LookupExpr::new(map.as_str(), Register::R0).dreg(Register::R1))
-}
-
-fn remember(op: DynsetOp, keep: std::time::Duration) -> DynsetExpr {
-    DynsetExpr::new(op, SetName::Affinity.as_str(), Register::R0).sreg_data(Register::R1).timeout(keep)
 }
 
 fn translate(rule: WireRule) -> WireRule {

@@ -250,6 +250,15 @@ impl Host {
         receive.recv().expect("the call returns")
     }
 
+    /// Runs the host's tasks (servers among them) until a thread elsewhere is done.
+    pub(crate) fn drive<T: Send + 'static>(&self, work: JoinHandle<T>) -> T {
+        self.with(async move |_| tokio::task::spawn_blocking(|| work.join()).await.unwrap()).unwrap()
+    }
+
+    pub(crate) fn config(&self) -> NetConfig {
+        self.config.clone()
+    }
+
     pub(crate) fn state(&self) -> &std::path::Path {
         self.state.path()
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 use net::{HostPort, PodAttach, Protocol};
 
@@ -123,7 +124,7 @@ fn teardown_leaves_nothing() {
         return;
     }
     let segment = Segment::new();
-    let probe = segment.host_with(9, |config| config.pod_cidr = None);
+    let mut probe = segment.host_with(9, |config| config.pod_cidr = None);
     let look = |ns: &Ns| {
         let links = ns.ip(&["-o", "link"]);
         let names: Vec<String> = links.lines().filter_map(|l| l.split(": ").nth(1)).map(str::to_owned).collect();
@@ -131,13 +132,24 @@ fn teardown_leaves_nothing() {
     };
     probe.ns.nft(&["add", "table", "ip", "foreign"]);
     let before = look(&probe.ns);
-    let range = "10.42.9.0/24".parse().unwrap();
+    let range: ipnet::Ipv4Net = "10.42.9.0/24".parse().unwrap();
     probe.with(async move |net| net.set_pod_cidr(range).await).unwrap();
     let _pod = probe.pod("a");
     let peer = net::Peer { node_ip: Ipv4Addr::new(192, 0, 2, 7), pod_cidr: "10.42.7.0/24".parse().unwrap() };
     probe.with(async move |net| net.set_peers(vec![peer]).await).unwrap();
     assert_ne!(look(&probe.ns), before);
     probe.with(async |net| net.teardown().await).unwrap();
+    assert_eq!(look(&probe.ns), before);
+    // And as an uninstaller does it: another process, which only knows the names.
+    probe.start();
+    probe.with(async move |net| net.set_pod_cidr(range).await).unwrap();
+    let _other = probe.pod("b");
+    probe.stop();
+    let config = probe.config();
+    probe.ns.enter(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(net::Net::remove(&config)).unwrap();
+    });
     assert_eq!(look(&probe.ns), before);
     assert!(!probe.state().join("leases.json").exists());
 }
@@ -153,10 +165,34 @@ fn a_flushed_ruleset_and_a_deleted_bridge_are_put_back() {
     host.ns.nft(&["flush", "ruleset"]);
     host.ns.ip(&["link", "del", "rk0"]);
     host.with(async |net| net.repair().await).unwrap();
-    let attach = PodAttach { pod_id: "a".into(), netns: a.ns.path(), host_ports: Vec::new() };
-    host.with(async move |net| net.attach(attach).await).unwrap();
     let _outside = segment.ns.serve("outside", 82);
     let outside = at(Ipv4Addr::new(192, 0, 2, 254), 82);
     let (_, client) = eventually("masquerade is back", || a.ns.ask(outside));
     assert_eq!(client, host.ip);
+}
+
+#[test]
+fn many_pods_at_once_each_get_their_own_address() {
+    if !able() {
+        return;
+    }
+    let segment = Segment::new();
+    let host = segment.host(1);
+    let pods: Vec<Ns> = (0..20).map(|_| Ns::new("many")).collect();
+    let attaches: Vec<PodAttach> = pods
+        .iter()
+        .enumerate()
+        .map(|(number, ns)| PodAttach { pod_id: format!("pod-{number}"), netns: ns.path(), host_ports: Vec::new() })
+        .collect();
+    let start = Instant::now();
+    let addresses: BTreeSet<Ipv4Addr> = host.with(async move |net| {
+        let all = attaches.into_iter().map(|attach| net.attach(attach));
+        futures::future::join_all(all).await.into_iter().map(|addr| addr.unwrap().ip).collect()
+    });
+    eprintln!("20 pods attached in {:?}", start.elapsed());
+    assert_eq!(addresses.len(), pods.len());
+    let _node = host.ns.serve("node", 81);
+    for pod in &pods {
+        assert_eq!(pod.ask(at(host.ip, 81)).unwrap().0, "node");
+    }
 }

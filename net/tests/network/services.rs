@@ -1,8 +1,8 @@
 //! Services, on one host.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use net::{DnsRedirect, Endpoint, Protocol, ServicePort, ServiceTable, TrafficPolicy};
@@ -122,6 +122,7 @@ fn without_endpoints_clients_are_refused_at_once() {
     let segment = Segment::new();
     let host = segment.host(1);
     let client = host.pod("client");
+    host.ns.ip(&["route", "add", "default", "via", "192.0.2.254"]);
     let mut web = service("web", Protocol::Tcp, &[]);
     web.external_ips = vec![Ipv4Addr::new(203, 0, 113, 5)];
     set(&host, vec![web]);
@@ -162,6 +163,7 @@ fn affinity_keeps_a_client_until_its_endpoint_goes() {
     assert!(!second.contains(&first));
     set(&host, vec![sticky(&[&pods[0], &pods[1], &pods[2]])]);
     assert_eq!(answers(30, || client.ns.ask(at(VIP, 80))), second, "more endpoints do not move the client");
+    assert!(host.ns.nft(&["list", "table", "ip", "rk"]).contains("affinity"), "nft can show what is there");
 }
 
 #[test]
@@ -238,4 +240,39 @@ fn a_thousand_services_are_set_and_changed_quickly_and_flows_stay() {
     assert!(host.ns.nft(&["list", "table", "ip", "rk"]).contains("ns/web-1000:http"));
     set(&host, Vec::new());
     assert!(!host.ns.nft(&["list", "table", "ip", "rk"]).contains("ns/web"));
+}
+
+#[test]
+fn services_work_through_a_restart_and_connections_outlive_every_change() {
+    if !able() {
+        return;
+    }
+    let segment = Segment::new();
+    let mut host = segment.host(1);
+    let (a, b, client) = (host.pod("a"), host.pod("b"), host.pod("client"));
+    let _server = b.ns.serve("b", 8080);
+    let listener = a.ns.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).unwrap());
+    set(&host, vec![service("web", Protocol::Tcp, &[&a])]);
+    let mut near = client.ns.enter(|| TcpStream::connect((VIP, 80)).unwrap());
+    let mut far = listener.accept().unwrap().0;
+    near.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut still_connected = || {
+        let mut byte = [0];
+        near.write_all(b"1").unwrap();
+        far.read_exact(&mut byte).unwrap();
+        far.write_all(b"2").unwrap();
+        near.read_exact(&mut byte).unwrap();
+    };
+    still_connected();
+    set(&host, vec![service("web", Protocol::Tcp, &[&b])]);
+    still_connected();
+    host.start();
+    assert_eq!(client.ns.ask(at(VIP, 80)).unwrap().0, "b", "before the services are known again");
+    still_connected();
+    set(&host, vec![service("web", Protocol::Tcp, &[&b])]);
+    assert_eq!(client.ns.ask(at(VIP, 80)).unwrap().0, "b");
+    set(&host, Vec::new());
+    still_connected();
+    assert!(client.ns.ask(at(VIP, 80)).is_err());
 }

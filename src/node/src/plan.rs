@@ -30,6 +30,8 @@ pub struct Memory {
     /// Set when the node itself ends the pod: rejected, evicted, past its deadline.
     pub verdict: Option<Verdict>,
     pub pod_ips: Vec<String>,
+    /// Which objects, in which revisions, the containers' configuration rests on.
+    pub references: Vec<(String, String)>,
 }
 
 /// The latest word of each probe on the running instance; `None`: no result yet.

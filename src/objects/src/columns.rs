@@ -1,4 +1,10 @@
-//! Table columns.
+//! Table columns and cells, as upstream's printers make them for `kubectl get`.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::Value;
+
+use crate::duration;
 
 /// One column of a Table (`metav1.TableColumnDefinition`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,4 +30,24 @@ impl Column {
 
     pub const NAME: Self = Self { format: "name", ..Self::new("Name", "string") };
     pub const AGE: Self = Self::new("Age", "string");
+}
+
+/// Columns of kinds that have nothing more to show.
+pub const NAME_AND_AGE: &[Column] = &[Column::NAME, Column::AGE];
+
+pub fn name_and_age(meta: &ObjectMeta, now: Timestamp) -> Vec<Value> {
+    vec![name(meta), age(meta, now)]
+}
+
+pub(crate) fn name(meta: &ObjectMeta) -> Value {
+    meta.name.clone().unwrap_or_default().into()
+}
+
+pub(crate) fn age(meta: &ObjectMeta, now: Timestamp) -> Value {
+    since(meta.creation_timestamp.as_ref(), now).into()
+}
+
+/// Time since `time`, `<unknown>` when it is not known.
+pub(crate) fn since(time: Option<&Time>, now: Timestamp) -> String {
+    time.map_or_else(|| "<unknown>".to_owned(), |time| duration::age(time.0, now))
 }

@@ -9,11 +9,14 @@
 //! store. For a delete: [`deletion::before_delete`].
 
 pub mod deletion;
+pub mod registry;
 pub mod scale;
 pub mod typed;
 
 use jiff::Timestamp;
 use serde_json::Value;
+
+pub use registry::{for_kind, strategy_for};
 
 use crate::columns::Column;
 use crate::status::{Qualified, Status};
@@ -136,6 +139,11 @@ pub trait Strategy: Send + Sync {
 
     /// One cell per column.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
+
+    /// [`Strategy::cells`] of an encoded object, without a tree in between.
+    fn cells_of_json(&self, json: &[u8], now: Timestamp) -> Vec<Value> {
+        serde_json::from_slice(json).map(|object| self.cells(&object, now)).unwrap_or_default()
+    }
 
     /// The grace a delete of `object` gets when the client asked for `requested` seconds.
     fn grace(&self, object: &Value, requested: Option<i64>) -> Grace {

@@ -59,7 +59,7 @@ pub struct Start {
 /// What is known of a container, whoever knows it.
 enum Latest<'a> {
     Never,
-    Created(&'a ContainerView),
+    Created,
     Running(&'a ContainerView),
     Exited(Exit),
 }
@@ -100,7 +100,7 @@ impl Decider<'_> {
     fn latest(&self, name: &str) -> Latest<'_> {
         if let Some(view) = self.view.latest(name) {
             return match &view.state {
-                State::Created => Latest::Created(view),
+                State::Created => Latest::Created,
                 State::Running { .. } => Latest::Running(view),
                 State::Exited(exit) => Latest::Exited(exit.clone()),
             };
@@ -114,7 +114,7 @@ impl Decider<'_> {
     /// Whether the container has to be started some time.
     fn wanted(&self, role: Role, container: &Container) -> bool {
         match self.latest(&container.name) {
-            Latest::Never | Latest::Created(_) => true,
+            Latest::Never | Latest::Created => true,
             // Without a sandbox nothing runs, whatever a record says.
             Latest::Running(_) => should_restart(self.pod, role, container, 137),
             Latest::Exited(exit) => should_restart(self.pod, role, container, exit.code),
@@ -126,9 +126,7 @@ impl Decider<'_> {
         for (index, (role, container)) in containers.iter().enumerate() {
             // A later container's existence proves that this one was through.
             let later = &containers[index + 1..];
-            let passed = later
-                .iter()
-                .any(|(role, c)| *role != Role::Ephemeral && self.view.latest(&c.name).is_some());
+            let passed = later.iter().any(|(role, c)| *role != Role::Ephemeral && self.view.latest(&c.name).is_some());
             let go_on = match role {
                 Role::Sidecar => {
                     self.keep_running(*role, container);
@@ -173,16 +171,14 @@ impl Decider<'_> {
 
     fn keep_running(&mut self, role: Role, container: &Container) {
         match self.latest(&container.name) {
-            Latest::Never | Latest::Created(_) => self.start_after(role, container, None),
+            Latest::Never | Latest::Created => self.start_after(role, container, None),
             Latest::Exited(exit) => {
                 if should_restart(self.pod, role, container, exit.code) {
                     self.start_after(role, container, Some(&exit));
                 }
             }
             Latest::Running(view) => {
-                let kill = kill_reason(container, view, self.memory, || {
-                    should_restart(self.pod, role, container, 137)
-                });
+                let kill = kill_reason(container, view, self.memory, || should_restart(self.pod, role, container, 137));
                 self.plan.kill.extend(kill);
             }
         }
@@ -239,9 +235,8 @@ fn kill_reason(
     memory: &Memory,
     restarts: impl Fn() -> bool,
 ) -> Option<Kill> {
-    let kill = |cause, message: String| {
-        Some(Kill { id: view.id.clone(), name: container.name.clone(), cause, message })
-    };
+    let kill =
+        |cause, message: String| Some(Kill { id: view.id.clone(), name: container.name.clone(), cause, message });
     let name = &container.name;
     if container.image.as_deref().is_some_and(|image| image != view.image) {
         return kill(KillCause::Changed, format!("Container {name} definition changed, will be restarted"));
@@ -282,7 +277,6 @@ fn forgotten_exit(status: &ContainerStatus) -> Option<Exit> {
     let ended = state.terminated.as_ref().or(last)?;
     Some(Exit {
         code: ended.exit_code,
-        signal: ended.signal,
         reason: ended.reason.clone().unwrap_or_default(),
         message: ended.message.clone(),
         started_at: ended.started_at.as_ref().map(|t| t.0),

@@ -40,7 +40,9 @@ mod tests {
     fn restarts(policy: &str, role: Role, container: serde_json::Value, code: i32) -> bool {
         let mut container = container;
         container["name"] = json!("c");
-        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"restartPolicy": policy, "containers": []}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {}, "spec": {"restartPolicy": policy, "containers": []}}))
+                .unwrap();
         should_restart(&pod, role, &serde_json::from_value(container).unwrap(), code)
     }
 

@@ -49,7 +49,6 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
     pub code: i32,
-    pub signal: Option<i32>,
     pub reason: String,
     pub message: Option<String>,
     pub started_at: Option<Timestamp>,
@@ -89,7 +88,6 @@ impl ContainerView {
         let state = match (status.state, &status.exit) {
             (ContainerState::Exited, Some(exit)) => State::Exited(Exit {
                 code: exit.code,
-                signal: exit.signal,
                 reason: exit.reason.clone(),
                 message: message(status).or_else(|| Some(exit.message.clone()).filter(|m| !m.is_empty())),
                 started_at: status.started_at,
@@ -121,7 +119,6 @@ impl Exit {
     pub fn unknown(message: &str) -> Exit {
         Exit {
             code: 137,
-            signal: None,
             reason: "ContainerStatusUnknown".to_owned(),
             message: Some(message.to_owned()),
             started_at: None,

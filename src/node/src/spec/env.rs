@@ -122,9 +122,7 @@ fn is_variable_name(key: &str) -> bool {
 fn text(input: &EnvInput<'_>, name: &str, key: &str, bytes: &[u8]) -> Result<String, EnvError> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
-        Err(_) => {
-            Err(EnvError::NotText { namespace: namespace(input), name: name.to_owned(), key: key.to_owned() })
-        }
+        Err(_) => Err(EnvError::NotText { namespace: namespace(input), name: name.to_owned(), key: key.to_owned() }),
     }
 }
 
@@ -273,15 +271,15 @@ mod tests {
     fn env_overrides_env_from_and_expands_earlier_names() {
         let env = compute(
             json!({"name": "c",
-                "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}, {"secretRef": {"name": "sec"}}],
-                "env": [
-                    {"name": "A", "value": "$(P_k)-$(SVC)-$(LATER)"},
-                    {"name": "s", "value": "mine"},
-                    {"name": "LATER", "value": "$(A)"},
-                    {"name": "EMPTY"},
-                    {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                    {"name": "OPT", "valueFrom": {"secretKeyRef": {"name": "none", "key": "x", "optional": true}}}
-                ]}),
+            "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}, {"secretRef": {"name": "sec"}}],
+            "env": [
+                {"name": "A", "value": "$(P_k)-$(SVC)-$(LATER)"},
+                {"name": "s", "value": "mine"},
+                {"name": "LATER", "value": "$(A)"},
+                {"name": "EMPTY"},
+                {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "OPT", "valueFrom": {"secretKeyRef": {"name": "none", "key": "x", "optional": true}}}
+            ]}),
             &[("SVC", "svc")],
         )
         .unwrap();

@@ -1,7 +1,6 @@
 //! The downward API: `fieldRef` and `resourceFieldRef` values, for variables and for files. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -91,8 +90,8 @@ fn quote(out: &mut String, value: &str) {
             '\u{8}' => out.push_str("\\b"),
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => drop(write!(out, "\\x{:02x}", c as u32)),
-            c if c.is_control() => drop(write!(out, "\\u{:04x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
             c => out.push(c),
         }
     }
@@ -130,7 +129,7 @@ pub fn resource(
     // Both sides in thousandths, so that `1m` of a CPU is a whole number.
     let value = amounts::millis(value).ok_or_else(bad)?;
     let divisor = amounts::millis(divisor).filter(|d| *d > 0).ok_or_else(bad)?;
-    Ok(value.div_ceil(divisor).to_string())
+    Ok(amounts::ceil(value, divisor).to_string())
 }
 
 fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {

@@ -1,7 +1,5 @@
 //! Texts a pod's files hold: `/etc/hosts`, `/etc/resolv.conf`, and its host name. Pure.
 
-use std::fmt::Write as _;
-
 use k8s_openapi::api::core::v1::{HostAlias, Pod, PodSpec};
 
 /// Linux's limit for a kernel host name.
@@ -73,9 +71,9 @@ pub fn hosts(ips: &[String], name: &Hostname, aliases: &[HostAlias]) -> String {
     );
     for ip in ips {
         let Hostname { short, domain, .. } = name;
-        drop(match domain {
-            Some(domain) => writeln!(out, "{ip}\t{short}.{domain}\t{short}"),
-            None => writeln!(out, "{ip}\t{short}"),
+        out.push_str(&match domain {
+            Some(domain) => format!("{ip}\t{short}.{domain}\t{short}\n"),
+            None => format!("{ip}\t{short}\n"),
         });
     }
     push_aliases(&mut out, aliases);
@@ -96,7 +94,7 @@ fn push_aliases(out: &mut String, aliases: &[HostAlias]) {
     out.push_str("\n# Entries added by HostAliases.\n");
     for alias in aliases {
         let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
-        drop(writeln!(out, "{}\t{names}", alias.ip));
+        out.push_str(&format!("{}\t{names}\n", alias.ip));
     }
 }
 
@@ -132,13 +130,13 @@ impl ResolvConf {
     pub fn render(&self) -> String {
         let mut out = String::new();
         if !self.searches.is_empty() {
-            drop(writeln!(out, "search {}", self.searches.join(" ")));
+            out.push_str(&format!("search {}\n", self.searches.join(" ")));
         }
         for server in &self.nameservers {
-            drop(writeln!(out, "nameserver {server}"));
+            out.push_str(&format!("nameserver {server}\n"));
         }
         if !self.options.is_empty() {
-            drop(writeln!(out, "options {}", self.options.join(" ")));
+            out.push_str(&format!("options {}\n", self.options.join(" ")));
         }
         out
     }
@@ -245,7 +243,10 @@ mod tests {
         assert_eq!(resolv_conf(&pod(json!({"dnsPolicy": "Default"})), &dns, &host), host);
         let own = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.2.3.4"], "searches": ["a.b"],
             "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}});
-        assert_eq!(resolv_conf(&pod(own), &dns, &host).render(), "search a.b\nnameserver 1.2.3.4\noptions ndots:2 edns0\n");
+        assert_eq!(
+            resolv_conf(&pod(own), &dns, &host).render(),
+            "search a.b\nnameserver 1.2.3.4\noptions ndots:2 edns0\n"
+        );
         let mixed = json!({"dnsConfig": {"options": [{"name": "ndots", "value": "2"}]}});
         assert_eq!(resolv_conf(&pod(mixed), &dns, &host).options, ["ndots:2"]);
     }

@@ -90,10 +90,11 @@ mod tests {
 
     #[test]
     fn host_ports_skip_containers_on_the_host_network() {
-        let mut pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "c", "ports": [
+        let mut pod: Pod =
+            serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "c", "ports": [
             {"containerPort": 80, "hostPort": 8080, "hostIP": "0.0.0.0"}, {"containerPort": 53, "protocol": "UDP"},
             {"containerPort": 54, "hostPort": 54, "hostIP": "127.0.0.1", "protocol": "UDP"}]}]}}))
-        .unwrap();
+            .unwrap();
         let ports = host_ports(&pod);
         assert_eq!(ports.len(), 2);
         assert_eq!((ports[0].host_ip, ports[0].host_port, ports[0].pod_port), (None, 8080, 80));
@@ -104,7 +105,9 @@ mod tests {
 
     #[test]
     fn the_cgroup_follows_the_class() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u1"}, "spec": {"containers": [{"name": "c"}]}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"uid": "u1"}, "spec": {"containers": [{"name": "c"}]}}))
+                .unwrap();
         assert_eq!(cgroup_path(&pod, "/rk"), "/rk/kubepods/besteffort/podu1");
     }
 }

@@ -89,7 +89,7 @@ fn milli_cpu(list: Option<&List>) -> Option<i64> {
 }
 
 fn whole(list: Option<&List>, name: &str) -> Option<i64> {
-    i64::try_from(positive(list, name)?.div_ceil(1000)).ok()
+    i64::try_from(amounts::ceil(positive(list, name)?, 1000)).ok()
 }
 
 /// CPU weight for a request in thousandths.
@@ -127,7 +127,8 @@ pub fn pod(pod: &Pod) -> Resources {
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let own_limits = spec.resources.as_ref().and_then(|r| r.limits.as_ref());
     let own_requests = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-    let request = milli_cpu(own_requests).unwrap_or_else(|| i64::try_from(effective(spec, "cpu", Side::Request).0).unwrap_or(0));
+    let request =
+        milli_cpu(own_requests).unwrap_or_else(|| i64::try_from(effective(spec, "cpu", Side::Request).0).unwrap_or(0));
     let overhead = spec.overhead.as_ref();
     let limit = |name: &str| -> Option<i64> {
         let base = match positive(own_limits, name) {
@@ -258,7 +259,10 @@ mod tests {
 
     #[test]
     fn container_values() {
-        let pod = with(json!({"cpu": "500m", "memory": "64Mi", "hugepages-2Mi": "4Mi"}), json!({"cpu": "250m", "memory": "32Mi"}));
+        let pod = with(
+            json!({"cpu": "500m", "memory": "64Mi", "hugepages-2Mi": "4Mi"}),
+            json!({"cpu": "250m", "memory": "32Mi"}),
+        );
         let got = container(&pod, &pod.spec.as_ref().unwrap().containers[0], 1 << 30);
         assert_eq!(got.cpu_shares, Some(256));
         assert_eq!((got.cpu_quota, got.cpu_period), (Some(50_000), Some(100_000)));
@@ -267,7 +271,10 @@ mod tests {
         assert_eq!(got.oom_score_adj, Some(1000 - 31));
         let none = pod_of(json!([{"name": "c"}]));
         let got = container(&none, &none.spec.as_ref().unwrap().containers[0], 1 << 30);
-        assert_eq!((got.cpu_shares, got.cpu_quota, got.memory_limit, got.oom_score_adj), (Some(2), None, None, Some(1000)));
+        assert_eq!(
+            (got.cpu_shares, got.cpu_quota, got.memory_limit, got.oom_score_adj),
+            (Some(2), None, None, Some(1000))
+        );
     }
 
     #[test]
@@ -278,7 +285,8 @@ mod tests {
 
     #[test]
     fn pod_limits_need_every_container_to_have_one() {
-        let half = pod_of(json!([{"name": "a", "resources": {"limits": {"memory": "1Mi", "cpu": "1"}}}, {"name": "b"}]));
+        let half =
+            pod_of(json!([{"name": "a", "resources": {"limits": {"memory": "1Mi", "cpu": "1"}}}, {"name": "b"}]));
         assert_eq!(pod(&half).memory_limit, None);
         assert_eq!(pod(&half).cpu_shares, Some(1024));
         let full = pod_of(json!([

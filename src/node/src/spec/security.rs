@@ -140,7 +140,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn merged(pod_context: serde_json::Value, own: serde_json::Value, image_user: &str) -> Result<Privileges, SecurityError> {
+    fn merged(
+        pod_context: serde_json::Value,
+        own: serde_json::Value,
+        image_user: &str,
+    ) -> Result<Privileges, SecurityError> {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "n", "uid": "u"},
             "spec": {"securityContext": pod_context, "containers": [{"name": "c", "securityContext": own}]}
@@ -167,10 +171,14 @@ mod tests {
 
     #[test]
     fn privileged_is_never_filtered() {
-        let got = merged(json!({"seccompProfile": {"type": "RuntimeDefault"}}), json!({"privileged": true}), "").unwrap();
+        let got =
+            merged(json!({"seccompProfile": {"type": "RuntimeDefault"}}), json!({"privileged": true}), "").unwrap();
         assert_eq!(got.seccomp, SeccompProfile::Unconfined);
         let local = json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "a/b.json"}});
-        assert_eq!(merged(json!({}), local, "").unwrap().seccomp, SeccompProfile::Localhost("/seccomp/a/b.json".into()));
+        assert_eq!(
+            merged(json!({}), local, "").unwrap().seccomp,
+            SeccompProfile::Localhost("/seccomp/a/b.json".into())
+        );
     }
 
     #[test]

@@ -89,11 +89,8 @@ fn parse(value: &Value, at: &mut Vec<String>) -> Result<Schema, CrdSchemaError> 
         embedded_resource: flag("x-kubernetes-embedded-resource"),
         format: format(map),
         list_type: list_type(map),
-        map_type: if text(map, "x-kubernetes-map-type") == Some("atomic") {
-            MapType::Atomic
-        } else {
-            MapType::Granular
-        },
+        map_type: text(map, "x-kubernetes-map-type")
+            .map(|t| if t == "atomic" { MapType::Atomic } else { MapType::Granular }),
         ..Schema::default()
     };
     set_shape(&mut schema, map, at)?;

@@ -8,15 +8,17 @@
 //! @<definition> <type> [attributes]      a definition; an object's properties follow, sorted
 //! <property>[!] <type> [attributes]      `!`: required
 //! type: s string · i integer · i32 · i64 · n number · f64 · b boolean · byte · time · any · o object · q quantity
-//!       · ios int-or-string · []type list · {}type map · *<definition> reference
+//!       · ios int-or-string · x object of unknown fields · []type list · {}type map · *<definition> reference
 //! attributes: k=a,b list map keys · l=set|map list type · m=key merge key · p=merge,retainKeys patch strategy
-//!       · a atomic map · d=json default
+//!       · a atomic map · g granular map · e=A|B enumeration (of the items, on a list), `~` a space · d=json default
 //! ```
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::{Body, Extra, Format, ListBody, ListType, MapType, PatchStrategy, Schema, Text, Type};
+use serde_json::Value;
+
+use super::{Body, Format, ListBody, ListType, MapType, PatchStrategy, Schema, Text, Type};
 
 static TEXT: &str = include_str!("../../../../embedded/tables/schema.txt");
 
@@ -37,6 +39,11 @@ pub fn definition(name: &str) -> Option<&'static Schema> {
 /// Names of all built-in definitions, sorted.
 pub fn definition_names() -> &'static [&'static str] {
     &TABLE.names
+}
+
+/// The table as it stands in the executable.
+pub(crate) fn text() -> &'static str {
+    TEXT
 }
 
 pub(super) fn by_index(index: u16) -> &'static Schema {
@@ -131,12 +138,25 @@ fn typed(ty: &'static str, index: &HashMap<&str, u16>) -> Schema {
 fn apply(schema: &mut Schema, attribute: &'static str) {
     let (key, value) = attribute.split_once('=').unwrap_or((attribute, ""));
     match key {
-        "a" => schema.map_type = MapType::Atomic,
+        "a" => schema.map_type = Some(MapType::Atomic),
+        "g" => schema.map_type = Some(MapType::Granular),
         "l" => schema.list_type = if value == "map" { ListType::Map } else { ListType::Set },
         "p" => {
-            schema.patch = PatchStrategy { merge: value.contains("merge"), retain_keys: value.contains("retainKeys") };
+            schema.patch = PatchStrategy {
+                merge: value.contains("merge"),
+                retain_keys: value.contains("retainKeys"),
+                replace: value == "replace",
+            };
         }
-        "d" => schema.extra = Some(Box::new(Extra { default: serde_json::from_str(value).ok(), ..Extra::default() })),
+        "d" => schema.extra.get_or_insert_default().default = serde_json::from_str(value).ok(),
+        "e" => {
+            let values = value.split('|').map(|v| Value::from(v.replace('~', " "))).collect();
+            let target = match &mut schema.body {
+                Body::List(body) => &mut body.items,
+                _ => schema,
+            };
+            target.extra.get_or_insert_default().enumeration = values;
+        }
         "k" => {
             if let Body::List(body) = &mut schema.body {
                 body.map_keys = value.split(',').map(Text::Borrowed).collect();
