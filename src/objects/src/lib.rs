@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod columns;
+pub mod cron;
 pub mod decode;
 pub mod discovery;
 pub mod defaults;
