@@ -4,8 +4,8 @@
 pub mod apply;
 pub mod columns;
 pub mod decode;
-pub mod discovery;
 pub mod defaults;
+pub mod discovery;
 pub mod duration;
 pub mod field;
 pub mod intstr;
