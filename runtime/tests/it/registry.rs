@@ -58,6 +58,7 @@ impl Registry {
             {"digest": sha256(b"none"), "platform": platform("mips")},
             {"digest": sha256(&self.manifest), "platform": platform(architecture)}]});
         self.manifest = serde_json::to_vec(&index).unwrap();
+        self.blobs.insert(sha256(&self.manifest), self.manifest.clone());
         self
     }
 
