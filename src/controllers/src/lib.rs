@@ -21,6 +21,7 @@ mod writes;
 
 mod deployment;
 mod namespace;
+mod node_ipam;
 mod replicaset;
 mod root_ca;
 mod service_account;
@@ -65,6 +66,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     root_ca::start(&context);
     replicaset::start(&context);
     deployment::start(&context);
+    node_ipam::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }
