@@ -9,6 +9,7 @@
 mod claim;
 mod conditions;
 mod context;
+mod disruption_target;
 mod error;
 mod hash;
 mod intstr;
@@ -22,6 +23,7 @@ mod writes;
 mod deployment;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
 mod replicaset;
 mod root_ca;
 mod service_account;
@@ -67,6 +69,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     replicaset::start(&context);
     deployment::start(&context);
     node_ipam::start(&context);
+    node_lifecycle::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }
