@@ -24,6 +24,7 @@ mod deployment;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
+mod pod_gc;
 mod replicaset;
 mod root_ca;
 mod service_account;
@@ -70,6 +71,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     deployment::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);
+    pod_gc::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

@@ -7,15 +7,15 @@
 
 mod eviction;
 mod health;
+pub(crate) mod plan;
 mod taints;
-mod tolerance;
 mod zones;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use client::retry::optional;
-use client::{Change, EventRecorder, EventType, Informer, ObjectKey};
+use client::{Change, EventRecorder, EventType, Informer, ObjectKey, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference, Pod};
@@ -45,15 +45,15 @@ struct Controller {
 
 pub(crate) fn start(context: &Context) {
     eviction::start(context);
-    let (nodes, leases) = (context.informers.of::<Node>(), context.informers.of::<Lease>());
-    let pods = context.informers.of::<Pod>();
+    let (nodes, pods) = (context.informers.of::<Node>(), context.informers.of::<Pod>());
+    let leases = context.informers.scoped::<Lease>(Scope::namespace(LEASE_NAMESPACE));
     let queue = context.queue("node-lifecycle");
     let sightings = Arc::new(Mutex::new(Sightings::default()));
     feed_nodes(context, &nodes, &queue);
     let seen = sightings.clone();
     context.feed(&leases, &queue, move |change| {
         let lease = change.object();
-        if lease.metadata.namespace.as_deref() == Some(LEASE_NAMESPACE) && !matches!(change, Change::Deleted(_)) {
+        if !matches!(change, Change::Deleted(_)) {
             lock(&seen).renewed(
                 lease.metadata.name.as_deref().unwrap_or_default(),
                 health::renewal(lease),

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use tokio::time::Instant;
 
 use super::lock;
+use super::plan::{Fate, Sentence, judge};
 use super::taints::{NO_EXECUTE, taints_of};
-use super::tolerance::{Fate, Sentence, judge};
 use crate::context::{Context, synced};
 use crate::disruption_target::{self, Disruption};
 use crate::error::ReconcileError;
