@@ -9,6 +9,7 @@
 mod claim;
 mod conditions;
 mod context;
+mod discovery;
 mod disruption_target;
 mod error;
 mod hash;
@@ -21,6 +22,8 @@ mod template;
 mod writes;
 
 mod deployment;
+mod endpoints;
+mod garbage;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -69,9 +72,11 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     root_ca::start(&context);
     replicaset::start(&context);
     deployment::start(&context);
+    endpoints::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);
     pod_gc::start(&context);
+    garbage::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }
