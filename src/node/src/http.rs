@@ -13,6 +13,7 @@ mod exec;
 pub mod host;
 mod logs;
 mod metrics;
+mod node;
 mod pods;
 mod query;
 mod route;
@@ -32,6 +33,7 @@ use self::answer::Body;
 use self::host::Host;
 use self::logs::watch::FolderWatch;
 use self::route::Route;
+use crate::Node;
 
 /// What the API serves from. One per node; connections share it.
 pub struct Api {
@@ -46,6 +48,11 @@ impl Api {
     /// Connections end when `stop` is cancelled; their tasks run on `tasks`.
     pub fn new(host: Arc<dyn Host>, tasks: TaskTracker, stop: CancellationToken) -> Arc<Api> {
         Arc::new(Api { host, folders: FolderWatch::new(), tasks, stop })
+    }
+
+    /// The API of a node; make one and share it.
+    pub fn of(node: &Node) -> Arc<Api> {
+        Api::new(Arc::new(node.clone()), node.tasks().clone(), node.stopping().clone())
     }
 
     /// Runs a streaming session beside the connection that it came from.

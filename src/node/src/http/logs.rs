@@ -53,6 +53,15 @@ pub(super) async fn serve(api: &Arc<Api>, target: &Target, request: &Request<Inc
 fn refusal(error: &LookupError) -> Status {
     match error {
         LookupError::NoPod(name) => Status::not_found(Qualified::new("", "pods"), name),
+        LookupError::Waiting { pod, container, reason } => {
+            // Two reasons have words of their own upstream.
+            let why = match reason.as_str() {
+                "ErrImagePull" => "image can't be pulled",
+                "ImagePullBackOff" => "trying and failing to pull image",
+                other => other,
+            };
+            Status::bad_request(format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}"))
+        }
         other => Status::bad_request(other.to_string()),
     }
 }

@@ -109,44 +109,78 @@ struct Waiting {
 
 async fn run(mut session: Session, destination: Destination) {
     let destination = Arc::new(destination);
-    let mut waiting: HashMap<String, Waiting> = HashMap::new();
+    let mut pairs = Pairs::default();
     let mut connections = JoinSet::new();
     loop {
-        let oldest = waiting.values().map(|w| w.since + PAIRING).min();
         let stream = tokio::select! {
             stream = session.incoming.recv() => stream,
-            () = expire(oldest) => {
-                // Dropping the half ends it, and the client sees that nothing came of it.
-                waiting.retain(|_, w| w.since.elapsed() < PAIRING);
+            () = expire(pairs.deadline()) => {
+                pairs.expire();
                 continue;
             }
             Some(_) = connections.join_next() => continue,
             () = session.gone.cancelled() => None,
         };
         let Some(stream) = stream else { break };
-        let Some(Role { request, half, port }) = Role::of(&stream) else {
-            tracing::debug!("port-forward stream without port or type");
-            stream.writer.reset().await;
-            continue;
-        };
-        match waiting.remove(&request) {
-            Some(first) if first.half != half => {
-                let (data, error) = match half {
-                    Half::Data => (stream, first.stream),
-                    Half::Error => (first.stream, stream),
-                };
-                connections.spawn(forward(destination.clone(), port, data, error));
+        match pairs.take(stream) {
+            Taken::Pair(pair) => {
+                connections.spawn(forward(destination.clone(), pair));
             }
-            Some(_) => stream.writer.reset().await,
-            None if waiting.len() >= MAX_WAITING => stream.writer.reset().await,
-            None => {
-                waiting.insert(request, Waiting { half, stream, since: Instant::now() });
-            }
+            Taken::Waits => {}
+            Taken::Refused(stream) => stream.writer.reset().await,
         }
     }
     // The client is gone: so are its connections.
     drop(connections);
     session.close().await;
+}
+
+/// The two streams of one connection.
+struct Pair {
+    port: u16,
+    data: Stream,
+    error: Stream,
+}
+
+enum Taken {
+    Pair(Pair),
+    Waits,
+    Refused(Stream),
+}
+
+/// Streams whose other half has not come yet, by request.
+#[derive(Default)]
+struct Pairs(HashMap<String, Waiting>);
+
+impl Pairs {
+    fn deadline(&self) -> Option<Instant> {
+        self.0.values().map(|w| w.since + PAIRING).min()
+    }
+
+    /// Dropping a half ends it, and the client sees that nothing came of it.
+    fn expire(&mut self) {
+        self.0.retain(|_, w| w.since.elapsed() < PAIRING);
+    }
+
+    fn take(&mut self, stream: Stream) -> Taken {
+        let Some(Role { request, half, port }) = Role::of(&stream) else { return Taken::Refused(stream) };
+        match self.0.remove(&request) {
+            Some(first) if first.half != half => Taken::Pair(match half {
+                Half::Data => Pair { port, data: stream, error: first.stream },
+                Half::Error => Pair { port, data: first.stream, error: stream },
+            }),
+            // The same half twice.
+            Some(first) => {
+                self.0.insert(request, first);
+                Taken::Refused(stream)
+            }
+            None if self.0.len() >= MAX_WAITING => Taken::Refused(stream),
+            None => {
+                self.0.insert(request, Waiting { half, stream, since: Instant::now() });
+                Taken::Waits
+            }
+        }
+    }
 }
 
 async fn expire(at: Option<Instant>) {
@@ -156,7 +190,8 @@ async fn expire(at: Option<Instant>) {
     }
 }
 
-async fn forward(destination: Arc<Destination>, port: u16, data: Stream, error: Stream) {
+async fn forward(destination: Arc<Destination>, pair: Pair) {
+    let Pair { port, data, error } = pair;
     let Stream { reader, writer, .. } = data;
     let mut error = error.writer;
     if let Err(text) = connect_and_copy(&destination, port, reader, writer).await {

@@ -56,7 +56,8 @@ impl FolderWatch {
                 None => shared.insert(Arc::new(Shared::start()?)).clone(),
             }
         };
-        let what = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE;
+        let what =
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE;
         // Held over both, so that a follower who leaves just now does not take the new one's watch along.
         let mut folders = lock(&shared.folders);
         let descriptor = shared.inotify.get_ref().0.add_watch(folder, what)?;
@@ -69,6 +70,10 @@ impl FolderWatch {
 impl Shared {
     fn start() -> io::Result<Shared> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        #[expect(
+            deprecated,
+            reason = "the other constructors are unsafe; this one is sound for a descriptor that is owned"
+        )]
         let inotify = Arc::new(AsyncFd::new(Descriptor(inotify))?);
         let folders = Arc::new(Mutex::new(Folders::new()));
         let stop = CancellationToken::new();
