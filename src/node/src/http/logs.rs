@@ -9,7 +9,7 @@ mod files;
 mod reader;
 #[cfg(test)]
 mod tests;
-pub(super) mod watch;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -112,7 +112,7 @@ async fn copy(
 ) -> io::Result<()> {
     let follow = query.follow && !query.previous && container.running;
     // The watch comes before the first read: what is written in between is told.
-    let mut changes = follow.then(|| api.folders.watch(container.log_path.parent())).transpose()?;
+    let mut changes = follow.then(|| watch::watch(container.log_path.parent())).transpose()?;
     let mut reader = LogReader::new(container.log_path.clone(), query);
     let ended = api.host.ended(&container.id);
     tokio::pin!(ended);

@@ -10,11 +10,24 @@ use k8s_openapi::api::core::v1::Pod;
 use runtime::spec::AttachSpec;
 use runtime::{ContainerId, Event, ExecSpec, PodId, PodPhase, PodStats, PodStatus, RuntimeError, Session};
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::host::{DiskStats, Host, Input, MachineStats, Output, Process};
 use crate::machine::{self, meminfo};
 use crate::{ContainerHandle, LookupError, Node};
+
+impl Node {
+    /// Serves the node's HTTP API on a connection that somebody else has authenticated, until it ends.
+    pub async fn serve<I>(&self, io: I)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        if let Err(error) = super::serve(io, super::Api::of(self)).await {
+            tracing::debug!(%error, "connection to the node API broke off");
+        }
+    }
+}
 
 #[async_trait]
 impl Host for Node {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -34,7 +35,7 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, String> {
+    async fn dial(&self, port: u16) -> Result<TcpStream, String> {
         netns::dial_localhost(&self.netns, port).await.map_err(|error| {
             let mut text = format!("error forwarding port {port} to pod {}, uid {}: {error}", self.pod, self.uid);
             if let Some(source) = error.source() {
@@ -192,44 +193,40 @@ async fn expire(at: Option<Instant>) {
 
 async fn forward(destination: Arc<Destination>, pair: Pair) {
     let Pair { port, data, error } = pair;
-    let Stream { reader, writer, .. } = data;
     let mut error = error.writer;
-    if let Err(text) = connect_and_copy(&destination, port, reader, writer).await {
-        tracing::debug!(pod = %destination.pod, port, error = %text, "port-forward");
-        if error.write_all(text.as_bytes()).await.is_err() {
-            tracing::trace!("port-forward client is gone");
+    let told = match destination.dial(port).await {
+        Ok(stream) => {
+            copy(stream, data.reader, data.writer).await;
+            Ok(())
         }
-    }
-    if error.shutdown().await.is_err() {
+        Err(text) => error.write_all(text.as_bytes()).await,
+    };
+    if told.and(error.shutdown().await).is_err() {
         tracing::trace!("port-forward client is gone");
     }
 }
 
 /// Copies until the pod's side has ended: a client that goes on sending then would send to nobody.
-async fn connect_and_copy(
-    destination: &Destination,
-    port: u16,
-    mut reader: StreamReader,
-    mut writer: StreamWriter,
-) -> Result<(), String> {
-    let (mut from_pod, mut to_pod) = destination.dial(port).await?.into_split();
+async fn copy(stream: TcpStream, mut reader: StreamReader, mut writer: StreamWriter) {
+    let (mut from_pod, mut to_pod) = stream.into_split();
     let outward = async {
-        let copied = tokio::io::copy(&mut reader, &mut to_pod).await;
-        copied.and(to_pod.shutdown().await)
+        tokio::io::copy(&mut reader, &mut to_pod).await?;
+        to_pod.shutdown().await
     };
     let inward = async {
-        let copied = tokio::io::copy(&mut from_pod, &mut writer).await;
-        copied.and(writer.shutdown().await)
+        tokio::io::copy(&mut from_pod, &mut writer).await?;
+        writer.shutdown().await
     };
     tokio::pin!(outward, inward);
-    tokio::select! {
+    let copied = tokio::select! {
         result = &mut inward => result,
         result = &mut outward => match result {
             Ok(()) => inward.await,
             // Reset by the client: nobody wants the rest.
             Err(error) => Err(error),
         },
+    };
+    if let Err(error) = copied {
+        tracing::debug!(%error, "forwarded connection broke off");
     }
-    .unwrap_or_else(|error| tracing::debug!(%error, port, "forwarded connection broke off"));
-    Ok(())
 }
