@@ -23,10 +23,8 @@ fn an_agent_joins_and_its_pods_are_reached_from_everywhere() {
     cluster.api_answers();
     let archive = cluster.server.data_dir().join("agent/images/busybox.tar");
     let agent = cluster.agent("edge", &[]);
-    let images = agent.data_dir().join("agent/images");
-    std::fs::create_dir_all(&images).expect("make the images folder");
     let mut import = agent.rk(&["images", "import"]);
-    import.arg(&archive).arg(format!("--data-dir={}", agent.data_dir().display()));
+    import.arg(&archive).arg(format!("--state-dir={}", agent.folder.join("run").display()));
     cluster.node_ready("edge");
     rk_tests::process::check(&mut import, None).expect("import the image");
     cluster.kubectl(|kubectl| {

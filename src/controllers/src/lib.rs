@@ -9,6 +9,7 @@
 mod claim;
 mod conditions;
 mod context;
+mod discovery;
 mod error;
 mod hash;
 mod intstr;
@@ -20,7 +21,12 @@ mod template;
 mod writes;
 
 mod deployment;
+mod endpoints;
+mod garbage;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod pod_gc;
 mod replicaset;
 mod root_ca;
 mod service_account;
@@ -65,6 +71,11 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     root_ca::start(&context);
     replicaset::start(&context);
     deployment::start(&context);
+    endpoints::start(&context);
+    node_ipam::start(&context);
+    node_lifecycle::start(&context);
+    pod_gc::start(&context);
+    garbage::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

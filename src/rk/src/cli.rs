@@ -141,6 +141,12 @@ pub(crate) struct ImagesArgs {
     /// Folder of the node's data
     #[arg(long, env = "RK_DATA_DIR", default_value = config::DEFAULT_DATA_DIR, global = true)]
     pub(crate) data_dir: PathBuf,
+    /// Folder of sockets and mounts
+    #[arg(long, env = "RK_STATE_DIR", default_value = "/run/rk", global = true)]
+    pub(crate) state_dir: PathBuf,
+    /// Cgroup under which all pods live
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods", global = true)]
+    pub(crate) cgroup_root: String,
     /// Registries: mirrors, credentials, CAs (YAML)
     #[arg(long, env = "RK_REGISTRIES", default_value = "/etc/rk/registries.yaml", global = true)]
     pub(crate) registries: PathBuf,

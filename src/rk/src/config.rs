@@ -213,7 +213,8 @@ fn check_node_name(name: &str) -> anyhow::Result<()> {
 }
 
 fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
-    let (key, value) = text.split_once('=').with_context(|| format!("--node-label {text:?} must look like key=value"))?;
+    let (key, value) =
+        text.split_once('=').with_context(|| format!("--node-label {text:?} must look like key=value"))?;
     ensure!(!key.is_empty(), "--node-label {text:?} has no key");
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -39,7 +39,8 @@ pub(crate) async fn run(args: KillAllArgs) -> anyhow::Result<()> {
 fn unmount_below(folders: &[&Path]) -> anyhow::Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     // Later mounts may lie on earlier ones.
-    for point in mount_points(&table).into_iter().rev().filter(|point| folders.iter().any(|top| point.starts_with(top))) {
+    for point in mount_points(&table).into_iter().rev().filter(|point| folders.iter().any(|top| point.starts_with(top)))
+    {
         match umount2(&point, MntFlags::MNT_DETACH) {
             // Gone with another one, or never a mount of this namespace.
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}

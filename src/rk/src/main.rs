@@ -13,6 +13,7 @@ mod images;
 mod join;
 mod kill_all;
 mod kubeconfig;
+mod local;
 mod logging;
 mod manifests;
 mod notify;
