@@ -228,7 +228,8 @@ async fn write(
     old: &Value,
 ) -> Result<Option<Outcome>, Status> {
     let (inner, resource) = (change.inner, &place.resource);
-    let finished = deletion::is_finished(&value) && !crate::namespaces::is_held(resource, &value);
+    let finished =
+        deletion::is_finished(&*resource.strategy, &value) && !crate::namespaces::is_held(resource, &value);
     if change.options.dry_run {
         return Ok(Some(Outcome::Dry(value)));
     }
