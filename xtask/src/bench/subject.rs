@@ -130,7 +130,8 @@ impl Subject {
         let archive = self.folder.path().join("busybox.tar");
         rk_tests::image::busybox(&archive, IMAGE);
         let mut command = self.host.command(&self.rk);
-        command.args(["images", "import"]).arg(&archive).arg("--data-dir").arg(self.data_dir());
+        command.args(["images", "import", "--cgroup-root", &self.cgroup]).arg(&archive);
+        command.arg("--data-dir").arg(self.data_dir()).arg("--state-dir").arg(self.state.path());
         command.arg("--registries").arg(self.folder.path().join("registries.yaml"));
         check(&mut command, None).map(drop)
     }
