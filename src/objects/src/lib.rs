@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod columns;
+pub mod convert;
 pub mod cron;
 pub mod decode;
 pub mod defaults;
