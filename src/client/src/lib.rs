@@ -1,1 +1,27 @@
-//! kube::Client transports, shared informers, event recorder.
+//! How every component of rk sees the Kubernetes API: `kube::Client` over two transports, shared informers and
+//! an event recorder. Nothing here knows whether the API server is in this process or on another machine.
+//!
+//! Called by controllers, scheduler, node, kubectl and the executable. Invariants:
+//! - one watch and one store per kind (and scope) and process, started by the first user;
+//! - a subscriber never loses a state change and never blocks the watch: changes to one key coalesce;
+//! - nothing here wakes up while the cluster is idle, except to renew a watch that the server ended.
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod events;
+pub mod https;
+pub mod informer;
+pub mod informers;
+pub mod key;
+pub mod retry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod transport;
+
+pub use events::{EventRecorder, EventType};
+pub use https::{Credentials, HttpsConfig, HttpsError, ServerList, https};
+pub use informer::{Change, Index, Informer, Observed, Subscription};
+pub use informers::{Informers, Scope};
+pub use key::ObjectKey;
+pub use retry::retry_on_conflict;
+pub use transport::in_process;

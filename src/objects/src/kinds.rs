@@ -4,12 +4,17 @@
 //! come from [`KINDS`]; a CustomResourceDefinition adds rows of the same type at run time, so built-in and custom
 //! kinds share every code path. Nothing here depends on strategies or storage.
 
+mod catalog;
+mod custom;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
+
+pub use catalog::{Catalog, GroupRows, VersionRows, version_rank};
+pub use custom::{custom_definition_name, custom_rows};
 
 /// A string that is static for built-in rows and owned for rows made from a CustomResourceDefinition.
 pub type Text = Cow<'static, str>;

@@ -8,12 +8,15 @@
 mod crd;
 mod defaulting;
 mod duplicate;
+mod format;
 mod pruning;
+mod structural;
 
 mod table;
 #[cfg(test)]
 mod tests;
 mod unknown;
+mod validation;
 
 use serde_json::Value;
 
@@ -22,9 +25,12 @@ pub use crd::CrdSchemaError;
 pub use defaulting::default;
 pub use duplicate::duplicate_fields;
 pub use pruning::prune;
+pub use structural::check_structural;
 
+pub(crate) use table::text as table_text;
 pub use table::{definition, definition_names};
 pub use unknown::{strict_error, unknown_fields};
+pub use validation::validate;
 
 /// JSON shape of a node. References are never a shape: accessors follow them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -78,11 +84,15 @@ pub enum MapType {
     Atomic,
 }
 
-/// `x-kubernetes-patch-strategy` of a field (strategic merge patch). Both false: the field is replaced.
+/// `x-kubernetes-patch-strategy` of a field (strategic merge patch). All false: objects are merged, lists replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct PatchStrategy {
+    /// A list is merged, by its merge key or as a set of scalars.
     pub merge: bool,
+    /// Fields of the object that the patch does not name are dropped.
     pub retain_keys: bool,
+    /// An object is replaced whole.
+    pub replace: bool,
 }
 
 /// One node. Cheap to borrow, costly to clone: share custom schemas behind an `Arc`.
@@ -267,6 +277,11 @@ impl Schema {
     /// What the field says, else what the type it refers to says.
     pub fn map_type(&self) -> MapType {
         self.map_type.or(self.resolved().map_type).unwrap_or_default()
+    }
+
+    /// `x-kubernetes-map-type` as said at this very node.
+    pub(crate) fn own_map_type(&self) -> Option<MapType> {
+        self.map_type
     }
 
     /// `x-kubernetes-patch-strategy`.

@@ -1,3 +1,5 @@
+//! Tests of `objects::kinds`.
+
 use std::collections::HashSet;
 
 use super::*;

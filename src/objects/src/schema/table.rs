@@ -41,6 +41,11 @@ pub fn definition_names() -> &'static [&'static str] {
     &TABLE.names
 }
 
+/// The table as it stands in the executable.
+pub(crate) fn text() -> &'static str {
+    TEXT
+}
+
 pub(super) fn by_index(index: u16) -> &'static Schema {
     TABLE.schemas.get(usize::from(index)).unwrap_or(&ANY)
 }
@@ -137,7 +142,11 @@ fn apply(schema: &mut Schema, attribute: &'static str) {
         "g" => schema.map_type = Some(MapType::Granular),
         "l" => schema.list_type = if value == "map" { ListType::Map } else { ListType::Set },
         "p" => {
-            schema.patch = PatchStrategy { merge: value.contains("merge"), retain_keys: value.contains("retainKeys") };
+            schema.patch = PatchStrategy {
+                merge: value.contains("merge"),
+                retain_keys: value.contains("retainKeys"),
+                replace: value == "replace",
+            };
         }
         "d" => schema.extra.get_or_insert_default().default = serde_json::from_str(value).ok(),
         "e" => {

@@ -1,3 +1,5 @@
+//! Tests of `objects::schema`.
+
 use serde_json::json;
 
 use super::*;
@@ -79,6 +81,8 @@ fn the_table_knows_merge_keys_list_types_and_presence() {
     assert_eq!(pod().at("spec").map(Schema::required), Some(&[Text::Borrowed("containers")][..]));
     let strategy = definition("io.k8s.api.apps.v1.DeploymentSpec").and_then(|d| d.field("strategy"));
     assert!(strategy.is_some_and(|s| s.patch_strategy().retain_keys));
+    let selector = definition("io.k8s.api.policy.v1.PodDisruptionBudgetSpec").and_then(|d| d.field("selector"));
+    assert!(selector.is_some_and(|s| s.patch_strategy().replace));
 }
 
 #[test]
@@ -149,4 +153,146 @@ fn every_kind_and_subresource_body_has_a_schema() {
             assert!(of(kind).and_then(|s| s.field("status")).is_some(), "{} has no status", kind.schema);
         }
     }
+}
+
+fn messages(errors: crate::field::Errors) -> Vec<String> {
+    errors.into_vec().iter().map(ToString::to_string).collect()
+}
+
+fn refusals(schema: Value, value: &Value) -> Vec<String> {
+    messages(validate(value, &crd(schema)))
+}
+
+fn spec(fields: Value) -> Value {
+    json!({"type": "object", "properties": {"spec": {"type": "object", "properties": fields}}})
+}
+
+#[test]
+fn validation_words_type_errors_as_upstream() {
+    let schema = spec(json!({"x": {"type": "integer"}, "y": {"x-kubernetes-int-or-string": true},
+        "t": {"type": "string", "format": "date-time"}}));
+    let found = refusals(schema, &json!({"spec": {"x": "three", "y": true, "t": "noon"}}));
+    assert_eq!(
+        found,
+        [
+            r#"spec.t: Invalid value: "noon": spec.t in body must be of type date-time: "noon""#,
+            r#"spec.x: Invalid value: "string": spec.x in body must be of type integer: "string""#,
+            r#"spec.y: Invalid value: "boolean": spec.y in body must be of type integer,string: "boolean""#,
+        ]
+    );
+}
+
+#[test]
+fn validation_checks_presence_choice_and_bounds() {
+    let schema = json!({"type": "object", "required": ["spec"], "properties": {"spec": {"type": "object",
+        "required": ["name"], "properties": {
+            "name": {"type": "string"},
+            "color": {"type": "string", "enum": ["red", "blue"]},
+            "size": {"type": "integer", "minimum": 1, "maximum": 5},
+            "id": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 3, "minLength": 1},
+            "tags": {"type": "array", "maxItems": 1, "items": {"type": "string"}},
+    }}}});
+    assert_eq!(refusals(schema.clone(), &json!({})), ["spec: Required value"]);
+    let value = json!({"spec": {"color": "green", "size": 9, "id": "ABCD", "tags": ["a", "b"]}});
+    assert_eq!(
+        refusals(schema, &value),
+        [
+            r#"spec.color: Unsupported value: "green": supported values: "red", "blue""#,
+            "spec.id: Too long: may not be more than 3 bytes",
+            r#"spec.id: Invalid value: "ABCD": spec.id in body should match '^[a-z]+$'"#,
+            "spec.size: Invalid value: 9: spec.size in body should be less than or equal to 5",
+            "spec.tags: Too many: 2: must have at most 1 item",
+            "spec.name: Required value",
+        ]
+    );
+}
+
+#[test]
+fn validation_reports_junctions_at_no_path() {
+    let schema = spec(json!({"x": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+        "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}}));
+    assert!(refusals(schema.clone(), &json!({"spec": {"x": {"a": "1"}}})).is_empty());
+    let both = refusals(schema, &json!({"spec": {"x": {"a": "1", "b": "2"}}}));
+    assert_eq!(
+        both,
+        [
+            r#"<nil>: Invalid value: "": "spec.x" must validate one and only one schema (oneOf). Found 2 valid alternatives"#
+        ]
+    );
+}
+
+#[test]
+fn list_sets_and_maps_refuse_duplicates() {
+    let schema = spec(json!({
+        "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        "map": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}}}));
+    let value = json!({"spec": {"set": ["a", "b", "a"], "map": [{"name": "x"}, {"name": "x"}]}});
+    assert_eq!(
+        refusals(schema, &value),
+        [r#"spec.map[1]: Duplicate value: {"name":"x"}"#, r#"spec.set[2]: Duplicate value: "a""#,]
+    );
+}
+
+#[test]
+fn metadata_is_validated_only_by_the_constraints_the_crd_puts_on_it() {
+    let schema = json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {
+        "name": {"type": "string", "maxLength": 3}}}}});
+    assert!(refusals(schema.clone(), &json!({"metadata": {"name": "abc", "labels": {"a": "b"}}})).is_empty());
+    let found = refusals(schema, &json!({"metadata": {"name": "abcd"}}));
+    assert!(found.contains(&"metadata.name: Too long: may not be more than 3 bytes".to_owned()), "{found:?}");
+}
+
+#[test]
+fn embedded_resources_need_a_type_and_keep_their_envelope() {
+    let schema = spec(json!({"template": {"type": "object", "x-kubernetes-embedded-resource": true,
+        "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}));
+    let mut value = json!({"spec": {"template": {"kind": "Pod", "metadata": {"labels": {"a": "b"}}, "junk": 1}}});
+    let found = refusals(schema.clone(), &value);
+    assert_eq!(found, ["spec.template.apiVersion: Required value: must not be empty"]);
+    prune(&mut value, &crd(schema));
+    assert_eq!(value, json!({"spec": {"template": {"kind": "Pod", "metadata": {"labels": {"a": "b"}}}}}));
+}
+
+fn structural(schema: &Value) -> Vec<String> {
+    let root = crate::field::Path::root("schema");
+    messages(check_structural(schema, &root))
+}
+
+#[test]
+fn structural_schemas_are_accepted() {
+    let port = json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]});
+    let schema = spec(json!({"port": port, "list": {"type": "array", "items": {"type": "string"}},
+        "size": {"type": "integer", "default": 1, "minimum": 0}, "free": {"x-kubernetes-preserve-unknown-fields": true}}));
+    assert_eq!(structural(&schema), Vec::<String>::new());
+}
+
+#[test]
+fn schemas_that_are_not_structural_are_refused_with_the_path() {
+    let schema = json!({"type": "object", "properties": {
+        "spec": {"properties": {"a": {"type": "array"}, "b": {"type": "array", "items": {}}}},
+        "metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}},
+        "anyOf": [{"properties": {"c": {"type": "string"}}}]});
+    let found = structural(&schema);
+    for wanted in [
+        "schema.properties[spec].type: Required value: must not be empty for specified object fields",
+        "schema.properties[spec].properties[a].items: Required value: must be specified",
+        "schema.properties[spec].properties[b].items.type: Required value: must not be empty for specified array items",
+        "schema.properties[metadata]: Forbidden: must not specify anything other than name and generateName, but \
+         metadata is implicitly specified",
+        "schema.anyOf[0].properties[c].type: Forbidden: must be empty to be structural",
+        "schema.properties[c]: Required value: because it is defined in schema.anyOf[0].properties[c]",
+    ] {
+        assert!(found.iter().any(|f| f == wanted), "{wanted} not in {found:#?}");
+    }
+}
+
+#[test]
+fn unsupported_keywords_and_wrong_defaults_are_refused() {
+    let found = structural(&spec(json!({"a": {"type": "string", "$ref": "#/x"}, "b": {"type": "text"},
+        "c": {"type": "array", "uniqueItems": true, "items": {"type": "string"}},
+        "d": {"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "object"}}})));
+    assert_eq!(found.len(), 4, "{found:#?}");
+    let found = structural(&spec(json!({"a": {"type": "integer", "default": "x"}})));
+    assert_eq!(found.len(), 1, "{found:#?}");
 }

@@ -1,0 +1,206 @@
+//! The HTTPS transport: TLS 1.3 by rustls and ring, trust in one CA only, HTTP/2 with one connection to one of
+//! several API servers. When the connection breaks, the next server of the list is tried.
+//!
+//! Names are resolved by hickory: a static executable must not call the C library's resolver.
+
+mod connect;
+mod resolve;
+#[cfg(test)]
+#[path = "https/tests.rs"]
+mod wire_tests;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri, header};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::Body;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tower::BoxError;
+
+use self::connect::Connector;
+
+/// The API servers to try, as `https://HOST:PORT`, in order of preference. Shared: the agent adds servers as it
+/// learns of them, and the next connection uses the new list.
+#[derive(Clone, Debug, Default)]
+pub struct ServerList {
+    servers: Arc<RwLock<Vec<String>>>,
+}
+
+impl ServerList {
+    pub fn new(servers: Vec<String>) -> Self {
+        Self { servers: Arc::new(RwLock::new(servers)) }
+    }
+
+    pub fn set(&self, servers: Vec<String>) {
+        *self.servers.write().unwrap_or_else(PoisonError::into_inner) = servers;
+    }
+
+    pub fn get(&self) -> Vec<String> {
+        self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl From<Vec<String>> for ServerList {
+    fn from(servers: Vec<String>) -> Self {
+        Self::new(servers)
+    }
+}
+
+/// Who the client says it is.
+#[derive(Clone)]
+pub enum Credentials {
+    Anonymous,
+    /// A client certificate chain and its key, both PEM.
+    Certificate {
+        cert_pem: Vec<u8>,
+        key_pem: Vec<u8>,
+    },
+    /// A bearer token.
+    Token(String),
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::Certificate { .. } => "Certificate",
+            Self::Token(_) => "Token",
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct HttpsConfig {
+    pub servers: ServerList,
+    /// The only certificates trusted, PEM.
+    pub ca_pem: Vec<u8>,
+    pub credentials: Credentials,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HttpsError {
+    #[error("the list of API servers is empty")]
+    NoServers,
+    #[error("{0:?} is not an https://HOST:PORT address")]
+    BadServer(String),
+    #[error("CA certificate cannot be read")]
+    Ca(#[source] rustls::pki_types::pem::Error),
+    #[error("no usable CA certificate")]
+    NoCa,
+    #[error("client certificate or key cannot be read")]
+    Identity(#[source] rustls::pki_types::pem::Error),
+    #[error("token has characters that a header cannot carry")]
+    Token,
+    #[error("TLS configuration")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Connections are pooled under this name, whatever server they are made to: the list fails over beneath it.
+const AUTHORITY: &str = "kubernetes.default.svc";
+
+/// Bytes in flight per stream and per connection: watches of many kinds share one connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// A client of the servers in `config`. Must be called within a tokio runtime; connects on first use.
+pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
+    let HttpsConfig { servers, ca_pem, credentials } = config;
+    if servers.get().is_empty() {
+        return Err(HttpsError::NoServers);
+    }
+    for server in servers.get() {
+        connect::Target::parse(&server).ok_or(HttpsError::BadServer(server))?;
+    }
+    let connector = Connector::new(servers, tls_config(&ca_pem, &credentials)?);
+    let authorization = match credentials {
+        Credentials::Token(token) => Some(bearer(&token)?),
+        Credentials::Anonymous | Credentials::Certificate { .. } => None,
+    };
+    let http = legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_only(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        // A server that vanished without a word is noticed by its silence while watches are open.
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .http2_keep_alive_timeout(Duration::from_secs(10))
+        .build::<_, Body>(connector);
+    let service = tower::service_fn(move |request| send(http.clone(), authorization.clone(), request));
+    Ok(kube::Client::new(service, "default"))
+}
+
+async fn send(
+    http: legacy::Client<Connector, Body>,
+    authorization: Option<HeaderValue>,
+    mut request: Request<Body>,
+) -> Result<Response<Incoming>, BoxError> {
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
+    uri.scheme = Some(Scheme::HTTPS);
+    uri.authority = Some(Authority::from_static(AUTHORITY));
+    *request.uri_mut() = Uri::from_parts(uri)?;
+    if let Some(value) = authorization {
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    Ok(http.request(request).await?)
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, HttpsError> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_invalid| HttpsError::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn tls_config(ca_pem: &[u8], credentials: &Credentials) -> Result<Arc<ClientConfig>, HttpsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem) {
+        roots.add(certificate.map_err(HttpsError::Ca)?)?;
+    }
+    if roots.is_empty() {
+        return Err(HttpsError::NoCa);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots);
+    let mut config = match credentials {
+        Credentials::Certificate { cert_pem, key_pem } => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert_pem).collect();
+            let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(HttpsError::Identity)?;
+            builder.with_client_auth_cert(chain.map_err(HttpsError::Identity)?, key)?
+        }
+        Credentials::Anonymous | Credentials::Token(_) => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_empty_or_malformed_server_list_is_refused_by_name() {
+        let config = |servers: Vec<String>| HttpsConfig {
+            servers: servers.into(),
+            ca_pem: Vec::new(),
+            credentials: Credentials::Anonymous,
+        };
+        assert!(matches!(https(config(vec![])), Err(HttpsError::NoServers)));
+        let error = https(config(vec!["ftp://x".into()])).err().unwrap();
+        assert_eq!(error.to_string(), "\"ftp://x\" is not an https://HOST:PORT address");
+        assert!(matches!(https(config(vec!["https://10.0.0.1:6443".into()])), Err(HttpsError::NoCa)));
+    }
+
+    #[test]
+    fn a_token_is_not_printed() {
+        assert_eq!(format!("{:?}", Credentials::Token("secret".into())), "Token");
+        assert!(bearer("with\nnewline").is_err());
+    }
+}

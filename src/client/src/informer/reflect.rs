@@ -1,0 +1,165 @@
+//! The task that keeps a store equal to a collection of the API: one list in pages, then watches from the revision
+//! reached, for ever. A lost connection goes on from the last revision; a revision that is gone (410) lists again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{TryStreamExt, pin_mut};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube::core::WatchEvent;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::store::Store;
+use super::{Endpoint, Observed};
+use crate::backoff::Backoff;
+
+const PAGE: u32 = 500;
+const SHORT_WATCH: Duration = Duration::from_secs(1);
+
+pub(super) struct Reflector<K> {
+    client: kube::Client,
+    endpoint: Endpoint,
+    store: Arc<Store<K>>,
+}
+
+/// A list response. kube's own list type flattens its header, which buffers every item untyped first.
+#[derive(Deserialize)]
+struct Page<K> {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default = "Option::default")]
+    items: Option<Vec<K>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReflectError {
+    #[error("revision is no longer available")]
+    Expired,
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the server ended the watch at once")]
+    EndedAtOnce,
+    #[error("request could not be built")]
+    Request(#[from] http::Error),
+}
+
+impl From<Box<kube::core::Status>> for ReflectError {
+    fn from(status: Box<kube::core::Status>) -> Self {
+        Self::from(kube::Error::Api(status)).or_expired()
+    }
+}
+
+impl ReflectError {
+    fn or_expired(self) -> Self {
+        match self {
+            Self::Api(kube::Error::Api(status)) if status.code == 410 || status.reason == "Expired" => Self::Expired,
+            other => other,
+        }
+    }
+}
+
+impl<K: Observed> Reflector<K> {
+    pub(super) fn new(client: kube::Client, endpoint: Endpoint, store: Arc<Store<K>>) -> Self {
+        Self { client, endpoint, store }
+    }
+
+    pub(super) async fn run(self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut from: Option<String> = None;
+        let mut failing = false;
+        loop {
+            let result = self.step(&mut from).await;
+            if matches!(result, Err(ReflectError::Expired)) && from.take().is_some() {
+                continue;
+            }
+            self.report(&result, failing);
+            failing = result.is_err();
+            if failing {
+                tokio::time::sleep(backoff.next_delay()).await;
+            } else {
+                backoff.reset();
+            }
+        }
+    }
+
+    /// Says once that the watch broke, and once that it is back.
+    fn report(&self, result: &Result<(), ReflectError>, was_failing: bool) {
+        let path = self.endpoint.path();
+        match result {
+            Ok(()) if was_failing => tracing::info!(path, "watch is back"),
+            Err(error) if !was_failing => tracing::warn!(path, %error, "list or watch failed, retrying"),
+            _ => {}
+        }
+    }
+
+    /// One list, or one watch to its end.
+    async fn step(&self, from: &mut Option<String>) -> Result<(), ReflectError> {
+        match from {
+            None => {
+                *from = Some(self.list().await.map_err(ReflectError::or_expired)?);
+                Ok(())
+            }
+            Some(revision) => {
+                let started = Instant::now();
+                let events = self.watch(revision).await.map_err(ReflectError::or_expired)?;
+                // A server that ends watches at once must not be asked in a tight loop.
+                if events == 0 && started.elapsed() < SHORT_WATCH { Err(ReflectError::EndedAtOnce) } else { Ok(()) }
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<String, ReflectError> {
+        let mut objects = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let request = self.endpoint.list(PAGE, token.as_deref())?;
+            let page: Page<K> = self.client.request(request).await?;
+            objects.extend(page.items.into_iter().flatten().map(trim));
+            token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if token.is_none() {
+                let revision = page.metadata.resource_version.unwrap_or_default();
+                self.store.replace(objects, revision.parse().unwrap_or(0));
+                return Ok(revision);
+            }
+        }
+    }
+
+    /// Follows one watch to its end and says how many events it had.
+    async fn watch(&self, from: &mut String) -> Result<u64, ReflectError> {
+        let mut count = 0;
+        let events = self.client.request_events::<K>(self.endpoint.watch(from)?).await?;
+        pin_mut!(events);
+        while let Some(event) = events.try_next().await? {
+            count += 1;
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    remember(from, &object);
+                    self.store.apply(trim(object));
+                }
+                WatchEvent::Deleted(object) => {
+                    remember(from, &object);
+                    self.store.delete(&object);
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    self.store.observe(bookmark.metadata.resource_version.parse().unwrap_or(0));
+                    *from = bookmark.metadata.resource_version;
+                }
+                WatchEvent::Error(status) => return Err(status.into()),
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn remember<K: kube::Resource>(from: &mut String, object: &K) {
+    if let Some(revision) = &object.meta().resource_version {
+        from.clone_from(revision);
+    }
+}
+
+/// Field ownership is the server's business and often the larger half of an object: not kept in memory.
+fn trim<K: kube::Resource>(mut object: K) -> K {
+    object.meta_mut().managed_fields = None;
+    object
+}
