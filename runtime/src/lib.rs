@@ -1,1 +1,33 @@
 //! OCI images and containers in process, one shim per pod.
+//!
+//! [`Runtime`] is the handle the node agent holds: images live under `RuntimeConfig::root`, everything about living
+//! pods under `RuntimeConfig::state`. Each pod is owned by a *shim*: this very executable run again with the hidden
+//! `shim` subcommand ([`shim::main`]), single-threaded, outliving the process that started it.
+//!
+//! Invariants: no Kubernetes types; unsafe code only under `sys`; this process never forks.
+
+#![deny(unsafe_code)]
+
+mod bundle;
+mod cgroup;
+pub mod error;
+pub mod images;
+mod link;
+mod pod;
+mod protocol;
+mod records;
+mod runtime;
+mod seccomp;
+pub mod session;
+pub mod shim;
+pub mod spec;
+pub mod status;
+#[expect(unsafe_code, reason = "the one place for system calls without a safe wrapper")]
+mod sys;
+
+pub use error::RuntimeError;
+pub use images::{Auth, ImageConfig, ImageError, ImageRecord, ImageRef, Images, Progress};
+pub use runtime::{Runtime, RuntimeConfig};
+pub use session::{Session, SessionControl, SessionExit};
+pub use spec::{ContainerId, ContainerSpec, ExecSpec, PodId, PodSpec};
+pub use status::{ContainerState, ContainerStats, ContainerStatus, Event, PodPhase, PodStats, PodStatus};

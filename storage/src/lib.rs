@@ -1,1 +1,34 @@
 //! Raft-replicated, multi-version key-value store.
+//!
+//! Invariants: nothing is acknowledged as [`Durability::Synced`] before it is on disk in the checksummed Raft log; reads
+//! and watches are served from memory; watch events come from the committed log in revision order, exactly once. The
+//! crate knows nothing of Kubernetes. Called by the API server and by the executable, both through [`Store`] only.
+#![forbid(unsafe_code)]
+
+mod codec;
+mod command;
+mod data_dir;
+mod deadlines;
+mod error;
+mod hard_state;
+mod log;
+mod mvcc;
+mod open;
+mod raft;
+mod request;
+mod snapshot;
+mod state;
+mod store;
+mod types;
+mod upkeep;
+mod watch;
+mod writer;
+
+pub use error::{OpenError, RangeError, StoreError, WatchError};
+pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES};
+pub use store::{Config, Store};
+pub use types::{
+    Bytes, Compare, Durability, Event, EventKind, KeyValue, LeaseGrant, LeaseId, LeaseStatus, Op, OpResult, Ordering,
+    RangeRequest, RangeResponse, Revision, Stats, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
+};
+pub use watch::{ProgressHandle, Watcher};

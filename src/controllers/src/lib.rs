@@ -11,6 +11,7 @@ mod claim;
 mod conditions;
 mod context;
 mod discovery;
+mod disruption_target;
 mod error;
 mod hash;
 mod intstr;

@@ -1,0 +1,80 @@
+//! The pods of this node: every change of a pod and every event of the runtime goes to the worker of that pod.
+//!
+//! One worker task per pod UID does everything for it in order (`worker`, `start`, `stop`); a pod that comes back
+//! under the same name is another pod. What the runtime holds of pods the API does not know is cleared at the start.
+
+pub(crate) mod admit;
+mod cleanup;
+mod handler;
+mod hooks;
+mod observe;
+mod report;
+mod resize;
+mod sandbox;
+mod start;
+mod stop;
+mod worker;
+pub(crate) mod workers;
+
+use std::sync::Arc;
+
+use client::Change;
+use k8s_openapi::api::core::v1::Pod;
+use runtime::Event;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::context::Context;
+use crate::status::phase;
+
+/// Dispatches for ever.
+pub(crate) fn task(context: &Arc<Context>) -> futures::future::BoxFuture<'static, ()> {
+    let context = context.clone();
+    Box::pin(run(context))
+}
+
+async fn run(context: Arc<Context>) {
+    let mut events = context.runtime.events();
+    context.pods.synced().await;
+    context.node.synced().await;
+    context.services.synced().await;
+    cleanup::orphans(&context).await;
+    let mut changes = context.pods.subscribe();
+    loop {
+        tokio::select! {
+            change = changes.next() => match change {
+                Some(change) => dispatch(&context, &change),
+                None => return,
+            },
+            event = events.recv() => match event {
+                Ok(Event::ContainerStarted { pod, .. }) => context.workers.wake(pod.as_str()),
+                Ok(Event::ContainerExited { pod, .. } | Event::PodGone { pod, .. }) => context.workers.wake(pod.as_str()),
+                Ok(Event::Resync) | Err(RecvError::Lagged(_)) => context.workers.wake_all(),
+                Err(RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+fn dispatch(context: &Arc<Context>, change: &Change<Pod>) {
+    let pod = change.object();
+    if !context.is_mine(pod) {
+        return;
+    }
+    let Some(uid) = pod.metadata.uid.as_deref() else { return };
+    if matches!(change, Change::Deleted(_)) {
+        context.workers.gone(uid, pod);
+    } else if needs_worker(context, pod, uid)
+        && let Some((desired, wake)) = context.workers.update(uid, pod)
+    {
+        let worker = worker::Worker::new(context.clone(), desired, wake);
+        let stop = context.stop.clone();
+        context.tasks.spawn(Box::pin(async move { stop.run_until_cancelled(Box::pin(worker.run())).await }));
+    }
+}
+
+/// A finished pod of which nothing is left here needs nobody until it is deleted.
+fn needs_worker(context: &Context, pod: &Pod, uid: &str) -> bool {
+    let finished = pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(phase::is_final);
+    let known = || context.runtime.pod_status(&uid.into()).is_ok() || context.config.pod_root(uid).exists();
+    !finished || pod.metadata.deletion_timestamp.is_some() || context.workers.has(uid) || known()
+}

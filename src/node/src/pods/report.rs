@@ -1,0 +1,170 @@
+//! Tells the API a pod's status: the newest only, and only what differs from what it knows.
+//!
+//! A task of its own per pod, so that a slow or absent API server never holds up the pod.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::context::Context;
+
+/// Conditions of others in the status are theirs to write.
+const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+pub(super) struct Reporter {
+    wanted: watch::Sender<PodStatus>,
+    /// Counts the statuses the API has.
+    told: watch::Receiver<Told>,
+    _stop: DropGuard,
+}
+
+#[derive(Clone, Default)]
+struct Told {
+    status: PodStatus,
+    /// The API does not know the pod any more.
+    gone: bool,
+}
+
+impl Reporter {
+    pub(super) fn start(context: &Arc<Context>, pod: &Pod) -> Reporter {
+        let known = pod.status.clone().unwrap_or_default();
+        let (wanted, receiver) = watch::channel(known.clone());
+        let (sender, told) = watch::channel(Told { status: known, gone: false });
+        let stop = context.stop.child_token();
+        let guard = CancellationToken::clone(&stop).drop_guard();
+        let task = run(context.clone(), Identity::of(pod), receiver, sender);
+        context.tasks.spawn(async move { stop.run_until_cancelled(task).await });
+        Reporter { wanted, told, _stop: guard }
+    }
+
+    pub(super) fn report(&self, status: &PodStatus) {
+        self.wanted.send_if_modified(|wanted| {
+            let differs = wanted != status;
+            if differs {
+                wanted.clone_from(status);
+            }
+            differs
+        });
+    }
+
+    /// Waits until the API has the last status; false when it has forgotten the pod.
+    pub(super) async fn flush(&mut self) -> bool {
+        let wanted = self.wanted.borrow().clone();
+        let known = self.told.wait_for(|told| told.gone || told.status == wanted).await.map(|told| !told.gone);
+        match known {
+            Ok(known) => known,
+            // The node is stopping: what is left to do for the pod is for its next life.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+struct Identity {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Identity {
+    fn of(pod: &Pod) -> Identity {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        Identity { namespace: text(&meta.namespace), name: text(&meta.name), uid: text(&meta.uid) }
+    }
+}
+
+async fn run(context: Arc<Context>, pod: Identity, mut wanted: watch::Receiver<PodStatus>, told: watch::Sender<Told>) {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let status = wanted.borrow_and_update().clone();
+        let known = told.borrow().status.clone();
+        if status != known {
+            let body = Patch::Strategic(patch(&pod.uid, &known, &status));
+            match api.patch_status(&pod.name, &PatchParams::default(), &body).await {
+                Ok(_) => {
+                    pause = Duration::from_millis(100);
+                    told.send_modify(|told| told.status = status);
+                    continue;
+                }
+                // 409: the name is another pod's now.
+                Err(kube::Error::Api(error)) if matches!(error.code, 404 | 409) => {
+                    told.send_modify(|told| told.gone = true);
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(namespace = %pod.namespace, name = %pod.name, error = %error, "cannot write a pod's status");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                    continue;
+                }
+            }
+        }
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The patch from one status to the next. Others' conditions are left out; lists that shrink are replaced.
+fn patch(uid: &str, known: &PodStatus, status: &PodStatus) -> Value {
+    let mut body = to_value(status);
+    let before = to_value(known);
+    if let Some(conditions) = body.get_mut("conditions").and_then(Value::as_array_mut) {
+        let own = |c: &Value| c.get("type").and_then(Value::as_str).is_some_and(|t| OWNED.contains(&t));
+        conditions.retain(own);
+    }
+    for list in ["podIPs", "hostIPs"] {
+        let changed = before.get(list).is_some_and(|b| Some(b) != body.get(list));
+        if changed && let Some(items) = body.get_mut(list).and_then(Value::as_array_mut) {
+            items.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    if let (Some(new), Some(old)) = (body.as_object_mut(), before.as_object()) {
+        // The node does not write what others put there, and clears what it put there itself.
+        new.remove("resourceClaimStatuses");
+        new.remove("nominatedNodeName");
+        for field in old.keys().filter(|f| matches!(f.as_str(), "reason" | "message" | "podIP" | "podIPs")) {
+            new.entry(field).or_insert(Value::Null);
+        }
+    }
+    json!({"metadata": {"uid": uid}, "status": body})
+}
+
+fn to_value(status: &PodStatus) -> Value {
+    // A status is plain data: it always has a JSON form.
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(value: Value) -> PodStatus {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn others_conditions_are_not_written() {
+        let new =
+            status(json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}));
+        let body = patch("u", &PodStatus::default(), &new);
+        assert_eq!(body["metadata"]["uid"], "u");
+        assert_eq!(body["status"]["conditions"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_new_address_replaces_the_old_one() {
+        let old = status(json!({"podIP": "1.1.1.1", "podIPs": [{"ip": "1.1.1.1"}], "reason": "x"}));
+        let new = status(json!({"podIP": "1.1.1.2", "podIPs": [{"ip": "1.1.1.2"}]}));
+        let body = patch("u", &old, &new);
+        assert_eq!(body["status"]["podIPs"], json!([{"$patch": "replace"}, {"ip": "1.1.1.2"}]));
+        assert_eq!(body["status"]["reason"], Value::Null);
+    }
+}

@@ -1,0 +1,152 @@
+//! Which strategy each built-in kind follows.
+
+use k8s_openapi::api;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
+
+use super::typed::{Plain, PlainWithStatus, Typed};
+use super::{Strategy, apps, batch, core};
+use crate::kinds::Kind;
+
+/// The strategy of a built-in kind; `None` for kinds that are not stored (reviews, bindings) or not built in.
+pub fn strategy_for(group: &str, version: &str, kind: &str) -> Option<&'static dyn Strategy> {
+    let of_kind = |strategy: &&&dyn Strategy| {
+        let facts = strategy.facts();
+        facts.kind == kind && facts.group == group && facts.version == version
+    };
+    KINDS.iter().chain(PLAIN).chain(PLAIN_WITH_STATUS).find(of_kind).copied()
+}
+
+/// Every built-in strategy.
+pub fn all() -> impl Iterator<Item = &'static dyn Strategy> {
+    KINDS.iter().chain(PLAIN).chain(PLAIN_WITH_STATUS).copied()
+}
+
+macro_rules! strategies {
+    ($($rules:ty),* $(,)?) => { &[$(&Typed::<$rules>::NEW),*] };
+}
+
+macro_rules! wrapped {
+    ($wrapper:ident: $($kind:ty),* $(,)?) => { &[$(&Typed::<$wrapper<$kind>>::NEW),*] };
+}
+
+/// Kinds with rules of their own.
+static KINDS: &[&dyn Strategy] = strategies![
+    core::pod::PodRules,
+    core::namespace::NamespaceRules,
+    core::service::ServiceRules,
+    core::config::ConfigMapRules,
+    core::config::SecretRules,
+    core::config::ServiceAccountRules,
+    apps::deployment::DeploymentRules,
+    apps::replica_set::ReplicaSetRules,
+    apps::replica_set::ReplicationControllerRules,
+    apps::daemon_set::DaemonSetRules,
+    apps::stateful_set::StatefulSetRules,
+    apps::revision::ControllerRevisionRules,
+    apps::revision::PodTemplateRules,
+    core::node::NodeRules,
+    core::event::EventRules,
+    core::endpoints::EndpointsRules,
+    core::endpoints::EndpointSliceRules,
+    core::volume::PersistentVolumeRules,
+    core::volume::PersistentVolumeClaimRules,
+    core::quota::ResourceQuotaRules,
+    core::quota::LimitRangeRules,
+    batch::job::JobRules,
+    batch::cron_job::CronJobRules,
+];
+
+/// Kinds that are decoded and have their metadata checked, and no more.
+static PLAIN: &[&dyn Strategy] = wrapped![Plain:
+    api::core::v1::ComponentStatus,
+    api::certificates::v1alpha1::ClusterTrustBundle,
+    api::certificates::v1beta1::ClusterTrustBundle,
+    api::coordination::v1::Lease,
+    api::coordination::v1alpha2::LeaseCandidate,
+    api::coordination::v1beta1::LeaseCandidate,
+    api::events::v1::Event,
+    api::networking::v1::IPAddress,
+    api::networking::v1::IngressClass,
+    api::networking::v1beta1::IPAddress,
+    api::node::v1::RuntimeClass,
+    api::rbac::v1::ClusterRole,
+    api::rbac::v1::ClusterRoleBinding,
+    api::rbac::v1::Role,
+    api::rbac::v1::RoleBinding,
+    api::resource::v1::ResourceClaimTemplate,
+    api::resource::v1beta1::ResourceClaimTemplate,
+    api::resource::v1beta2::ResourceClaimTemplate,
+    api::scheduling::v1::PriorityClass,
+    api::scheduling::v1alpha2::Workload,
+    api::storage::v1::CSIDriver,
+    api::storage::v1::CSINode,
+    api::storage::v1::CSIStorageCapacity,
+    api::storage::v1::StorageClass,
+    api::storage::v1::VolumeAttributesClass,
+    api::storage::v1beta1::VolumeAttributesClass,
+];
+
+/// Plain kinds with a status part and generations.
+static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
+    api::admissionregistration::v1::MutatingAdmissionPolicy,
+    api::admissionregistration::v1::MutatingAdmissionPolicyBinding,
+    api::admissionregistration::v1::MutatingWebhookConfiguration,
+    api::admissionregistration::v1::ValidatingAdmissionPolicy,
+    api::admissionregistration::v1::ValidatingAdmissionPolicyBinding,
+    api::admissionregistration::v1::ValidatingWebhookConfiguration,
+    api::admissionregistration::v1alpha1::MutatingAdmissionPolicy,
+    api::admissionregistration::v1alpha1::MutatingAdmissionPolicyBinding,
+    api::admissionregistration::v1beta1::MutatingAdmissionPolicy,
+    api::admissionregistration::v1beta1::MutatingAdmissionPolicyBinding,
+    api::apiserverinternal::v1alpha1::StorageVersion,
+    api::autoscaling::v1::HorizontalPodAutoscaler,
+    api::autoscaling::v2::HorizontalPodAutoscaler,
+    api::certificates::v1::CertificateSigningRequest,
+    api::certificates::v1beta1::PodCertificateRequest,
+    api::flowcontrol::v1::FlowSchema,
+    api::flowcontrol::v1::PriorityLevelConfiguration,
+    api::networking::v1::Ingress,
+    api::networking::v1::NetworkPolicy,
+    api::networking::v1::ServiceCIDR,
+    api::networking::v1beta1::ServiceCIDR,
+    api::policy::v1::PodDisruptionBudget,
+    api::resource::v1::DeviceClass,
+    api::resource::v1::ResourceClaim,
+    api::resource::v1::ResourceSlice,
+    api::resource::v1alpha3::DeviceTaintRule,
+    api::resource::v1alpha3::ResourcePoolStatusRequest,
+    api::resource::v1beta1::DeviceClass,
+    api::resource::v1beta1::ResourceClaim,
+    api::resource::v1beta1::ResourceSlice,
+    api::resource::v1beta2::DeviceClass,
+    api::resource::v1beta2::DeviceTaintRule,
+    api::resource::v1beta2::ResourceClaim,
+    api::resource::v1beta2::ResourceSlice,
+    api::scheduling::v1alpha2::PodGroup,
+    api::storage::v1::VolumeAttachment,
+    api::storagemigration::v1beta1::StorageVersionMigration,
+    apiextensions::v1::CustomResourceDefinition,
+    apiregistration::v1::APIService,
+];
+
+/// The strategy of a row of the KINDS table; `None` for rows of custom resources and for kinds that are not stored.
+pub fn for_kind(kind: &Kind) -> Option<&'static dyn Strategy> {
+    strategy_for(&kind.group, &kind.version, &kind.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stored_kind_has_a_strategy_that_agrees_with_its_row() {
+        for kind in crate::kinds::KINDS.iter().filter(|kind| kind.is_stored()) {
+            let strategy = for_kind(kind);
+            assert!(strategy.is_some(), "{} {}", kind.api_version(), kind.kind);
+            let facts = strategy.unwrap().facts();
+            assert_eq!(facts.resource, kind.plural);
+            assert_eq!(facts.namespaced, kind.is_namespaced(), "{}", kind.kind);
+        }
+    }
+}

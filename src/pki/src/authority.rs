@@ -1,0 +1,247 @@
+//! The certificate authority: made once, kept in two files, signs every leaf.
+
+use crate::files::{self, FileError};
+use crate::leaf::{Identity, KeyCert, Leaf};
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::path::Path;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// The CA outlives the boxes it certifies; leaves are renewed by themselves at two thirds of a year.
+const CA_DAYS: i32 = 3650;
+const LEAF_DAYS: i32 = 365;
+/// Certificates start this much in the past: the clocks of joining machines differ.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(1);
+
+/// What can go wrong with the CA or what it signs.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("certificate generation failed")]
+    Generate(#[from] rcgen::Error),
+    #[error("{0} is not a PEM certificate")]
+    Pem(&'static str),
+    #[error("{present} exists without {missing}: restore it from a backup, or remove both to make a new cluster CA")]
+    HalfPair { present: String, missing: String },
+    #[error("a name in the certificate is not ASCII: {0:?}")]
+    Name(String),
+    #[error("{0} is in more than one group: a certificate carries one organization here")]
+    Groups(String),
+    #[error("the time {0} does not fit a certificate")]
+    Time(Timestamp),
+}
+
+/// The cluster's certificate authority. Cheap to clone.
+#[derive(Clone)]
+pub struct Ca {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cert_pem: String,
+    cert_der: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Ca").field("hash", &crate::token::ca_hash(&self.inner.cert_der)).finish()
+    }
+}
+
+impl Ca {
+    /// A new CA, as key and certificate.
+    pub fn generate(common_name: &str, now: Timestamp) -> Result<KeyCert, CaError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(common_name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        set_validity(&mut params, now, CA_DAYS)?;
+        let certificate = params.self_signed(&key)?;
+        Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
+    }
+
+    pub fn from_pem(pair: &KeyCert) -> Result<Self, CaError> {
+        let cert_der =
+            CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).map_err(|_| CaError::Pem("the CA certificate"))?;
+        let issuer = Issuer::from_ca_cert_pem(&pair.cert_pem, KeyPair::from_pem(&pair.key_pem)?)?;
+        Ok(Self { inner: Arc::new(Inner { cert_pem: pair.cert_pem.clone(), cert_der, issuer }) })
+    }
+
+    /// The CA kept as `<name>.crt` and `<name>.key` in `folder`; made there when neither exists.
+    pub fn load_or_create(folder: &Path, name: &str, common_name: &str, now: Timestamp) -> Result<Self, CaError> {
+        let (key_path, cert_path) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.crt")));
+        let half = |present: &Path, missing: &Path| CaError::HalfPair {
+            present: present.display().to_string(),
+            missing: missing.display().to_string(),
+        };
+        match (files::read_if_present(&key_path)?, files::read_if_present(&cert_path)?) {
+            (Some(key_pem), Some(cert_pem)) => Self::from_pem(&KeyCert { key_pem, cert_pem }),
+            // The key is written first: a key alone is a creation that power cut short, nothing was signed yet.
+            (_, None) => {
+                let pair = Self::generate(common_name, now)?;
+                files::write_private(&key_path, pair.key_pem.as_bytes())?;
+                files::write_private(&cert_path, pair.cert_pem.as_bytes())?;
+                Self::from_pem(&pair)
+            }
+            (None, Some(_)) => Err(half(&cert_path, &key_path)),
+        }
+    }
+
+    pub fn cert_pem(&self) -> &str {
+        &self.inner.cert_pem
+    }
+
+    pub fn cert_der(&self) -> &[u8] {
+        &self.inner.cert_der
+    }
+
+    /// Makes a key and certifies it.
+    pub fn issue(&self, leaf: &Leaf, now: Timestamp) -> Result<KeyCert, CaError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        describe(&mut params, leaf)?;
+        set_validity(&mut params, now, LEAF_DAYS)?;
+        let certificate = params.signed_by(&key, &self.inner.issuer)?;
+        Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
+    }
+
+    /// Certifies the key of a signing request. Only the key is taken from the request: subject and names are `leaf`'s.
+    pub fn sign_request(&self, request_pem: &str, leaf: &Leaf, now: Timestamp) -> Result<String, CaError> {
+        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
+        let mut params = CertificateParams::default();
+        describe(&mut params, leaf)?;
+        set_validity(&mut params, now, LEAF_DAYS)?;
+        request.params = params;
+        Ok(request.signed_by(&self.inner.issuer)?.pem())
+    }
+}
+
+/// A key and a signing request for it; the signer decides subject and names (see [`Ca::sign_request`]).
+pub fn signing_request() -> Result<(String, String), CaError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key)?;
+    Ok((key.serialize_pem(), request.pem()?))
+}
+
+/// A PKCS#8 P-256 key for signing service-account tokens, kept in `path`; made there when absent.
+pub fn load_or_create_signing_key(path: &Path) -> Result<String, CaError> {
+    if let Some(pem) = files::read_if_present(path)? {
+        return Ok(pem);
+    }
+    let pem = KeyPair::generate()?.serialize_pem();
+    files::write_private(path, pem.as_bytes())?;
+    Ok(pem)
+}
+
+fn describe(params: &mut CertificateParams, leaf: &Leaf) -> Result<(), CaError> {
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    match leaf {
+        Leaf::Client(Identity { user, groups }) => {
+            if groups.len() > 1 {
+                return Err(CaError::Groups(user.clone()));
+            }
+            params.distinguished_name = subject(user, groups);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        }
+        Leaf::Server { common_name, dns_names, addresses } => {
+            params.distinguished_name = subject(common_name, &[]);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            for name in dns_names {
+                let name = name.as_str().try_into().map_err(|_| CaError::Name(name.clone()))?;
+                params.subject_alt_names.push(SanType::DnsName(name));
+            }
+            params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+        }
+    }
+    Ok(())
+}
+
+fn subject(common_name: &str, organizations: &[String]) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    if let Some(group) = organizations.first() {
+        name.push(DnType::OrganizationName, group.as_str());
+    }
+    name
+}
+
+fn set_validity(params: &mut CertificateParams, now: Timestamp, days: i32) -> Result<(), CaError> {
+    let at = |time: Timestamp| OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| CaError::Time(time));
+    params.not_before = at(now.saturating_sub(CLOCK_SKEW).map_err(|_| CaError::Time(now))?)?;
+    params.not_after = at(now.saturating_add(DAY * days).map_err(|_| CaError::Time(now))?)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leaf::due_for_renewal;
+    use x509_parser::prelude::*;
+
+    fn now() -> Timestamp {
+        "2026-01-02T03:04:05Z".parse().unwrap()
+    }
+
+    fn ca() -> Ca {
+        Ca::from_pem(&Ca::generate("rk-test", now()).unwrap()).unwrap()
+    }
+
+    fn der(pem: &str) -> Vec<u8> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+    }
+
+    #[test]
+    fn client_certificates_carry_user_and_group_and_verify_against_the_ca() {
+        let ca = ca();
+        let leaf = ca.issue(&Leaf::Client(Identity::node("edge-1")), now()).unwrap();
+        let der = der(&leaf.cert_pem);
+        assert_eq!(Identity::of_certificate(&der), Some(Identity::node("edge-1")));
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        let (_, authority) = X509Certificate::from_der(ca.cert_der()).unwrap();
+        certificate.verify_signature(Some(authority.public_key())).unwrap();
+        assert!(certificate.extended_key_usage().unwrap().unwrap().value.client_auth);
+        assert!(!certificate.extended_key_usage().unwrap().unwrap().value.server_auth);
+    }
+
+    #[test]
+    fn a_signed_request_gets_the_signers_subject_not_its_own() {
+        let (_key, request) = signing_request().unwrap();
+        let pem = ca().sign_request(&request, &Leaf::Client(Identity::node("edge-2")), now()).unwrap();
+        assert_eq!(Identity::of_certificate(&der(&pem)), Some(Identity::node("edge-2")));
+    }
+
+    #[test]
+    fn renewal_is_due_after_two_thirds_of_the_life() {
+        let leaf = ca().issue(&Leaf::Client(Identity::new("admin", &["system:masters"])), now()).unwrap();
+        assert!(!due_for_renewal(&leaf.cert_pem, now() + SignedDuration::from_hours(24 * 240)));
+        assert!(due_for_renewal(&leaf.cert_pem, now() + SignedDuration::from_hours(24 * 245)));
+        assert!(due_for_renewal("garbage", now()));
+    }
+
+    #[test]
+    fn the_ca_survives_a_restart_and_half_a_pair_is_refused() {
+        let folder = std::env::temp_dir().join(format!("rk-pki-ca-{}", std::process::id()));
+        let made = Ca::load_or_create(&folder, "ca", "rk", now()).unwrap();
+        let read = Ca::load_or_create(&folder, "ca", "rk", now()).unwrap();
+        assert_eq!(made.cert_der(), read.cert_der());
+        std::fs::remove_file(folder.join("ca.key")).unwrap();
+        let error = Ca::load_or_create(&folder, "ca", "rk", now()).unwrap_err();
+        assert!(error.to_string().contains("ca.crt exists without"), "{error}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

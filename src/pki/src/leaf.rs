@@ -1,0 +1,61 @@
+//! What a leaf certificate says: an identity (client) or a set of names (server), with its key.
+
+use jiff::Timestamp;
+use std::net::IpAddr;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// A Kubernetes identity as certificates carry it: user in the common name, groups in organizations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub user: String,
+    pub groups: Vec<String>,
+}
+
+impl Identity {
+    pub fn new(user: &str, groups: &[&str]) -> Self {
+        Self { user: user.to_owned(), groups: groups.iter().map(|&group| group.to_owned()).collect() }
+    }
+
+    /// The identity the Node authorizer knows for a node's agent.
+    pub fn node(name: &str) -> Self {
+        Self::new(&format!("system:node:{name}"), &["system:nodes"])
+    }
+
+    /// Reads the identity out of a client certificate (DER). `None` when it is no certificate or names nobody.
+    pub fn of_certificate(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let subject = certificate.subject();
+        let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let groups = subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned)).collect();
+        Some(Self { user, groups })
+    }
+}
+
+/// What to certify.
+#[derive(Debug, Clone)]
+pub enum Leaf {
+    Client(Identity),
+    Server { common_name: String, dns_names: Vec<String>, addresses: Vec<IpAddr> },
+}
+
+/// A private key and the certificate for it, both PEM. `Debug` shows neither.
+#[derive(Clone)]
+pub struct KeyCert {
+    pub key_pem: String,
+    pub cert_pem: String,
+}
+
+impl std::fmt::Debug for KeyCert {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("KeyCert(…)")
+    }
+}
+
+/// Whether two thirds of a certificate's life are over at `now`, or it cannot be read: time for a new one.
+pub fn due_for_renewal(cert_pem: &str, now: Timestamp) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return true };
+    let Ok(certificate) = pem.parse_x509() else { return true };
+    let validity = certificate.validity();
+    let (start, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    now.as_second() >= start + (end - start) / 3 * 2
+}

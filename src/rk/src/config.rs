@@ -1,0 +1,267 @@
+//! Resolved configuration: raw arguments in, checked values out.
+//!
+//! Each `resolve` destructures its arguments exhaustively, so a new flag does not compile until it is handled here.
+
+mod address;
+pub(crate) mod file;
+pub(crate) mod registries;
+
+use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
+use anyhow::{Context, bail, ensure};
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Taint;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+pub(crate) const DEFAULT_CONFIG_FILE: &str = "/etc/rk/config.yaml";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/rk";
+
+/// What a node needs, on a server or an agent.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeConfig {
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) taints: Vec<Taint>,
+    pub(crate) max_pods: u32,
+    pub(crate) cgroup_root: String,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) registries: PathBuf,
+}
+
+impl NodeConfig {
+    pub(crate) fn images_dir(&self) -> PathBuf {
+        self.data_dir.join("agent/images")
+    }
+}
+
+/// Addresses and names that hold for the whole cluster; agents get them from the server when they join.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct ClusterNetwork {
+    pub(crate) cluster_cidr: Ipv4Net,
+    pub(crate) service_cidr: Ipv4Net,
+    pub(crate) dns: Ipv4Addr,
+    pub(crate) domain: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct ServerConfig {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: IpAddr,
+    pub(crate) tls_sans: Vec<String>,
+    pub(crate) network: ClusterNetwork,
+    pub(crate) node_ports: RangeInclusive<u16>,
+    pub(crate) token: Option<String>,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) kubeconfig_mode: u32,
+    /// `None` with `--disable-agent`.
+    pub(crate) node: Option<NodeConfig>,
+    pub(crate) demo: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct AgentConfig {
+    pub(crate) server: String,
+    pub(crate) token: pki::JoinToken,
+    pub(crate) node: NodeConfig,
+}
+
+/// Where a server keeps the token that agents join with.
+pub(crate) fn node_token_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("server/node-token")
+}
+
+impl ServerConfig {
+    pub(crate) fn resolve(args: ServerArgs) -> anyhow::Result<Self> {
+        let ServerArgs {
+            node,
+            bind_address,
+            https_listen_port,
+            advertise_address,
+            tls_san,
+            cluster_cidr,
+            service_cidr,
+            service_node_port_range,
+            cluster_dns,
+            cluster_domain,
+            write_kubeconfig,
+            write_kubeconfig_mode,
+            disable_agent,
+            demo,
+        } = args;
+        ensure!(!(demo && disable_agent), "--demo needs a node on this box: leave out --disable-agent");
+        ensure!(
+            !overlap(cluster_cidr, service_cidr),
+            "--cluster-cidr {cluster_cidr} and --service-cidr {service_cidr} overlap"
+        );
+        let (node, token) = resolve_node(node)?;
+        let dns = cluster_dns.unwrap_or_else(|| nth_address(service_cidr, 10));
+        ensure!(service_cidr.contains(&dns), "--cluster-dns {dns} is not in --service-cidr {service_cidr}");
+        let mode = u32::from_str_radix(&write_kubeconfig_mode, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+            .with_context(|| format!("--write-kubeconfig-mode {write_kubeconfig_mode:?} is no octal file mode"))?;
+        Ok(Self {
+            data_dir: node.data_dir.clone(),
+            listen: SocketAddr::new(bind_address, https_listen_port),
+            advertise: advertise_address.unwrap_or(node.ip),
+            tls_sans: tls_san,
+            network: ClusterNetwork { cluster_cidr, service_cidr, dns, domain: cluster_domain },
+            node_ports: parse_port_range(&service_node_port_range)?,
+            token,
+            kubeconfig: write_kubeconfig,
+            kubeconfig_mode: mode,
+            node: (!disable_agent).then_some(node),
+            demo,
+        })
+    }
+}
+
+impl AgentConfig {
+    pub(crate) fn resolve(args: AgentArgs) -> anyhow::Result<Self> {
+        let AgentArgs { node, server } = args;
+        let (node, token) = resolve_node(node)?;
+        let token = token.context("an agent needs --token (or RK_TOKEN): run `rk token` on the server to see it")?;
+        let server = server.trim_end_matches('/').to_owned();
+        let authority = server.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains('/'));
+        let Some(authority) = authority else {
+            bail!("--server {server:?} must look like https://ADDRESS:6443");
+        };
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let server = if has_port { server } else { format!("{server}:6443") };
+        Ok(Self { server, token: token.parse().context("--token")?, node })
+    }
+}
+
+fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> {
+    let NodeArgs {
+        config: _,
+        data_dir,
+        state_dir,
+        token,
+        token_file,
+        node_name,
+        node_ip,
+        node_label,
+        node_taint,
+        max_pods,
+        cgroup_root,
+        log_dir,
+        registries,
+        verbose: _,
+        log_format: _,
+    } = args;
+    let name = match node_name {
+        Some(name) => name,
+        None => address::host_name()?,
+    };
+    check_node_name(&name)?;
+    let token = match (token, token_file) {
+        (Some(token), _) => Some(token),
+        (None, Some(path)) => Some(pki::files::read(&path).context("--token-file")?.trim().to_owned()),
+        (None, None) => None,
+    };
+    ensure!(cgroup_root.starts_with('/'), "--cgroup-root {cgroup_root:?} must be an absolute cgroup path");
+    let node = NodeConfig {
+        name,
+        ip: node_ip.map_or_else(address::default_source, Ok)?,
+        data_dir: std::path::absolute(data_dir)?,
+        state_dir: std::path::absolute(state_dir)?,
+        labels: node_label.iter().map(|label| parse_label(label)).collect::<anyhow::Result<_>>()?,
+        taints: node_taint.iter().map(|taint| parse_taint(taint)).collect::<anyhow::Result<_>>()?,
+        max_pods,
+        cgroup_root,
+        log_dir: std::path::absolute(log_dir)?,
+        registries,
+    };
+    Ok((node, token))
+}
+
+fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// The `n`-th address of a network.
+pub(crate) fn nth_address(network: Ipv4Net, n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(network.network()).saturating_add(n))
+}
+
+fn parse_port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
+    text.split_once('-')
+        .and_then(|(first, last)| Some(first.trim().parse().ok()?..=last.trim().parse().ok()?))
+        .filter(|range: &RangeInclusive<u16>| !range.is_empty() && *range.start() > 0)
+        .with_context(|| format!("--service-node-port-range {text:?} must look like 30000-32767"))
+}
+
+fn check_node_name(name: &str) -> anyhow::Result<()> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    ensure!(
+        name.len() <= 253 && name.split('.').all(label),
+        "node name {name:?} must be lower-case letters, digits, '-' and '.': give another with --node-name"
+    );
+    Ok(())
+}
+
+fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) =
+        text.split_once('=').with_context(|| format!("--node-label {text:?} must look like key=value"))?;
+    ensure!(!key.is_empty(), "--node-label {text:?} has no key");
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn parse_taint(text: &str) -> anyhow::Result<Taint> {
+    let shape = || format!("--node-taint {text:?} must look like key=value:NoSchedule");
+    let (pair, effect) = text.rsplit_once(':').with_context(shape)?;
+    ensure!(matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute"), "{}", shape());
+    let (key, value) = match pair.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => (pair, None),
+    };
+    ensure!(!key.is_empty(), "{}", shape());
+    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges_are_checked() {
+        assert_eq!(parse_port_range("30000-32767").unwrap(), 30000..=32767);
+        for bad in ["", "1", "5-4", "0-10", "a-b", "1-70000"] {
+            assert!(parse_port_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn taints_and_labels_name_the_flag_when_malformed() {
+        assert_eq!(parse_taint("gpu:NoSchedule").unwrap().value, None);
+        assert!(parse_taint("gpu=yes:Never").unwrap_err().to_string().contains("--node-taint"));
+        assert!(parse_label("zone").unwrap_err().to_string().contains("--node-label"));
+    }
+
+    #[test]
+    fn node_names_are_dns_subdomains() {
+        assert!(check_node_name("edge-1.lab").is_ok());
+        for bad in ["", "Edge", "a_b", "-a", "a..b"] {
+            assert!(check_node_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn overlapping_networks_are_seen_from_both_sides() {
+        let (wide, narrow): (Ipv4Net, Ipv4Net) = ("10.0.0.0/8".parse().unwrap(), "10.43.0.0/16".parse().unwrap());
+        assert!(overlap(wide, narrow) && overlap(narrow, wide));
+        assert!(!overlap(narrow, "10.42.0.0/16".parse().unwrap()));
+    }
+}

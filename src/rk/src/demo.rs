@@ -1,0 +1,54 @@
+//! `rk server --demo`: a small web app, made of rk itself, so that nothing has to be pulled.
+
+use crate::progress::Progress;
+use crate::{config::ServerConfig, manifests};
+use anyhow::Context;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client};
+use runtime::images::{FileSource, ImageFile};
+use runtime::{ImageConfig, Images};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const IMAGE: &str = "rk.local/hello";
+const NODE_PORT: u16 = 30080;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Builds the image of the demo: rk as its only file.
+pub(crate) async fn build_image(images: Images) -> anyhow::Result<()> {
+    let build = move || -> anyhow::Result<()> {
+        let executable = std::env::current_exe().context("find rk's own executable")?;
+        let file = ImageFile { path: PathBuf::from("/rk"), mode: 0o755, source: FileSource::Host(executable) };
+        let config = ImageConfig {
+            entrypoint: vec!["/rk".into(), "hello".into()],
+            exposed_ports: vec!["8080/tcp".into()],
+            ..ImageConfig::default()
+        };
+        images.add_layer_image(&IMAGE.parse()?, &[file], &config).context("build the demo image")?;
+        Ok(())
+    };
+    tokio::task::spawn_blocking(build).await.context("the build stopped")?
+}
+
+/// Applies the demo, waits until it runs, and says what to try.
+pub(crate) async fn run(client: &Client, config: &ServerConfig, progress: &Progress) -> anyhow::Result<()> {
+    manifests::apply(client, embedded::DEMO).await.context("apply the demo")?;
+    progress.step("demo applied: Deployment and Service hello");
+    let api: Api<Deployment> = Api::namespaced(client.clone(), "default");
+    let available = await_condition(api, "hello", |deployment: Option<&Deployment>| {
+        let Some(deployment) = deployment else { return false };
+        let status = deployment.status.as_ref();
+        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+        wanted.is_some() && status.and_then(|status| status.ready_replicas) == wanted
+    });
+    tokio::time::timeout(LIMIT, available)
+        .await
+        .context("the demo's pods are not all ready after a minute: see `kubectl describe pods`")??;
+    progress.step("demo running: 3 pods ready");
+    progress.line(&format!(
+        "\nTry:\n  curl http://localhost:{NODE_PORT}\n  export KUBECONFIG={}\n  kubectl get pods -o wide\n  kubectl scale deployment hello --replicas=5\n\nCtrl-C stops the cluster.",
+        config.kubeconfig.display()
+    ));
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! The agent's side of a join: verify the server by the token's CA hash, then have fresh keys certified.
+
+use super::{CA_PATH, JOIN_PATH, JoinRequest, JoinResponse};
+use crate::config::{AgentConfig, ClusterNetwork};
+use crate::https::{Https, Refused};
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use jiff::Timestamp;
+use pki::{JoinToken, KeyCert, files};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// What a joined agent holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Membership {
+    pub(crate) ca_pem: String,
+    pub(crate) client: KeyCert,
+    pub(crate) network: ClusterNetwork,
+}
+
+/// The membership kept on disk when it is still good; else joins, waiting for the server as long as it takes.
+/// A refusal (token, name, other cluster) is final.
+pub(crate) async fn membership(config: &AgentConfig) -> anyhow::Result<Membership> {
+    let files = Files { folder: config.node.data_dir.join("agent/pki") };
+    if let Some(kept) = files.load(&config.token, Timestamp::now())? {
+        return Ok(kept);
+    }
+    let mut wait = FIRST_RETRY;
+    loop {
+        match join(config, &files).await {
+            Ok(membership) => return Ok(membership),
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => {
+                if wait == FIRST_RETRY {
+                    let server = &config.server;
+                    tracing::warn!(%server, error = format!("{error:#}"), "server not reachable; trying until it is");
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LAST_RETRY);
+            }
+        }
+    }
+}
+
+/// The server answered, and said no.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server at {0} is another cluster than the token's (its CA hash differs): \
+     run `rk token` on that server to see its token, or correct --server"
+)]
+struct OtherCluster(String);
+
+fn is_final(error: &anyhow::Error) -> bool {
+    error.is::<OtherCluster>()
+        || error.downcast_ref::<Refused>().is_some_and(|refused| refused.status != StatusCode::SERVICE_UNAVAILABLE)
+}
+
+async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership> {
+    let ca_pem = trusted_ca(&config.server, &config.token).await?;
+    let (client_key, client_request) = pki::authority::signing_request()?;
+    let (serving_key, serving_request) = pki::authority::signing_request()?;
+    let request = JoinRequest {
+        node: config.node.name.clone(),
+        machine_secret: files.machine_secret()?,
+        addresses: vec![config.node.ip],
+        client_request,
+        serving_request,
+    };
+    let credentials = STANDARD.encode(format!("{}:{}", config.token.user(), config.token.secret()));
+    let request = Request::post(JOIN_PATH)
+        .header(header::AUTHORIZATION, format!("Basic {credentials}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Bytes::from(serde_json::to_vec(&request)?))?;
+    let answer = Https::new(&config.server, verified_tls(&ca_pem, None)?)?.send(request).await?;
+    let answer: JoinResponse = serde_json::from_slice(&answer).context("the server's answer is malformed")?;
+    let client = KeyCert { key_pem: client_key, cert_pem: answer.client_cert };
+    let serving = KeyCert { key_pem: serving_key, cert_pem: answer.serving_cert };
+    let membership = Membership { ca_pem, client, network: answer.network };
+    files.store(&membership, &serving)?;
+    Ok(membership)
+}
+
+/// Fetches the CA certificate, and trusts it only when the token's hash says so.
+async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
+    let unverified = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_no_client_auth();
+    let pem = Https::new(server, unverified)?.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
+    let der = CertificateDer::from_pem_slice(&pem).context("the server sent no CA certificate")?;
+    if !token.is_for(&der) {
+        bail!(OtherCluster(server.to_owned()));
+    }
+    String::from_utf8(pem.into()).context("the server sent no CA certificate")
+}
+
+/// TLS that trusts the cluster's CA alone, and shows `identity` when there is one.
+pub(crate) fn verified_tls(ca_pem: &str, identity: Option<&KeyCert>) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).context("the CA certificate is damaged")?)?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let Some(identity) = identity else { return Ok(builder.with_no_client_auth()) };
+    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).context("the client key is damaged")?;
+    Ok(builder.with_client_auth_cert(chain, key)?)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Accepts any server, for the one request whose answer is then checked against the token's hash.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The agent's folder of keys and certificates.
+struct Files {
+    folder: PathBuf,
+}
+
+impl Files {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The secret that ties the node's name to this machine; made once.
+    fn machine_secret(&self) -> anyhow::Result<String> {
+        let path = self.path("machine-secret");
+        if let Some(secret) = files::read_if_present(&path)? {
+            return Ok(secret);
+        }
+        let secret = JoinToken::random_secret();
+        files::write_private(&path, secret.as_bytes())?;
+        Ok(secret)
+    }
+
+    fn store(&self, membership: &Membership, serving: &KeyCert) -> anyhow::Result<()> {
+        let write = |name: &str, content: &[u8]| files::write_private(&self.path(name), content);
+        write("serving.key", serving.key_pem.as_bytes())?;
+        write("serving.crt", serving.cert_pem.as_bytes())?;
+        write("client.key", membership.client.key_pem.as_bytes())?;
+        write("network.json", &serde_json::to_vec(&membership.network)?)?;
+        write("ca.crt", membership.ca_pem.as_bytes())?;
+        // Last: its presence says that all the others are whole.
+        write("client.crt", membership.client.cert_pem.as_bytes())?;
+        Ok(())
+    }
+
+    /// What an earlier join left, when it is of the token's cluster and not due for renewal.
+    fn load(&self, token: &JoinToken, now: Timestamp) -> anyhow::Result<Option<Membership>> {
+        let read = |name: &str| files::read_if_present(&self.path(name));
+        let Some(cert_pem) = read("client.crt")? else { return Ok(None) };
+        let (Some(key_pem), Some(ca_pem), Some(network)) =
+            (read("client.key")?, read("ca.crt")?, read("network.json")?)
+        else {
+            return Ok(None);
+        };
+        let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).context("read the kept CA certificate")?;
+        if !token.is_for(&ca_der) {
+            bail!(
+                "this machine joined another cluster before; to join this one, remove {}",
+                Path::new(&self.folder).parent().unwrap_or(&self.folder).display()
+            );
+        }
+        if pki::leaf::due_for_renewal(&cert_pem, now) {
+            return Ok(None);
+        }
+        let network = serde_json::from_str(&network).context("read network.json")?;
+        Ok(Some(Membership { ca_pem, client: KeyCert { key_pem, cert_pem }, network }))
+    }
+}

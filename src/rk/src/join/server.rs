@@ -1,0 +1,137 @@
+//! The server's side of a join: checks the token, ties the node's name to the machine, certifies its keys.
+
+use super::{JoinRequest, JoinResponse};
+use crate::config::ClusterNetwork;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use pki::{Ca, Identity, JoinToken, Leaf};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+const NAMESPACE: &str = "kube-system";
+const HASH_KEY: &str = "hash";
+
+/// Why a join is refused; each text reaches the person at the joining machine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the token is not this cluster's: run `rk token` on the server to see the right one")]
+    Token,
+    #[error("the token expired at {0}: make another with `rk token create` on the server")]
+    Expired(String),
+    #[error(
+        "node name {0:?} belongs to another machine: choose another with --node-name, or on the server run \
+         `kubectl -n kube-system delete secret {1}` if that machine is gone"
+    )]
+    NameTaken(String, String),
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("the server could not look up its secrets")]
+    Store(#[source] kube::Error),
+    #[error("a certificate request was refused")]
+    Certificate(#[from] pki::CaError),
+}
+
+impl Refusal {
+    pub(crate) fn status(&self) -> http::StatusCode {
+        match self {
+            Self::Token | Self::Expired(_) => http::StatusCode::UNAUTHORIZED,
+            Self::NameTaken(..) => http::StatusCode::FORBIDDEN,
+            Self::Malformed(_) | Self::Certificate(_) => http::StatusCode::BAD_REQUEST,
+            Self::Store(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// What the server needs to answer joins.
+#[derive(Clone)]
+pub(crate) struct Joins {
+    pub(crate) ca: Ca,
+    pub(crate) token: JoinToken,
+    pub(crate) network: ClusterNetwork,
+    pub(crate) client: kube::Client,
+}
+
+impl Joins {
+    /// `authorization` is the request's Authorization header.
+    pub(crate) async fn join(&self, authorization: Option<&str>, body: &[u8]) -> Result<JoinResponse, Refusal> {
+        let (user, secret) = authorization.and_then(basic).ok_or(Refusal::Token)?;
+        self.check_token(&user, &secret).await?;
+        let request: JoinRequest =
+            serde_json::from_slice(body).map_err(|_| Refusal::Malformed("the join request is malformed"))?;
+        if request.machine_secret.len() < 16 {
+            return Err(Refusal::Malformed("the machine secret is too short"));
+        }
+        self.claim_name(&request.node, &request.machine_secret).await?;
+        let now = Timestamp::now();
+        let client = Leaf::Client(Identity::node(&request.node));
+        let serving = Leaf::Server {
+            common_name: format!("system:node:{}", request.node),
+            dns_names: vec![request.node.clone()],
+            addresses: request.addresses,
+        };
+        tracing::info!(node = %request.node, "node joins");
+        Ok(JoinResponse {
+            client_cert: self.ca.sign_request(&request.client_request, &client, now)?,
+            serving_cert: self.ca.sign_request(&request.serving_request, &serving, now)?,
+            network: self.network.clone(),
+        })
+    }
+
+    async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {
+        if self.token.accepts(user, secret) {
+            return Ok(());
+        }
+        let name = format!("bootstrap-token-{user}");
+        let known = user.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let stored = match known {
+            true => self.secrets().get_opt(&name).await.map_err(Refusal::Store)?.ok_or(Refusal::Token)?,
+            false => return Err(Refusal::Token),
+        };
+        let data = stored.data.unwrap_or_default();
+        let text = |key: &str| data.get(key).and_then(|value| std::str::from_utf8(&value.0).ok());
+        let right = text("token-secret").is_some_and(|wanted| Sha256::digest(wanted) == Sha256::digest(secret));
+        if !right {
+            return Err(Refusal::Token);
+        }
+        match text("expiration").map(|expiration| (expiration, expiration.parse::<Timestamp>())) {
+            Some((_, Ok(at))) if at > Timestamp::now() => Ok(()),
+            Some((expiration, _)) => Err(Refusal::Expired(expiration.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// The first machine to join under a name keeps it: a stolen token must not take over a living node.
+    async fn claim_name(&self, node: &str, machine_secret: &str) -> Result<(), Refusal> {
+        let name = format!("{node}.node-password.rk");
+        let hash = STANDARD.encode(Sha256::digest(machine_secret));
+        let secret = Secret {
+            metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
+            immutable: Some(true),
+            data: Some(BTreeMap::from([(HASH_KEY.to_owned(), ByteString(hash.clone().into_bytes()))])),
+            ..Secret::default()
+        };
+        match self.secrets().create(&PostParams::default(), &secret).await {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(Refusal::Store(error)),
+        }
+        let stored = self.secrets().get(&name).await.map_err(Refusal::Store)?;
+        let same = stored.data.is_some_and(|data| data.get(HASH_KEY).is_some_and(|value| value.0 == hash.as_bytes()));
+        if same { Ok(()) } else { Err(Refusal::NameTaken(node.to_owned(), name)) }
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+}
+
+fn basic(header: &str) -> Option<(String, String)> {
+    let decoded = STANDARD.decode(header.strip_prefix("Basic ")?).ok()?;
+    let (user, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some((user.to_owned(), secret.to_owned()))
+}

@@ -1,0 +1,129 @@
+//! Manifests applied by the server itself: its own, and those a user puts in `server/manifests`.
+//!
+//! Each document is applied server-side under one field manager, so what other writers own stays theirs. The folder
+//! is watched by inotify: nothing runs while nothing changes.
+
+use anyhow::Context;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{Scope, pinned_kind};
+use kube::{Api, Client};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use serde::Deserialize;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+
+const FIELD_MANAGER: &str = "rk-manifests";
+/// A manifest that could not be applied (its CRD may still be coming) is tried again this much later.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Applies every document of a YAML or JSON text.
+pub(crate) async fn apply(client: &Client, text: &str) -> anyhow::Result<()> {
+    for object in documents(text).context("read the manifest")? {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        apply_object(client, object).await.with_context(|| format!("apply {name:?}"))?;
+    }
+    Ok(())
+}
+
+fn documents(text: &str) -> anyhow::Result<Vec<DynamicObject>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let value = serde_yaml_ng::Value::deserialize(document)?;
+        if !value.is_null() {
+            objects.push(serde_yaml_ng::from_value(value)?);
+        }
+    }
+    Ok(objects)
+}
+
+async fn apply_object(client: &Client, object: DynamicObject) -> anyhow::Result<()> {
+    let types = object.types.as_ref().context("the manifest has no apiVersion and kind")?;
+    let kind = GroupVersionKind::try_from(types)?;
+    let (resource, capabilities) =
+        pinned_kind(client, &kind).await.with_context(|| format!("find kind {}", kind.kind))?;
+    let name = object.metadata.name.clone().context("the manifest has no metadata.name")?;
+    let api: Api<DynamicObject> = match capabilities.scope {
+        Scope::Cluster => Api::all_with(client.clone(), &resource),
+        Scope::Namespaced => {
+            let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
+            Api::namespaced_with(client.clone(), namespace, &resource)
+        }
+    };
+    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object)).await?;
+    Ok(())
+}
+
+/// Applies the manifests of `folder` now and whenever one changes, until told to stop.
+pub(crate) async fn follow(client: Client, folder: PathBuf, stop: CancellationToken) {
+    let followed = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        followed = run(&client, &folder) => followed,
+    };
+    if let Err(error) = followed {
+        tracing::error!(folder = %folder.display(), error = format!("{error:#}"), "manifests are not followed");
+    }
+}
+
+async fn run(client: &Client, folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).context("make the folder")?;
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("start inotify")?;
+    inotify
+        .add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)
+        .context("watch the folder")?;
+    let descriptor = inotify.as_fd().try_clone_to_owned()?;
+    let readable = AsyncFd::new(descriptor)?;
+    let mut pending = files(folder)?;
+    loop {
+        let mut failed = Vec::new();
+        for path in pending {
+            if let Err(error) = apply_file(client, &path).await {
+                tracing::warn!(file = %path.display(), error = format!("{error:#}"), "manifest not applied");
+                failed.push(path);
+            }
+        }
+        let changed = async {
+            let mut ready = readable.readable().await?;
+            let events = inotify.read_events();
+            ready.clear_ready();
+            events.map_err(std::io::Error::from)
+        };
+        let retry =
+            async { if failed.is_empty() { std::future::pending().await } else { tokio::time::sleep(RETRY).await } };
+        pending = tokio::select! {
+            events = changed => {
+                let names = events?.into_iter().filter_map(|event| event.name);
+                let mut paths: Vec<_> = names.map(|name| folder.join(name)).filter(|path| is_manifest(path)).collect();
+                paths.extend(failed);
+                paths.sort();
+                paths.dedup();
+                paths
+            }
+            () = retry => failed,
+        };
+    }
+}
+
+async fn apply_file(client: &Client, path: &Path) -> anyhow::Result<()> {
+    let text = match tokio::fs::read_to_string(path).await {
+        Ok(text) => text,
+        // Removed meanwhile: what it made stays, as with k3s.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    apply(client, &text).await
+}
+
+fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut paths: Vec<_> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| is_manifest(path));
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
+}

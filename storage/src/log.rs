@@ -1,0 +1,243 @@
+//! The log: entries in segment files, written once, checksummed, flushed with `fdatasync`.
+//!
+//! Invariants: indices are contiguous; only the newest segment has bytes that may not be on disk; space is allocated
+//! before entries are proposed ([`Log::reserve`]), so that a full disk refuses requests instead of failing the log.
+//! Knows entries as bytes only. Used by the Raft log storage, the writer (reserve) and the flusher (coalesced writes).
+
+pub(crate) mod record;
+pub(crate) mod segment;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use segment::{SEGMENT_HEADER, Segment};
+
+/// Space that is kept for entries that the Raft core makes itself.
+const SLACK: u64 = 16 << 10;
+const SPARE: &str = "next.tmp";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    #[error("cannot use {path}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is damaged at offset {offset}: {what}", path = path.display())]
+    Corrupt { path: PathBuf, offset: u64, what: &'static str },
+    #[error("entry {index} is not in the log")]
+    Missing { index: u64 },
+    #[error("entry {index} does not follow entry {last}")]
+    Gap { index: u64, last: u64 },
+}
+
+/// An entry on its way into the log.
+pub(crate) struct Append {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) leader: u64,
+    /// The encoded entry, its head included.
+    pub(crate) body: Vec<u8>,
+}
+
+/// A flush that was begun: sync the file, then tell [`Log::synced`].
+#[derive(Debug, Clone)]
+pub(crate) struct Flush {
+    pub(crate) file: Arc<File>,
+    segment: u64,
+    upto: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    dir: PathBuf,
+    cluster_id: u64,
+    segment_bytes: u64,
+    segments: VecDeque<Segment>,
+    spare: Option<File>,
+    /// Index of the first entry that counts; those before are purged.
+    first: u64,
+    pub(crate) written_bytes: u64,
+    pub(crate) fsyncs: u64,
+}
+
+impl Log {
+    /// Reads and verifies every segment. `purged` is the last index that no longer counts, 0 with `None`.
+    pub(crate) fn open(dir: &Path, cluster_id: u64, segment_bytes: u64, purged: Option<u64>) -> Result<Self, LogError> {
+        let io = |source| LogError::Io { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(io)?;
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(io)? {
+            let name = entry.map_err(io)?.file_name();
+            match name.to_str() {
+                Some(SPARE) => std::fs::remove_file(dir.join(SPARE)).map_err(io)?,
+                Some(name) => names.extend(segment::parse_name(name)),
+                None => {}
+            }
+        }
+        names.sort_unstable();
+        let first = purged.map_or(0, |purged| purged + 1);
+        let mut segments: VecDeque<Segment> = VecDeque::new();
+        for (position, name) in names.iter().enumerate() {
+            let path = dir.join(segment::file_name(*name));
+            if names.get(position + 1).is_some_and(|next| *next <= first) {
+                std::fs::remove_file(&path).map_err(io)?;
+                continue;
+            }
+            let segment = Segment::recover(path, cluster_id, position + 1 == names.len())?;
+            if segments.back().is_some_and(|before| before.next() != segment.first) {
+                let what = "entries are missing before this segment";
+                return Err(LogError::Corrupt { path: segment.path, offset: 0, what });
+            }
+            segments.push_back(segment);
+        }
+        if segments.front().is_some_and(|oldest| oldest.first > first) {
+            let path = segments.front().map(|segment| segment.path.clone()).unwrap_or_default();
+            return Err(LogError::Corrupt { path, offset: 0, what: "entries are missing before this segment" });
+        }
+        if segments.back().is_some_and(|newest| newest.next() < first) {
+            for stale in segments.drain(..) {
+                std::fs::remove_file(&stale.path).map_err(io)?;
+            }
+        }
+        let dir = dir.to_owned();
+        Ok(Self { dir, cluster_id, segment_bytes, segments, spare: None, first, written_bytes: 0, fsyncs: 0 })
+    }
+
+    /// Index of the entry after the last.
+    pub(crate) fn next(&self) -> u64 {
+        self.segments.back().map_or(self.first, Segment::next).max(self.first)
+    }
+
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Index, term and leader of the last entry that counts.
+    pub(crate) fn last(&self) -> Option<(u64, u64, u64)> {
+        let index = self.next().checked_sub(1).filter(|last| *last >= self.first)?;
+        let newest = self.segments.iter().rev().find_map(|segment| segment.last)?;
+        Some((index, newest.0, newest.1))
+    }
+
+    /// Bytes of all entries still in files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.end - SEGMENT_HEADER).sum()
+    }
+
+    /// Makes sure that `bytes` more can be appended, or says that the disk is full.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> io::Result<()> {
+        let wanted = bytes + SLACK;
+        let room = self.segments.back().map_or(0, Segment::room);
+        if room >= wanted {
+            return Ok(());
+        }
+        let spare = match &self.spare {
+            Some(spare) => spare.metadata()?.len().saturating_sub(SEGMENT_HEADER),
+            None => 0,
+        };
+        if spare < wanted {
+            let size = self.segment_bytes.max(wanted + SEGMENT_HEADER);
+            self.spare = None;
+            self.spare = Some(segment::allocate(&self.dir.join(SPARE), size)?);
+        }
+        Ok(())
+    }
+
+    /// Writes entries; they are on disk once the [`Flush`] is done.
+    pub(crate) fn append(&mut self, entries: &[Append]) -> Result<(), LogError> {
+        for entry in entries {
+            if entry.index != self.next() {
+                return Err(LogError::Gap { index: entry.index, last: self.next().saturating_sub(1) });
+            }
+            let size = (record::OVERHEAD + entry.body.len()) as u64;
+            if self.segments.back().is_none_or(|newest| newest.room() < size) {
+                self.roll(size)?;
+            }
+            let Some(newest) = self.segments.back_mut() else { return Err(LogError::Missing { index: entry.index }) };
+            let mut framed = Vec::with_capacity(record::OVERHEAD + entry.body.len());
+            record::frame(&mut framed, newest.synced, &entry.body);
+            let written = newest.append(&framed, &[(size, entry.term, entry.leader)]);
+            written.map_err(|source| LogError::Io { path: newest.path.clone(), source })?;
+            self.written_bytes += size;
+        }
+        Ok(())
+    }
+
+    /// Starts a new segment, after the one before it is on disk.
+    fn roll(&mut self, size: u64) -> Result<(), LogError> {
+        let io = |source| LogError::Io { path: self.dir.clone(), source };
+        if let Some(newest) = self.segments.back_mut() {
+            newest.file.sync_data().map_err(io)?;
+            newest.synced = newest.end;
+            newest.offsets.shrink_to_fit();
+            self.fsyncs += 1;
+        }
+        let spare_path = self.dir.join(SPARE);
+        let spare = match self.spare.take() {
+            Some(spare) if spare.metadata().map_err(io)?.len() >= size + SEGMENT_HEADER => spare,
+            _ => segment::allocate(&spare_path, self.segment_bytes.max(size + SEGMENT_HEADER)).map_err(io)?,
+        };
+        let first = self.next();
+        let path = self.dir.join(segment::file_name(first));
+        let segment = Segment::begin(path.clone(), spare, self.cluster_id, first).map_err(io)?;
+        std::fs::rename(&spare_path, &path).and_then(|()| sync_dir(&self.dir)).map_err(io)?;
+        self.fsyncs += 2;
+        self.segments.push_back(segment);
+        Ok(())
+    }
+
+    /// What is left to flush.
+    pub(crate) fn flush(&self) -> Option<Flush> {
+        let newest = self.segments.back().filter(|newest| newest.synced < newest.end)?;
+        Some(Flush { file: newest.file.clone(), segment: newest.first, upto: newest.end })
+    }
+
+    /// The flush is done.
+    pub(crate) fn synced(&mut self, flush: &Flush) {
+        self.fsyncs += 1;
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.first == flush.segment) {
+            segment.synced = segment.synced.max(flush.upto.min(segment.end));
+        }
+    }
+
+    /// The body of one entry.
+    pub(crate) fn read(&self, index: u64) -> Result<Vec<u8>, LogError> {
+        let position = self.segments.partition_point(|segment| segment.first <= index);
+        let segment = position.checked_sub(1).and_then(|position| self.segments.get(position));
+        segment.filter(|_| index >= self.first).ok_or(LogError::Missing { index })?.read(index)
+    }
+
+    /// Drops the entries from `index` on.
+    pub(crate) fn truncate(&mut self, index: u64) -> Result<(), LogError> {
+        while let Some(newest) = self.segments.back_mut() {
+            if newest.first < index {
+                return newest.truncate(index);
+            }
+            let io = |source| LogError::Io { path: newest.path.clone(), source };
+            std::fs::remove_file(&newest.path).and_then(|()| sync_dir(&self.dir)).map_err(io)?;
+            self.segments.pop_back();
+        }
+        Ok(())
+    }
+
+    /// The entries up to `index` no longer count; frees the files that hold only such. The caller has recorded it.
+    pub(crate) fn purge(&mut self, index: u64) -> Result<(), LogError> {
+        self.first = self.first.max(index + 1);
+        while self.segments.front().is_some_and(|oldest| oldest.next() <= self.first) {
+            // The newest segment stays while it can take more, unless the log jumps ahead of it.
+            if self.segments.len() == 1 && self.segments[0].next() == self.first {
+                break;
+            }
+            let Some(oldest) = self.segments.pop_front() else { break };
+            let io = |source| LogError::Io { path: oldest.path.clone(), source };
+            std::fs::remove_file(&oldest.path).map_err(io)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes renames and removals in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

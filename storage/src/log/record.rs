@@ -1,0 +1,191 @@
+//! How entries lie in a segment file, and how damage is told from a torn tail.
+//!
+//! A record is `magic, length, body crc, synced offset, header crc | body | trailer`. The synced offset says how much of
+//! the file was on disk when the record was written. So a bad record before the synced offset of a later one was
+//! acknowledged: that is damage. A bad record at the end is torn only if it looks unwritten: it reaches past the file,
+//! a part of it is still zero (files are allocated ahead as zeros), or its trailer never arrived.
+
+use crate::codec::{DecodeError, Decoder};
+
+pub(crate) const HEADER: usize = 24;
+pub(crate) const TRAILER: usize = 4;
+pub(crate) const OVERHEAD: usize = HEADER + TRAILER;
+const MAGIC: u32 = 0x6b72_01e9;
+const END: [u8; TRAILER] = [0xa5, 0x5a, 0xc3, 0x3c];
+const SECTOR: usize = 512;
+
+/// Appends one framed record to `out`.
+pub(crate) fn frame(out: &mut Vec<u8>, synced: u64, body: &[u8]) {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let at = out.len();
+    out.extend_from_slice(&MAGIC.to_le_bytes());
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+    out.extend_from_slice(&synced.to_le_bytes());
+    let crc = crc32fast::hash(&out[at..]);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(body);
+    out.extend_from_slice(&END);
+}
+
+/// A record that is whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    pub(crate) body: &'a [u8],
+    /// How much of the file was on disk when this was written.
+    pub(crate) synced: u64,
+    /// Bytes it takes in the file.
+    pub(crate) size: usize,
+}
+
+/// What is found at an offset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found<'a> {
+    Whole(Record<'a>),
+    /// Nothing was written here.
+    Nothing,
+    /// A write that did not finish, as far as the record itself tells.
+    Torn,
+    Damaged(&'static str),
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// Looks at the record that should begin at `at`.
+pub(crate) fn parse(file: &[u8], at: usize) -> Found<'_> {
+    let Some(header) = file.get(at..at + HEADER) else { return Found::Nothing };
+    if header.iter().all(|byte| *byte == 0) {
+        return Found::Nothing;
+    }
+    if word(header, 0) != MAGIC || crc32fast::hash(&header[..HEADER - 4]) != word(header, HEADER - 4) {
+        // No written body begins with this many zeros: it starts with the entry's index and term.
+        let no_body = file[at + HEADER..].iter().take(8).all(|byte| *byte == 0);
+        let unwritten = word(header, 0) == 0 || word(header, HEADER - 4) == 0 || no_body;
+        return if unwritten { Found::Torn } else { Found::Damaged("a record header fails its checksum") };
+    }
+    let length = word(header, 4) as usize;
+    let size = OVERHEAD + length;
+    let Some(whole) = file.get(at..at + size) else { return Found::Torn };
+    let body = &whole[HEADER..HEADER + length];
+    let sound = crc32fast::hash(body) == word(header, 8);
+    let ended = whole[HEADER + length..] == END;
+    if sound && ended {
+        let low = u64::from(word(header, 12));
+        let high = u64::from(word(header, 16));
+        return Found::Whole(Record { body, synced: low | high << 32, size });
+    }
+    if !sound && (!ended && whole[HEADER + length..] == [0; TRAILER] || has_zero_sector(file, at, at + size)) {
+        return Found::Torn;
+    }
+    if sound && whole[HEADER + length..].contains(&0) {
+        return Found::Torn;
+    }
+    Found::Damaged("a record fails its checksum")
+}
+
+/// Whether a whole sector of the record, or its part of one, was never written.
+fn has_zero_sector(file: &[u8], start: usize, end: usize) -> bool {
+    let mut at = start;
+    while at < end {
+        let next = ((at / SECTOR + 1) * SECTOR).min(end);
+        if next - at >= 8 && file[at..next].iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        at = next;
+    }
+    false
+}
+
+/// Whether all of it is zero. Space is allocated ahead, so there is a lot of it to look through.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+/// Whether a later whole record says that the file was on disk beyond `at` when it was written.
+pub(crate) fn proven_synced(file: &[u8], at: usize) -> bool {
+    if file.get(at..).is_none_or(is_zero) {
+        return false;
+    }
+    let magic = MAGIC.to_le_bytes();
+    let mut from = at + 1;
+    while let Some(found) = file.get(from..).and_then(|rest| rest.windows(4).position(|window| window == magic)) {
+        let candidate = from + found;
+        if let Found::Whole(record) = parse(file, candidate)
+            && record.synced > at as u64
+            && record.synced <= candidate as u64
+        {
+            return true;
+        }
+        from = candidate + 1;
+    }
+    false
+}
+
+/// The identity of an entry and the body that follows it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Head<'a> {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) leader: u64,
+    pub(crate) kind: u8,
+    pub(crate) body: &'a [u8],
+}
+
+impl<'a> Head<'a> {
+    pub(crate) fn decode(record: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut input = Decoder::new(record);
+        let (index, term, leader, kind) = (input.u64()?, input.u64()?, input.u64()?, input.u8()?);
+        Ok(Self { index, term, leader, kind, body: input.rest() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(bodies: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for body in bodies {
+            let synced = out.len() as u64;
+            frame(&mut out, synced, body);
+        }
+        out.resize(out.len() + 4096, 0);
+        out
+    }
+
+    #[test]
+    fn a_written_record_is_read_and_zeros_are_the_end() {
+        let file = file(&[b"hello"]);
+        let Found::Whole(record) = parse(&file, 0) else { panic!("not whole") };
+        assert_eq!(record.body, b"hello");
+        assert_eq!(parse(&file, record.size), Found::Nothing);
+    }
+
+    #[test]
+    fn every_cut_of_the_last_record_is_torn_or_nothing() {
+        let body: Vec<u8> = (1..=255).cycle().take(2000).collect();
+        let whole = file(&[&body]);
+        for cut in 0..OVERHEAD + body.len() {
+            let mut torn = whole.clone();
+            torn[cut..].fill(0);
+            assert!(matches!(parse(&torn, 0), Found::Torn | Found::Nothing), "cut at {cut}: {:?}", parse(&torn, 0));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_before_a_later_record_is_noticed() {
+        let whole = file(&[b"first record", b"second"]);
+        for bit in 0..(OVERHEAD + 12) * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            match parse(&flipped, 0) {
+                Found::Whole(_) => panic!("bit {bit} was not noticed"),
+                Found::Damaged(_) => {}
+                Found::Torn | Found::Nothing => assert!(proven_synced(&flipped, 0), "bit {bit} taken for a torn tail"),
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One file of the log: allocated ahead, appended to, read by offset.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::LogError;
+use super::record::{self, Found, HEADER, Head};
+
+pub(crate) const SEGMENT_HEADER: u64 = 32;
+const MAGIC: [u8; 8] = *b"rklog\0\0\x01";
+
+/// A segment and where each of its entries begins.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<File>,
+    /// Index of the first entry.
+    pub(crate) first: u64,
+    /// Where the entries begin, in index order.
+    pub(crate) offsets: Vec<u32>,
+    /// Where the next entry goes.
+    pub(crate) end: u64,
+    /// Up to where the file is known to be on disk.
+    pub(crate) synced: u64,
+    pub(crate) capacity: u64,
+    /// Term and leader of the last entry.
+    pub(crate) last: Option<(u64, u64)>,
+}
+
+pub(crate) fn file_name(first: u64) -> String {
+    format!("{first:016x}.log")
+}
+
+pub(crate) fn parse_name(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_suffix(".log")?, 16).ok()
+}
+
+fn header(cluster_id: u64, first: u64) -> [u8; 32] {
+    let mut out = [0; 32];
+    out[..8].copy_from_slice(&MAGIC);
+    out[8..16].copy_from_slice(&cluster_id.to_le_bytes());
+    out[16..24].copy_from_slice(&first.to_le_bytes());
+    let crc = crc32fast::hash(&out[..24]);
+    out[24..28].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Makes a file of `size` zero bytes that has its space already, so that writing into it cannot run out of it.
+pub(crate) fn allocate(path: &Path, size: u64) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    extend(&file, 0, size).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+    Ok(file)
+}
+
+fn extend(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let (offset, length) = (from.cast_signed(), to.saturating_sub(from).cast_signed());
+    if length == 0 {
+        return Ok(());
+    }
+    let mode = nix::fcntl::FallocateFlags::empty();
+    match nix::fcntl::fallocate(std::os::fd::AsRawFd::as_raw_fd(file), mode, offset, length) {
+        Ok(()) => Ok(()),
+        Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {
+            let zeros = vec![0; 1 << 16];
+            let mut at = from;
+            while at < to {
+                let length = usize::try_from(to - at).unwrap_or(zeros.len()).min(zeros.len());
+                file.write_all_at(&zeros[..length], at)?;
+                at += length as u64;
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+impl Segment {
+    /// Turns an allocated file into the segment that starts with entry `first`.
+    pub(crate) fn begin(path: PathBuf, file: File, cluster_id: u64, first: u64) -> io::Result<Self> {
+        let capacity = file.metadata()?.len();
+        file.write_all_at(&header(cluster_id, first), 0)?;
+        file.sync_all()?;
+        Ok(Self {
+            path,
+            file: Arc::new(file),
+            first,
+            offsets: Vec::new(),
+            end: SEGMENT_HEADER,
+            synced: SEGMENT_HEADER,
+            capacity,
+            last: None,
+        })
+    }
+
+    /// Reads and verifies a segment. A torn tail is allowed in the newest one only, and is wiped.
+    pub(crate) fn recover(path: PathBuf, cluster_id: u64, newest: bool) -> Result<Self, LogError> {
+        let io = |source| LogError::Io { path: path.clone(), source };
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
+        let content = std::fs::read(&path).map_err(io)?;
+        let damaged = |offset, what| LogError::Corrupt { path: path.clone(), offset, what };
+        let named = path.file_name().and_then(|name| name.to_str()).and_then(parse_name);
+        let first = named.ok_or_else(|| damaged(0, "the file name is not that of a segment"))?;
+        if content.get(..32) != Some(&header(cluster_id, first)) {
+            return Err(damaged(0, "the segment header is wrong, or of another cluster"));
+        }
+        let mut segment = Self {
+            path: path.clone(),
+            file: Arc::new(file),
+            first,
+            offsets: Vec::new(),
+            end: SEGMENT_HEADER,
+            synced: SEGMENT_HEADER,
+            capacity: content.len() as u64,
+            last: None,
+        };
+        loop {
+            let at = usize::try_from(segment.end).unwrap_or(usize::MAX);
+            match record::parse(&content, at) {
+                Found::Whole(record) => segment.adopt(&record).map_err(|what| damaged(segment.end, what))?,
+                Found::Damaged(what) => return Err(damaged(segment.end, what)),
+                Found::Nothing | Found::Torn if record::proven_synced(&content, at) => {
+                    return Err(damaged(segment.end, "a record is missing before a later one"));
+                }
+                Found::Nothing if !newest => break,
+                Found::Nothing => {
+                    segment.wipe_after(&content).map_err(io)?;
+                    break;
+                }
+                Found::Torn if newest => {
+                    tracing::warn!(file = %path.display(), offset = segment.end, "cut the torn tail of the log");
+                    segment.wipe_after(&content).map_err(io)?;
+                    break;
+                }
+                Found::Torn => return Err(damaged(segment.end, "a record is unfinished in a closed segment")),
+            }
+        }
+        segment.offsets.shrink_to_fit();
+        Ok(segment)
+    }
+
+    fn adopt(&mut self, record: &record::Record<'_>) -> Result<(), &'static str> {
+        let head = Head::decode(record.body).map_err(|_| "an entry is malformed")?;
+        if head.index != self.next() {
+            return Err("an entry is out of order");
+        }
+        self.push(record.size as u64, head.term, head.leader);
+        Ok(())
+    }
+
+    /// Zeroes whatever follows the last whole record, so that later appends are followed by zeros again.
+    fn wipe_after(&mut self, content: &[u8]) -> io::Result<()> {
+        let from = usize::try_from(self.end).unwrap_or(usize::MAX);
+        let rest = content.get(from..).unwrap_or_default();
+        if !record::is_zero(rest) {
+            self.file.write_all_at(&vec![0; rest.len()], self.end)?;
+        }
+        self.file.sync_data()?;
+        self.synced = self.end;
+        Ok(())
+    }
+
+    fn push(&mut self, size: u64, term: u64, leader: u64) {
+        self.offsets.push(u32::try_from(self.end).unwrap_or(u32::MAX));
+        self.end += size;
+        self.last = Some((term, leader));
+    }
+
+    /// Index of the entry after the last.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.offsets.len() as u64
+    }
+
+    pub(crate) fn room(&self) -> u64 {
+        self.capacity.saturating_sub(self.end)
+    }
+
+    /// Writes framed records whose sizes and log ids are in `entries`.
+    pub(crate) fn append(&mut self, framed: &[u8], entries: &[(u64, u64, u64)]) -> io::Result<()> {
+        self.file.write_all_at(framed, self.end)?;
+        for (size, term, leader) in entries {
+            self.push(*size, *term, *leader);
+        }
+        Ok(())
+    }
+
+    /// The verified body of one entry.
+    pub(crate) fn read(&self, index: u64) -> Result<Vec<u8>, LogError> {
+        let slot = usize::try_from(index - self.first).unwrap_or(usize::MAX);
+        let Some(offset) = self.offsets.get(slot).map(|offset| u64::from(*offset)) else {
+            return Err(LogError::Missing { index });
+        };
+        let end = self.offsets.get(slot + 1).map_or(self.end, |next| u64::from(*next));
+        let mut bytes = vec![0; usize::try_from(end - offset).unwrap_or(0)];
+        let io = |source| LogError::Io { path: self.path.clone(), source };
+        self.file.read_exact_at(&mut bytes, offset).map_err(io)?;
+        match record::parse(&bytes, 0) {
+            Found::Whole(record) => {
+                let length = record.body.len();
+                bytes.drain(..HEADER);
+                bytes.truncate(length);
+                Ok(bytes)
+            }
+            _ => Err(LogError::Corrupt { path: self.path.clone(), offset, what: "a record fails its checksum" }),
+        }
+    }
+
+    /// Drops the entries from `index` on, and their bytes.
+    pub(crate) fn truncate(&mut self, index: u64) -> Result<(), LogError> {
+        let keep = usize::try_from(index.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let Some(offset) = self.offsets.get(keep).map(|offset| u64::from(*offset)) else { return Ok(()) };
+        let io = |source| LogError::Io { path: self.path.clone(), source };
+        let wiped = vec![0; usize::try_from(self.end - offset).unwrap_or(0)];
+        self.file.write_all_at(&wiped, offset).and_then(|()| self.file.sync_data()).map_err(io)?;
+        self.offsets.truncate(keep);
+        self.end = offset;
+        self.synced = offset;
+        self.last = match index.checked_sub(1).filter(|last| *last >= self.first) {
+            None => None,
+            Some(last) => {
+                let body = self.read(last)?;
+                Head::decode(&body).ok().map(|head| (head.term, head.leader))
+            }
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! The openraft side: its types, our log and state machine behind its traits, and the network of a one-voter cluster.
+
+pub(crate) mod log_store;
+pub(crate) mod network;
+pub(crate) mod state_machine;
+
+use std::sync::Arc;
+
+use openraft::{BasicNode, Entry, EntryPayload, LogId, Membership};
+
+use crate::codec::{DecodeError, put_u64};
+use crate::command::{Applied, Batch, Proposal};
+use crate::log::record::Head;
+
+openraft::declare_raft_types!(
+    pub(crate) Types:
+        D = Proposal,
+        R = Applied,
+        NodeId = u64,
+        Node = BasicNode,
+        Entry = Entry<Types>,
+        SnapshotData = tokio::fs::File,
+);
+
+pub(crate) type Raft = openraft::Raft<Types>;
+pub(crate) type StorageError = openraft::StorageError<u64>;
+
+const BLANK: u8 = 0;
+const NORMAL: u8 = 1;
+const MEMBERSHIP: u8 = 2;
+
+/// Whether an entry must be on disk before it counts as appended.
+fn is_synced(entry: &Entry<Types>) -> bool {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.synced,
+        EntryPayload::Blank | EntryPayload::Membership(_) => true,
+    }
+}
+
+fn encode(entry: &Entry<Types>) -> serde_json::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    put_u64(&mut out, entry.log_id.index);
+    put_u64(&mut out, entry.log_id.leader_id.term);
+    put_u64(&mut out, entry.log_id.leader_id.node_id);
+    match &entry.payload {
+        EntryPayload::Blank => out.push(BLANK),
+        EntryPayload::Normal(proposal) => {
+            out.reserve(proposal.0.commands.iter().map(crate::command::Command::size).sum::<usize>() + 16);
+            out.push(NORMAL);
+            proposal.0.encode(&mut out);
+        }
+        EntryPayload::Membership(membership) => {
+            out.push(MEMBERSHIP);
+            serde_json::to_writer(&mut out, membership)?;
+        }
+    }
+    Ok(out)
+}
+
+fn decode(body: &[u8]) -> Result<Entry<Types>, DecodeError> {
+    let head = Head::decode(body)?;
+    let payload = match head.kind {
+        BLANK => EntryPayload::Blank,
+        NORMAL => EntryPayload::Normal(Proposal(Arc::new(Batch::decode(head.body)?))),
+        MEMBERSHIP => {
+            let membership: Membership<u64, BasicNode> =
+                serde_json::from_slice(head.body).map_err(|_| DecodeError("membership"))?;
+            EntryPayload::Membership(membership)
+        }
+        _ => return Err(DecodeError("entry kind")),
+    };
+    Ok(Entry { log_id: LogId::new(openraft::CommittedLeaderId::new(head.term, head.leader), head.index), payload })
+}

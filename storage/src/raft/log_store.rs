@@ -1,0 +1,232 @@
+//! The log behind openraft's log traits.
+//!
+//! Entries that are not applied yet are also kept in memory, so that applying them neither reads the disk nor copies
+//! values. In a cluster of one voter every entry in the log is committed, so a restart applies all of them at once.
+#![expect(clippy::result_large_err, reason = "openraft fixes the error type")]
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
+use tokio::sync::Notify;
+
+use super::{StorageError, Types, decode, encode, is_synced};
+use crate::data_dir::DataDir;
+use crate::hard_state::HardStateFile;
+use crate::log::{Append, Flush, Log, LogError};
+
+/// The log's files, shared by the Raft core, the writer and the flusher.
+#[derive(Debug)]
+pub(crate) struct LogFiles {
+    log: Mutex<Log>,
+    hard_state: Mutex<HardStateFile>,
+    recent: Mutex<VecDeque<Entry<Types>>>,
+    /// There is something that no synced write has flushed.
+    pub(crate) unsynced: Notify,
+    /// Bytes of entries that no snapshot covers.
+    pub(crate) since_snapshot: AtomicU64,
+    /// Held for as long as anything may write.
+    dir: Mutex<Option<DataDir>>,
+    sole_voter: bool,
+    /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
+    failed: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LogFiles {
+    pub(crate) fn new(dir: DataDir, log: Log, hard_state: HardStateFile, sole_voter: bool) -> Self {
+        let since_snapshot = AtomicU64::new(log.bytes());
+        Self {
+            log: Mutex::new(log),
+            hard_state: Mutex::new(hard_state),
+            recent: Mutex::default(),
+            unsynced: Notify::new(),
+            since_snapshot,
+            dir: Mutex::new(Some(dir)),
+            sole_voter,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
+        lock(&self.log)
+    }
+
+    pub(crate) fn hard_state(&self) -> MutexGuard<'_, HardStateFile> {
+        lock(&self.hard_state)
+    }
+
+    /// The entries up to `index` are applied and need not stay in memory.
+    pub(crate) fn applied(&self, index: u64) {
+        let mut recent = lock(&self.recent);
+        while recent.front().is_some_and(|entry| entry.log_id.index <= index) {
+            recent.pop_front();
+        }
+        if recent.is_empty() && recent.capacity() > 256 {
+            recent.shrink_to_fit();
+        }
+    }
+
+    /// Puts everything appended so far on disk. Once it has failed it fails for good.
+    pub(crate) async fn flush(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other(EarlierFailure));
+        }
+        let Some(flush) = self.log().flush() else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking(move || flush.file.sync_data().map(|()| flush)).await?;
+        let flush = synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+        self.log().synced(&flush);
+        Ok(())
+    }
+
+    /// Records an orderly end and lets others have the directory.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        let dir = lock(&self.dir).take();
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other(EarlierFailure));
+        }
+        let flush: Option<Flush> = self.log().flush();
+        if let Some(flush) = flush {
+            flush.file.sync_data()?;
+            self.log().synced(&flush);
+        }
+        self.hard_state().update(|state| state.open_in_boot.clear())?;
+        drop(dir);
+        Ok(())
+    }
+
+    fn entry(&self, index: u64) -> Result<Entry<Types>, StorageError> {
+        let recent = lock(&self.recent);
+        let slot = recent.front().and_then(|first| index.checked_sub(first.log_id.index));
+        let kept = slot.and_then(|slot| usize::try_from(slot).ok()).and_then(|slot| recent.get(slot));
+        if let Some(entry) = kept {
+            return Ok(entry.clone());
+        }
+        drop(recent);
+        let body = self.log().read(index).map_err(|error| StorageIOError::read_log_at_index(index, &error))?;
+        Ok(decode(&body).map_err(|error| StorageIOError::read_log_at_index(index, &error))?)
+    }
+
+    fn append(&self, entries: Vec<Entry<Types>>) -> Result<bool, StorageError> {
+        let mut appends = Vec::with_capacity(entries.len());
+        let mut synced = false;
+        for entry in &entries {
+            synced |= is_synced(entry);
+            let body = encode(entry).map_err(|error| StorageIOError::write_log_entry(entry.log_id, &error))?;
+            let leader = entry.log_id.leader_id;
+            appends.push(Append { index: entry.log_id.index, term: leader.term, leader: leader.node_id, body });
+        }
+        self.log().append(&appends).map_err(|error| StorageIOError::write_logs(&error))?;
+        let bytes: u64 = appends.iter().map(|append| append.body.len() as u64).sum();
+        self.since_snapshot.fetch_add(bytes, Ordering::Relaxed);
+        lock(&self.recent).extend(entries);
+        Ok(synced)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the log could not be flushed before")]
+struct EarlierFailure;
+
+/// What openraft is given; clones read the same log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore(pub(crate) Arc<LogFiles>);
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry<Types>>, StorageError> {
+        let (first, next) = {
+            let log = self.0.log();
+            (log.first(), log.next())
+        };
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        (start.max(first)..end.min(next)).map(|index| self.0.entry(index)).collect()
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let last_purged_log_id = self.0.hard_state().state.purged;
+        let last = self.0.log().last();
+        let last = last.map(|(index, term, leader)| LogId::new(openraft::CommittedLeaderId::new(term, leader), index));
+        Ok(LogState { last_purged_log_id, last_log_id: last.or(last_purged_log_id) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
+        let (files, vote) = (self.0.clone(), *vote);
+        let write = move || files.hard_state().update(|state| state.vote = Some(vote));
+        let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::from).flatten();
+        Ok(written.map_err(|error| StorageIOError::write_vote(&error))?)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
+        Ok(self.0.hard_state().state.vote)
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError> {
+        if !self.0.sole_voter {
+            return Ok(None);
+        }
+        Ok(self.get_log_state().await?.last_log_id)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry<Types>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<_> = entries.into_iter().collect();
+        if self.0.append(entries)? {
+            self.0.flush().await.map_err(|error| StorageIOError::write_logs(&error))?;
+        } else {
+            self.0.unsynced.notify_one();
+        }
+        callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), StorageError> {
+        lock(&self.0.recent).retain(|entry| entry.log_id.index < log_id.index);
+        Ok(self.0.log().truncate(log_id.index).map_err(|error| StorageIOError::write_logs(&error))?)
+    }
+
+    async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError> {
+        let files = self.0.clone();
+        let purge = move || -> Result<(), LogError> {
+            let mut hard_state = files.hard_state();
+            let path = hard_state.path().to_owned();
+            hard_state.update(|state| state.purged = Some(log_id)).map_err(|source| LogError::Io { path, source })?;
+            drop(hard_state);
+            files.log().purge(log_id.index)
+        };
+        match tokio::task::spawn_blocking(purge).await {
+            Ok(purged) => Ok(purged.map_err(|error| StorageIOError::write_logs(&error))?),
+            Err(error) => Err(StorageIOError::write_logs(&error).into()),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Snapshot files: the whole state at one log entry, in compressed, checksummed blocks.
+//!
+//! `magic | meta length, crc | meta (JSON) | blocks | end block`. A block is `raw length, stored length, crc | zstd`. The
+//! end block has a raw length of 0 and holds the number of keys, so that a short file is noticed. A file gets its name
+//! only when it is on disk. Written in steps from a pinned state, so writers never wait for it.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use openraft::{BasicNode, LogId, SnapshotMeta, StoredMembership};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{DecodeError, Decoder, put_bytes, put_i64, put_option, put_u64};
+use crate::log::sync_dir;
+use crate::mvcc::{Mvcc, Version, Versions};
+use crate::state::{Applied, Shared};
+use crate::types::{LeaseId, Revision};
+
+const MAGIC: [u8; 8] = *b"rksnap\0\x01";
+const BLOCK: usize = 256 << 10;
+/// No block is larger: one key's versions are never split, and a record has a bounded size.
+const MAX_BLOCK: usize = 1 << 30;
+const LEVEL: i32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SnapshotError {
+    #[error("cannot use {path}", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is damaged at offset {offset}: {what}", path = path.display())]
+    Corrupt { path: PathBuf, offset: u64, what: &'static str },
+}
+
+/// What a snapshot says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) cluster_id: u64,
+    pub(crate) last: Option<LogId<u64>>,
+    pub(crate) membership: StoredMembership<u64, BasicNode>,
+    pub(crate) revision: Revision,
+    pub(crate) compacted: Revision,
+    pub(crate) leases: Vec<(LeaseId, u64)>,
+}
+
+impl Meta {
+    fn of(cluster_id: u64, state: &Applied) -> Self {
+        Self {
+            cluster_id,
+            last: state.last,
+            membership: state.membership.clone(),
+            revision: state.mvcc.revision(),
+            compacted: state.mvcc.compacted(),
+            leases: state.mvcc.leases().map(|(id, lease)| (id, lease.ttl_secs)).collect(),
+        }
+    }
+
+    pub(crate) fn raft(&self) -> SnapshotMeta<u64, BasicNode> {
+        let snapshot_id =
+            self.last.map_or_else(|| "empty".to_owned(), |last| format!("{}-{}", last.leader_id.term, last.index));
+        SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone(), snapshot_id }
+    }
+
+    fn file_name(&self) -> String {
+        format!("{:016x}.snap", self.last.map_or(0, |last| last.index))
+    }
+}
+
+/// Holds versions in memory for as long as a snapshot reads them.
+struct Pin<'a>(&'a Shared);
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.0.write().mvcc.unpin();
+        self.0.purge.notify_one();
+    }
+}
+
+/// Writes a snapshot of the present state into `dir` and removes older ones. Blocking.
+pub(crate) fn write(shared: &Shared, cluster_id: u64, dir: &Path) -> Result<Meta, SnapshotError> {
+    let io = |source| SnapshotError::Io { path: dir.to_owned(), source };
+    std::fs::create_dir_all(dir).map_err(io)?;
+    let meta = {
+        let mut state = shared.write();
+        state.mvcc.pin();
+        Meta::of(cluster_id, &state)
+    };
+    let pin = Pin(shared);
+    let partial = dir.join("partial.tmp");
+    let size = write_file(shared, &meta, &partial).inspect_err(|_| drop(std::fs::remove_file(&partial))).map_err(io)?;
+    drop(pin);
+    let name = meta.file_name();
+    std::fs::rename(&partial, dir.join(&name)).and_then(|()| sync_dir(dir)).map_err(io)?;
+    shared.snapshot_bytes.fetch_add(size, Ordering::Relaxed);
+    for (_, path) in list(dir)? {
+        if path.file_name().is_some_and(|other| other != name.as_str()) {
+            std::fs::remove_file(&path).map_err(io)?;
+        }
+    }
+    Ok(meta)
+}
+
+fn write_file(shared: &Shared, meta: &Meta, path: &Path) -> io::Result<u64> {
+    let mut out = BufWriter::new(File::create(path)?);
+    let body = serde_json::to_vec(meta)?;
+    out.write_all(&MAGIC)?;
+    out.write_all(&length(body.len())?.to_le_bytes())?;
+    out.write_all(&crc32fast::hash(&body).to_le_bytes())?;
+    out.write_all(&body)?;
+    let mut size = 16 + body.len() as u64;
+    let (mut after, mut keys) = (None, 0u64);
+    loop {
+        let mut raw = Vec::with_capacity(BLOCK + BLOCK / 8);
+        after = fill(&shared.read().mvcc, after.as_ref(), meta.revision, &mut raw, &mut keys);
+        if !raw.is_empty() {
+            let stored = zstd::bulk::compress(&raw, LEVEL)?;
+            size += write_block(&mut out, raw.len(), &stored)?;
+        }
+        if after.is_none() {
+            break;
+        }
+    }
+    size += write_block(&mut out, 0, &keys.to_le_bytes())?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(size)
+}
+
+fn length(length: usize) -> io::Result<u32> {
+    u32::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))
+}
+
+fn write_block(out: &mut impl Write, raw: usize, stored: &[u8]) -> io::Result<u64> {
+    out.write_all(&length(raw)?.to_le_bytes())?;
+    out.write_all(&length(stored.len())?.to_le_bytes())?;
+    out.write_all(&crc32fast::hash(stored).to_le_bytes())?;
+    out.write_all(stored)?;
+    Ok(12 + stored.len() as u64)
+}
+
+/// Encodes keys that follow `after` until a block is full. Returns the last key, or nothing at the end of the map.
+fn fill(mvcc: &Mvcc, after: Option<&Bytes>, upto: Revision, raw: &mut Vec<u8>, keys: &mut u64) -> Option<Bytes> {
+    let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_ref()));
+    for (key, versions) in mvcc.keys_from(from) {
+        let wanted = versions.all().partition_point(|version| version.mod_revision <= upto);
+        if wanted > 0 {
+            *keys += 1;
+            put_bytes(raw, key);
+            put_u64(raw, wanted as u64);
+            versions.all()[..wanted].iter().for_each(|version| encode(raw, version));
+        }
+        if raw.len() >= BLOCK {
+            return Some(key.clone());
+        }
+    }
+    None
+}
+
+fn encode(out: &mut Vec<u8>, version: &Version) {
+    put_u64(out, version.mod_revision);
+    put_u64(out, version.create_revision);
+    put_u64(out, version.version);
+    put_i64(out, version.lease);
+    put_option(out, version.value.as_ref());
+}
+
+fn decode(input: &mut Decoder<'_>) -> Result<(Bytes, Versions), DecodeError> {
+    let key = input.bytes()?;
+    let mut versions = Vec::with_capacity(input.len()?);
+    for _ in 0..versions.capacity() {
+        versions.push(Version {
+            mod_revision: input.u64()?,
+            create_revision: input.u64()?,
+            version: input.u64()?,
+            lease: input.i64()?,
+            value: input.option()?,
+        });
+    }
+    Ok((key, Versions::from_vec(versions)))
+}
+
+/// Snapshots in a directory, oldest first.
+fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotError> {
+    let io = |source| SnapshotError::Io { path: dir.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".snap"));
+        if let Some(index) = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()) {
+            found.push((index, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The newest snapshot's file.
+pub(crate) fn newest(dir: &Path) -> Result<Option<PathBuf>, SnapshotError> {
+    std::fs::create_dir_all(dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
+    Ok(list(dir)?.pop().map(|(_, path)| path))
+}
+
+struct Reader {
+    path: PathBuf,
+    input: BufReader<File>,
+    offset: u64,
+}
+
+impl Reader {
+    fn open(path: &Path) -> Result<Self, SnapshotError> {
+        let io = |source| SnapshotError::Io { path: path.to_owned(), source };
+        Ok(Self { path: path.to_owned(), input: BufReader::new(File::open(path).map_err(io)?), offset: 0 })
+    }
+
+    fn damaged(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::Corrupt { path: self.path.clone(), offset: self.offset, what }
+    }
+
+    fn take(&mut self, length: usize) -> Result<Vec<u8>, SnapshotError> {
+        let mut bytes = Vec::new();
+        let read = self.input.by_ref().take(length as u64).read_to_end(&mut bytes);
+        match read {
+            Ok(read) if read == length => {
+                self.offset += length as u64;
+                Ok(bytes)
+            }
+            Ok(_) => Err(self.damaged("the file ends early")),
+            Err(source) => Err(SnapshotError::Io { path: self.path.clone(), source }),
+        }
+    }
+
+    fn word(&mut self) -> Result<u32, SnapshotError> {
+        let bytes = self.take(4)?;
+        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    fn checked(&mut self, length: u32, crc: u32) -> Result<Vec<u8>, SnapshotError> {
+        let at = self.offset;
+        let bytes = self.take(length as usize)?;
+        if crc32fast::hash(&bytes) != crc {
+            self.offset = at;
+            return Err(self.damaged("a block fails its checksum"));
+        }
+        Ok(bytes)
+    }
+
+    fn meta(&mut self) -> Result<Meta, SnapshotError> {
+        if self.take(8)? != MAGIC {
+            self.offset = 0;
+            return Err(self.damaged("it is not a snapshot"));
+        }
+        let (length, crc) = (self.word()?, self.word()?);
+        let body = self.checked(length, crc)?;
+        serde_json::from_slice(&body).map_err(|_| self.damaged("its description is malformed"))
+    }
+
+    /// Decodes one block into `keys`; false at the end block.
+    fn block(&mut self, keys: &mut Vec<(Bytes, Versions)>) -> Result<bool, SnapshotError> {
+        let (raw, stored, crc) = (self.word()? as usize, self.word()?, self.word()?);
+        let stored = self.checked(stored, crc)?;
+        if raw == 0 {
+            let complete = stored == (keys.len() as u64).to_le_bytes();
+            return if complete { Ok(false) } else { Err(self.damaged("keys are missing")) };
+        }
+        if raw > MAX_BLOCK {
+            return Err(self.damaged("a block is too large"));
+        }
+        let raw = zstd::bulk::decompress(&stored, raw).map_err(|_| self.damaged("a block does not decompress"))?;
+        let mut input = Decoder::new(&raw);
+        while !input.is_empty() {
+            keys.push(decode(&mut input).map_err(|_| self.damaged("a key is malformed"))?);
+        }
+        Ok(true)
+    }
+}
+
+/// What a snapshot says about itself, without reading the rest.
+pub(crate) fn read_meta(path: &Path) -> Result<Meta, SnapshotError> {
+    Reader::open(path)?.meta()
+}
+
+/// Reads and verifies a whole snapshot. Blocking.
+pub(crate) fn read(path: &Path) -> Result<(Meta, Applied), SnapshotError> {
+    let mut reader = Reader::open(path)?;
+    let meta = reader.meta()?;
+    let mut keys = Vec::new();
+    while reader.block(&mut keys)? {}
+    let mvcc = Mvcc::restore(keys, meta.revision, meta.compacted, meta.leases.iter().copied());
+    let applied = Applied { mvcc, last: meta.last, membership: meta.membership.clone() };
+    Ok((meta, applied))
+}

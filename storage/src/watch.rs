@@ -1,0 +1,291 @@
+//! Watches: the hub that the apply path feeds, and the receiving side.
+//!
+//! Invariants: the hub is fed under the state's write lock, and a watcher goes live under its read lock, so no change is
+//! missed or repeated. A live watcher's buffer is bounded; one that overflows delivers what it has, then fails as too
+//! slow. A watcher that starts in the past reads the history in steps, at its own pace, and buffers nothing meanwhile.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::error::WatchError;
+use crate::mvcc::contains;
+use crate::state::Shared;
+use crate::types::{Event, Revision, WatchBatch, WatchRequest};
+
+/// Changes that a watcher looks at in one step through the history.
+const REPLAY_STEP: usize = 512;
+
+#[derive(Debug, Default)]
+struct Queue {
+    batches: VecDeque<WatchBatch>,
+    events: usize,
+    /// Set when the buffer overflowed: the first revision that was not kept.
+    missed: Option<Revision>,
+    closed: bool,
+    progress: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// With the first revision that is handed over in `from`.
+    request: WatchRequest,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    capacity: usize,
+}
+
+impl Slot {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds all changes of one revision. False once the watcher takes no more.
+    fn offer(&self, revision: Revision, mut events: Vec<Event>) -> bool {
+        if revision < self.request.from {
+            return true;
+        }
+        let mut queue = self.queue();
+        if queue.missed.is_some() {
+            return false;
+        }
+        // An empty buffer takes any revision, however many changes it has.
+        if queue.events > 0 && queue.events + events.len() > self.capacity {
+            queue.missed = Some(revision);
+            return false;
+        }
+        if !self.request.prev_kv {
+            events.iter_mut().for_each(|event| event.prev = None);
+        }
+        queue.events += events.len();
+        queue.batches.push_back(WatchBatch { revision, events });
+        true
+    }
+}
+
+/// Routes changes to live watchers.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    next_id: u64,
+    closed: bool,
+    keys: HashMap<Bytes, Vec<(u64, Arc<Slot>)>>,
+    ranges: Vec<(u64, Arc<Slot>)>,
+}
+
+impl Hub {
+    /// Hands the changes of one revision to whoever watches them.
+    pub(crate) fn publish(&mut self, revision: Revision, events: &[Event]) {
+        let mut matched: BTreeMap<u64, (Arc<Slot>, Vec<Event>)> = BTreeMap::new();
+        for event in events {
+            let exact = self.keys.get(&event.kv.key).into_iter().flatten();
+            let matching = |slot: &WatchRequest| contains(&slot.key, slot.end.as_deref(), &event.kv.key);
+            for (id, slot) in exact.chain(self.ranges.iter().filter(|(_, slot)| matching(&slot.request))) {
+                matched.entry(*id).or_insert_with(|| (slot.clone(), Vec::new())).1.push(event.clone());
+            }
+        }
+        for (id, (slot, events)) in matched {
+            let keeps_up = slot.offer(revision, events);
+            slot.wake.notify_one();
+            if !keeps_up {
+                self.remove(id, &slot.request);
+            }
+        }
+    }
+
+    /// Ends every watch, now and later.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        let slots = self.keys.drain().flat_map(|(_, slots)| slots).chain(self.ranges.drain(..));
+        for (_, slot) in slots {
+            slot.queue().closed = true;
+            slot.wake.notify_one();
+        }
+    }
+
+    /// Cuts every live watch: the state has jumped ahead without its changes.
+    pub(crate) fn reset(&mut self, revision: Revision) {
+        let slots = self.keys.drain().flat_map(|(_, slots)| slots).chain(self.ranges.drain(..));
+        for (_, slot) in slots {
+            slot.queue().missed.get_or_insert(revision);
+            slot.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(crate) fn watchers(&self) -> u64 {
+        (self.ranges.len() + self.keys.values().map(Vec::len).sum::<usize>()) as u64
+    }
+
+    fn add(&mut self, slot: &Arc<Slot>) -> u64 {
+        self.next_id += 1;
+        let entry = (self.next_id, slot.clone());
+        match slot.request.end {
+            None => self.keys.entry(slot.request.key.clone()).or_default().push(entry),
+            Some(_) => self.ranges.push(entry),
+        }
+        self.next_id
+    }
+
+    fn remove(&mut self, id: u64, request: &WatchRequest) {
+        if request.end.is_some() {
+            self.ranges.retain(|(other, _)| *other != id);
+        } else if let Some(slots) = self.keys.get_mut(&request.key) {
+            slots.retain(|(other, _)| *other != id);
+            if slots.is_empty() {
+                self.keys.remove(&request.key);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Reading the history; the next revision to look at.
+    Past(Revision),
+    /// Fed by the hub.
+    Live(u64),
+}
+
+/// A running watch; dropping it ends it.
+#[derive(Debug)]
+pub struct Watcher {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    phase: Phase,
+    /// Everything up to here has been delivered, or had no match.
+    delivered: Arc<AtomicU64>,
+}
+
+impl Watcher {
+    pub(crate) fn open(shared: Arc<Shared>, request: WatchRequest, capacity: usize) -> Result<Self, WatchError> {
+        let from = request.from;
+        let slot = Arc::new(Slot { request, queue: Mutex::default(), wake: Notify::new(), capacity });
+        let state = shared.read();
+        let mut hub = shared.hub();
+        if hub.is_closed() {
+            return Err(WatchError::Closed);
+        }
+        let current = state.mvcc.revision();
+        let (phase, delivered) = if from == 0 || from > current {
+            (Phase::Live(hub.add(&slot)), current)
+        } else if from <= state.mvcc.compacted() {
+            return Err(WatchError::Compacted { revision: from, oldest: state.mvcc.compacted() + 1 });
+        } else {
+            (Phase::Past(from), from - 1)
+        };
+        drop(hub);
+        drop(state);
+        Ok(Self { shared, slot, phase, delivered: Arc::new(AtomicU64::new(delivered)) })
+    }
+
+    /// The next revision that has matching changes, or progress that was asked for. Cancel-safe. After an error there
+    /// is nothing more to come.
+    pub async fn next(&mut self) -> Result<WatchBatch, WatchError> {
+        loop {
+            if let Some(batch) = self.buffered() {
+                return Ok(batch);
+            }
+            match self.phase {
+                Phase::Past(next) => self.step(next)?,
+                Phase::Live(_) => {
+                    if let Some(outcome) = self.idle() {
+                        return outcome;
+                    }
+                    self.slot.wake.notified().await;
+                }
+            }
+        }
+    }
+
+    fn buffered(&mut self) -> Option<WatchBatch> {
+        let mut queue = self.slot.queue();
+        let batch = queue.batches.pop_front()?;
+        queue.events = queue.events.saturating_sub(batch.events.len());
+        drop(queue);
+        self.delivered.fetch_max(batch.revision, Ordering::Relaxed);
+        Some(batch)
+    }
+
+    /// With an empty buffer: the end of the watch, or progress if it was asked for.
+    fn idle(&self) -> Option<Result<WatchBatch, WatchError>> {
+        // The state's lock keeps changes out between the look at the buffer and at the revision.
+        let state = self.shared.read();
+        let mut queue = self.slot.queue();
+        if !queue.batches.is_empty() {
+            self.slot.wake.notify_one();
+            return None;
+        }
+        if let Some(resume_from) = queue.missed {
+            return Some(Err(WatchError::TooSlow { resume_from }));
+        }
+        if queue.closed {
+            return Some(Err(WatchError::Closed));
+        }
+        if std::mem::take(&mut queue.progress) {
+            let revision = state.mvcc.revision().max(self.delivered.load(Ordering::Relaxed));
+            self.delivered.fetch_max(revision, Ordering::Relaxed);
+            return Some(Ok(WatchBatch { revision, events: Vec::new() }));
+        }
+        None
+    }
+
+    /// Reads one step of history, and goes live at its end.
+    fn step(&mut self, next: Revision) -> Result<(), WatchError> {
+        let state = self.shared.read();
+        let request = &self.slot.request;
+        let replay = state.mvcc.replay(&request.key, request.end.as_deref(), next, REPLAY_STEP)?;
+        let mut hub = self.shared.hub();
+        if hub.is_closed() {
+            return Err(WatchError::Closed);
+        }
+        {
+            let mut queue = self.slot.queue();
+            for mut batch in replay.batches {
+                if !request.prev_kv {
+                    batch.events.iter_mut().for_each(|event| event.prev = None);
+                }
+                queue.events += batch.events.len();
+                queue.batches.push_back(batch);
+            }
+        }
+        self.phase = if replay.next > state.mvcc.revision() {
+            Phase::Live(hub.add(&self.slot))
+        } else {
+            Phase::Past(replay.next)
+        };
+        Ok(())
+    }
+
+    /// Asks for progress from elsewhere while [`Watcher::next`] waits.
+    pub fn progress_handle(&self) -> ProgressHandle {
+        ProgressHandle { slot: self.slot.clone() }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if let Phase::Live(id) = self.phase {
+            self.shared.hub().remove(id, &self.slot.request);
+        }
+    }
+}
+
+/// Makes a watcher yield an empty batch once it has delivered everything up to the store's present revision.
+#[derive(Clone, Debug)]
+pub struct ProgressHandle {
+    slot: Arc<Slot>,
+}
+
+impl ProgressHandle {
+    /// The empty batch comes after all changes up to now.
+    pub fn request(&self) {
+        self.slot.queue().progress = true;
+        self.slot.wake.notify_one();
+    }
+}

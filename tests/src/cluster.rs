@@ -1,0 +1,181 @@
+//! A cluster of the real executable: a server on one host, agents on others, each with folders of its own.
+
+use crate::host::{Host, Network};
+use crate::kubectl::Kubectl;
+use crate::process::Background;
+use nix::sys::signal::Signal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a start may take on a busy machine; the budget itself is measured by the benches.
+pub const START: Duration = Duration::from_secs(60);
+
+/// One rk process with its host and folders.
+#[derive(Debug)]
+pub struct Machine {
+    pub host: Host,
+    pub folder: PathBuf,
+    /// `None` while stopped.
+    pub process: Option<Background>,
+    arguments: Vec<String>,
+}
+
+/// A server machine.
+pub type Server = Machine;
+
+/// Declared in the order in which things must go: processes, then folders, then the network.
+#[derive(Debug)]
+pub struct Cluster {
+    pub server: Server,
+    pub agents: Vec<Machine>,
+    folder: TempDir,
+    network: Network,
+}
+
+impl Machine {
+    fn new(host: Host, folder: PathBuf, arguments: Vec<String>) -> Self {
+        std::fs::create_dir_all(&folder).expect("make the machine's folder");
+        Self { host, folder, process: None, arguments }
+    }
+
+    /// An rk command on this host.
+    pub fn rk(&self, arguments: &[&str]) -> Command {
+        let mut command = self.host.command(crate::rk());
+        command.args(arguments);
+        command
+    }
+
+    pub fn start(&mut self) {
+        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
+        self.process = Some(Background::start(self.rk(&arguments), &self.folder.join("rk.log")));
+    }
+
+    pub fn stop(&mut self, signal: Signal) {
+        if let Some(mut process) = self.process.take() {
+            process.end(signal);
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("rk.log")).unwrap_or_default()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("rk.yaml")
+    }
+
+    /// Removes every pod, container, mount, link and cgroup this machine still has.
+    fn clear(&mut self) {
+        self.stop(Signal::SIGKILL);
+        let data_dir = self.data_dir();
+        let state_dir = self.folder.join("run");
+        let mut command = self.rk(&["kill-all"]);
+        command.arg("--data-dir").arg(data_dir).arg("--state-dir").arg(state_dir);
+        command.args(["--cgroup-root", &cgroup_root(&self.folder)]);
+        if let Err(error) = crate::process::check(&mut command, None) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn cgroup_root(folder: &Path) -> String {
+    let name = |path: Option<&Path>| path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    format!("/rk-test-{}-{}", name(folder.parent()).trim_start_matches('.'), name(Some(folder)))
+}
+
+fn folders(folder: &Path) -> Vec<String> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let flag = |name: &str, value: String| format!("--{name}={value}");
+    vec![
+        flag("data-dir", path("data")),
+        flag("state-dir", path("run")),
+        flag("registries", path("registries.yaml")),
+        flag("log-dir", path("log")),
+        flag("cgroup-root", cgroup_root(folder)),
+    ]
+}
+
+impl Cluster {
+    /// A started server whose API answers. `extra` are further flags.
+    pub fn start(extra: &[&str]) -> Self {
+        let mut cluster = Self::prepare(extra);
+        cluster.server.start();
+        cluster.api_answers();
+        cluster
+    }
+
+    /// A server that is not started yet.
+    pub fn prepare(extra: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("rk").tempdir_in("/tmp").expect("make a temporary folder");
+        let mut network = Network::new();
+        let place = folder.path().join("server");
+        let kubeconfig = format!("--write-kubeconfig={}", place.join("rk.yaml").display());
+        let mut arguments = vec!["server".to_owned(), "--node-name=server".to_owned(), kubeconfig];
+        arguments.extend(folders(&place));
+        arguments.extend(extra.iter().map(|&flag| flag.to_owned()));
+        let server = Machine::new(network.host(), place, arguments);
+        Self { server, agents: Vec::new(), folder, network }
+    }
+
+    /// Waits until the API is ready.
+    pub fn api_answers(&self) {
+        self.kubectl_until_ready(&["get", "--raw", "/readyz"], |text| text == "ok");
+    }
+
+    fn kubectl_until_ready(&self, arguments: &[&str], accept: impl Fn(&str) -> bool) {
+        let kubeconfig = self.server.kubeconfig();
+        Kubectl { host: &self.server.host, kubeconfig: &kubeconfig }.until(START, arguments, accept);
+    }
+
+    /// Waits until a node is Ready.
+    pub fn node_ready(&self, name: &str) {
+        let path = "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        self.kubectl_until_ready(&["get", "node", name, path], |text| text == "True");
+    }
+
+    /// Starts an agent on a host of its own, named `name`, with the server's token.
+    pub fn agent(&mut self, name: &str, extra: &[&str]) -> &mut Machine {
+        let token = std::fs::read_to_string(self.server.data_dir().join("server/node-token")).expect("read the token");
+        let place = self.folder.path().join(name);
+        let mut arguments = vec!["agent".to_owned(), format!("--node-name={name}")];
+        arguments.push(format!("--server=https://{}:6443", self.server.host.address));
+        arguments.push(format!("--token={}", token.trim()));
+        arguments.extend(folders(&place));
+        arguments.extend(extra.iter().map(|&flag| flag.to_owned()));
+        let mut machine = Machine::new(self.network.host(), place, arguments);
+        machine.start();
+        self.agents.push(machine);
+        self.agents.last_mut().expect("just pushed")
+    }
+
+    /// Runs kubectl on the server's host.
+    pub fn kubectl<T>(&self, use_it: impl FnOnce(&Kubectl<'_>) -> T) -> T {
+        let kubeconfig = self.server.kubeconfig();
+        use_it(&Kubectl { host: &self.server.host, kubeconfig: &kubeconfig })
+    }
+
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Makes the busybox test image, as `rk.local/busybox:test`, and puts it in the machines' images folder.
+    pub fn with_busybox(self) -> Self {
+        let images = self.server.data_dir().join("agent/images");
+        std::fs::create_dir_all(&images).expect("make the images folder");
+        crate::image::busybox(&images.join("busybox.tar"), "rk.local/busybox:test");
+        self
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.agents.iter_mut().for_each(Machine::clear);
+        self.server.clear();
+    }
+}
