@@ -22,6 +22,7 @@ mod template;
 mod writes;
 
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod namespace;
@@ -76,6 +77,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     node_ipam::start(&context);
     node_lifecycle::start(&context);
     pod_gc::start(&context);
+    disruption::start(&context);
     garbage::start(&context);
     stop.cancelled().await;
     context.drained().await;
