@@ -6,6 +6,7 @@
 //! Called by the executable alone, on the server that leads. Invariant: plans use no clock, task or file.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod claim;
 mod conditions;
 mod context;
@@ -17,14 +18,17 @@ mod intstr;
 mod metrics;
 mod pods;
 mod queue;
+mod revisions;
 mod runner;
 mod template;
 mod writes;
 
+mod daemonset;
 mod deployment;
 mod disruption;
 mod endpoints;
 mod garbage;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -73,6 +77,8 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     root_ca::start(&context);
     replicaset::start(&context);
     deployment::start(&context);
+    daemonset::start(&context);
+    job::start(&context);
     endpoints::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);
