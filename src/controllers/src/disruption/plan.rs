@@ -1,4 +1,4 @@
-//! How many pods of a budget may be disrupted now. Pure.
+//! What a budget's status is to say. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,141 +6,184 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::error::ReconcileError;
 use crate::intstr::{Round, resolve};
 use crate::{conditions, pods};
 
-/// An eviction that was admitted but whose pod is still there after this has failed.
-const EVICTION_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
+/// How long a pod that the API server agreed to evict may take until it is deleted.
+const DELETION_TIMEOUT: SignedDuration = SignedDuration::from_secs(120);
 
-/// `expected` is how many pods the owners of the matching ones want; needed where the budget is relative to it.
-pub(super) fn plan(
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) pods: i32,
+    pub(super) healthy: i32,
+}
+
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) status: PodDisruptionBudgetStatus,
+    /// When the next pod's time to be deleted is over.
+    pub(super) recheck: Option<Duration>,
+    /// Pods whose time is over and that were not deleted.
+    pub(super) not_deleted: Vec<Arc<Pod>>,
+}
+
+/// Whether the budget is relative to how many pods their owners want.
+pub(super) fn needs_scale(spec: &PodDisruptionBudgetSpec) -> bool {
+    spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_)))
+}
+
+/// `pods` is how many there are, `scale` how many their owners want.
+pub(super) fn expected(spec: &PodDisruptionBudgetSpec, pods: usize, scale: i32) -> Expected {
+    match (&spec.max_unavailable, &spec.min_available) {
+        (Some(most), _) => Expected { pods: scale, healthy: (scale - resolve(most, scale, Round::Up)).max(0) },
+        (None, Some(IntOrString::Int(least))) => {
+            Expected { pods: i32::try_from(pods).unwrap_or(i32::MAX), healthy: *least }
+        }
+        (None, Some(least)) => Expected { pods: scale, healthy: resolve(least, scale, Round::Up) },
+        (None, None) => Expected { pods: 0, healthy: 0 },
+    }
+}
+
+/// Pods on their way to be evicted: noted in the status, within their time and not yet being deleted.
+struct Disrupted {
+    kept: BTreeMap<String, Time>,
+    next: Option<Duration>,
+    not_deleted: Vec<Arc<Pod>>,
+}
+
+fn disrupted(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], now: Timestamp) -> Disrupted {
+    let mut found = Disrupted { kept: BTreeMap::new(), next: None, not_deleted: Vec::new() };
+    let Some(noted) = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref()) else { return found };
+    for pod in pods.iter().filter(|pod| !pods::is_terminating(pod)) {
+        let name = pods::name(pod);
+        let Some(at) = noted.get(name) else { continue };
+        let left = DELETION_TIMEOUT - now.duration_since(at.0);
+        match Duration::try_from(left) {
+            Ok(left) if !left.is_zero() => {
+                found.kept.insert(name.to_owned(), at.clone());
+                found.next = Some(found.next.map_or(left, |next| next.min(left)));
+            }
+            _ => found.not_deleted.push(pod.clone()),
+        }
+    }
+    found
+}
+
+pub(super) fn plan(budget: &PodDisruptionBudget, all: &[Arc<Pod>], expected: Expected, now: Timestamp) -> Outcome {
+    let disrupted = disrupted(budget, all, now);
+    let counts =
+        |pod: &Pod| !pods::is_terminating(pod) && !disrupted.kept.contains_key(pods::name(pod)) && pods::is_ready(pod);
+    let healthy = i32::try_from(all.iter().filter(|pod| counts(pod)).count()).unwrap_or(i32::MAX);
+    let allowed = if expected.pods <= 0 { 0 } else { (healthy - expected.healthy).max(0) };
+    let (status, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+    let status = PodDisruptionBudgetStatus {
+        conditions: Some(with_condition(budget, status, reason, String::new(), now)),
+        current_healthy: Some(healthy),
+        desired_healthy: Some(expected.healthy),
+        expected_pods: Some(expected.pods),
+        disruptions_allowed: Some(allowed),
+        disrupted_pods: Some(disrupted.kept).filter(|kept| !kept.is_empty()),
+        observed_generation: budget.metadata.generation,
+    };
+    Outcome { status, recheck: disrupted.next, not_deleted: disrupted.not_deleted }
+}
+
+/// Nothing may be disrupted while the numbers are not known.
+pub(super) fn failed(budget: &PodDisruptionBudget, message: String, now: Timestamp) -> PodDisruptionBudgetStatus {
+    PodDisruptionBudgetStatus {
+        conditions: Some(with_condition(budget, "False", "SyncFailed", message, now)),
+        disruptions_allowed: Some(0),
+        observed_generation: budget.metadata.generation,
+        ..budget.status.clone().unwrap_or_default()
+    }
+}
+
+/// The error and its cause in one line, for people who read events and conditions.
+pub(super) fn describe(error: &ReconcileError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+fn with_condition(
     budget: &PodDisruptionBudget,
-    matching: &[Arc<Pod>],
-    expected: Result<i32, String>,
+    status: &str,
+    reason: &str,
+    message: String,
     now: Timestamp,
-) -> (PodDisruptionBudgetStatus, Option<Duration>) {
-    let old = budget.status.clone().unwrap_or_default();
-    let (disrupted, again) = still_disrupted(old.disrupted_pods.clone().unwrap_or_default(), matching, now);
-    let healthy = matching
-        .iter()
-        .filter(|pod| pods::is_ready(pod) && !pods::is_terminating(pod) && !disrupted.contains_key(pods::name(pod)));
-    let healthy = i32::try_from(healthy.count()).unwrap_or(i32::MAX);
-    let (expected, failure) = match expected {
-        Ok(expected) => (expected, None),
-        Err(message) => (0, Some(message)),
-    };
-    let desired = desired(budget, expected, matching.len());
-    let allowed = if failure.is_some() || expected <= 0 { 0 } else { (healthy - desired).max(0) };
-    let mut conditions = old.conditions.clone().unwrap_or_default();
-    let (status, reason) = match (&failure, allowed) {
-        (Some(_), _) => ("False", "SyncFailed"),
-        (None, 0) => ("False", "InsufficientPods"),
-        (None, _) => ("True", "SufficientPods"),
-    };
+) -> Vec<Condition> {
+    let mut all = budget.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let condition = Condition {
         type_: "DisruptionAllowed".into(),
         status: status.into(),
         reason: reason.into(),
-        message: failure.unwrap_or_default(),
-        observed_generation: budget.metadata.generation,
+        message,
         last_transition_time: Time(now),
+        observed_generation: None,
     };
-    conditions::set(&mut conditions, condition, now);
-    let status = PodDisruptionBudgetStatus {
-        conditions: Some(conditions),
-        current_healthy: Some(healthy),
-        desired_healthy: Some(desired),
-        disrupted_pods: Some(disrupted).filter(|pods| !pods.is_empty()),
-        disruptions_allowed: Some(allowed),
-        expected_pods: Some(expected),
-        observed_generation: budget.metadata.generation,
-    };
-    (status, again)
-}
-
-/// Whether the count of the owners' replicas matters, not just that of the pods.
-pub(super) fn is_relative(budget: &PodDisruptionBudget) -> bool {
-    let spec = budget.spec.as_ref();
-    spec.is_some_and(|s| s.max_unavailable.is_some() || matches!(s.min_available, Some(IntOrString::String(_))))
-}
-
-fn desired(budget: &PodDisruptionBudget, expected: i32, matching: usize) -> i32 {
-    let spec = budget.spec.as_ref();
-    if let Some(unavailable) = spec.and_then(|s| s.max_unavailable.as_ref()) {
-        return (expected - resolve(unavailable, expected, Round::Up)).max(0);
+    conditions::set(&mut all, condition, now);
+    for condition in all.iter_mut().filter(|condition| condition.type_ == "DisruptionAllowed") {
+        condition.observed_generation = budget.metadata.generation;
     }
-    match spec.and_then(|s| s.min_available.as_ref()) {
-        Some(available) => resolve(available, expected, Round::Up),
-        None => i32::try_from(matching.min(1)).unwrap_or(1),
-    }
-}
-
-/// Pods whose eviction was admitted and that are still going.
-fn still_disrupted(
-    all: BTreeMap<String, Time>,
-    matching: &[Arc<Pod>],
-    now: Timestamp,
-) -> (BTreeMap<String, Time>, Option<Duration>) {
-    let mut again: Option<Duration> = None;
-    let mut kept = all;
-    kept.retain(|name, since| {
-        let left = EVICTION_TIMEOUT - now.duration_since(since.0);
-        let there = matching.iter().any(|pod| pods::name(pod) == name && !pods::is_terminating(pod));
-        let waits = there && left.is_positive();
-        if let Ok(left) = Duration::try_from(left)
-            && waits
-        {
-            again = Some(again.map_or(left, |again| again.min(left)));
-        }
-        waits
-    });
-    (kept, again)
+    all
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::pods::fixture::{at, pod, ready};
 
-    fn budget(spec: serde_json::Value) -> PodDisruptionBudget {
-        serde_json::from_value(json!({"metadata": {"name": "b"}, "spec": spec})).unwrap()
+    fn spec(min: Option<IntOrString>, max: Option<IntOrString>) -> PodDisruptionBudgetSpec {
+        PodDisruptionBudgetSpec { min_available: min, max_unavailable: max, ..PodDisruptionBudgetSpec::default() }
     }
 
-    fn allowed(budget: &PodDisruptionBudget, expected: i32) -> i32 {
+    fn percent(text: &str) -> Option<IntOrString> {
+        Some(IntOrString::String(text.into()))
+    }
+
+    #[test]
+    fn numbers_are_of_the_pods_there_are_and_percentages_of_those_wanted() {
+        let three = Some(IntOrString::Int(3));
+        assert_eq!(expected(&spec(three.clone(), None), 5, 0), Expected { pods: 5, healthy: 3 });
+        assert_eq!(expected(&spec(percent("28%"), None), 5, 10), Expected { pods: 10, healthy: 3 });
+        assert_eq!(expected(&spec(None, percent("25%")), 5, 10), Expected { pods: 10, healthy: 7 });
+        assert_eq!(expected(&spec(None, three), 2, 2), Expected { pods: 2, healthy: 0 });
+    }
+
+    #[test]
+    fn what_is_healthy_beyond_the_wanted_may_be_disrupted() {
         let pods = [ready("a", "n", 0), ready("b", "n", 0), pod("c", "Pending")].map(Arc::new);
-        plan(budget, &pods, Ok(expected), at(10)).0.disruptions_allowed.unwrap()
-    }
-
-    #[test]
-    fn what_is_above_the_bound_may_go() {
-        assert_eq!(allowed(&budget(json!({"minAvailable": 1})), 3), 1);
-        assert_eq!(allowed(&budget(json!({"minAvailable": "67%"})), 3), 0);
-        assert_eq!(allowed(&budget(json!({"maxUnavailable": 2})), 3), 1);
-        assert_eq!(allowed(&budget(json!({"maxUnavailable": 1})), 3), 0);
-    }
-
-    #[test]
-    fn an_admitted_eviction_counts_until_it_is_done_or_too_old() {
-        let mut budget = budget(json!({"minAvailable": 1}));
-        budget.status = serde_json::from_value(json!({"disruptedPods": {"a": "1970-01-01T00:00:05Z"},
-            "currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}))
-        .unwrap();
-        assert_eq!(allowed(&budget, 3), 0);
-        let pods = [Arc::new(ready("a", "n", 0)), Arc::new(ready("b", "n", 0))];
-        let (status, again) = plan(&budget, &pods, Ok(2), at(200));
-        assert_eq!((status.disruptions_allowed, status.disrupted_pods, again), (Some(1), None, None));
-    }
-
-    #[test]
-    fn an_unknown_expectation_allows_nothing() {
-        let (status, _) = plan(&budget(json!({"maxUnavailable": 1})), &[], Err("no controller".into()), at(0));
+        let budget = PodDisruptionBudget::default();
+        let status = plan(&budget, &pods, Expected { pods: 3, healthy: 1 }, at(9)).status;
+        assert_eq!((status.current_healthy, status.disruptions_allowed), (Some(2), Some(1)));
+        assert_eq!(status.conditions.unwrap()[0].reason, "SufficientPods");
+        let status = plan(&budget, &pods, Expected { pods: 3, healthy: 2 }, at(9)).status;
         assert_eq!(status.disruptions_allowed, Some(0));
-        assert_eq!(status.conditions.unwrap()[0].reason, "SyncFailed");
+        assert_eq!(status.conditions.unwrap()[0].reason, "InsufficientPods");
+    }
+
+    #[test]
+    fn a_pod_about_to_be_evicted_is_not_healthy_until_its_time_is_over() {
+        let pods = [ready("a", "n", 0), ready("b", "n", 0)].map(Arc::new);
+        let noted = ["a", "vanished"].map(|name| (name.to_owned(), Time(at(100))));
+        let budget = PodDisruptionBudget {
+            status: Some(PodDisruptionBudgetStatus {
+                disrupted_pods: Some(noted.into()),
+                ..PodDisruptionBudgetStatus::default()
+            }),
+            ..PodDisruptionBudget::default()
+        };
+        let expected = Expected { pods: 2, healthy: 1 };
+        let early = plan(&budget, &pods, expected, at(160));
+        assert_eq!(early.status.current_healthy, Some(1));
+        assert_eq!(early.status.disrupted_pods.unwrap().into_keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(early.recheck, Some(Duration::from_secs(60)));
+        let late = plan(&budget, &pods, expected, at(220));
+        assert_eq!((late.status.current_healthy, late.status.disrupted_pods), (Some(2), None));
+        assert_eq!(late.not_deleted.len(), 1);
     }
 }
