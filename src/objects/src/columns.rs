@@ -1,5 +1,10 @@
 //! Table columns and cells, as upstream's printers make them for `kubectl get`.
 
+pub mod core;
+pub mod network;
+pub mod pods;
+pub mod workloads;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
@@ -50,4 +55,18 @@ pub(crate) fn age(meta: &ObjectMeta, now: Timestamp) -> Value {
 /// Time since `time`, `<unknown>` when it is not known.
 pub(crate) fn since(time: Option<&Time>, now: Timestamp) -> String {
     time.map_or_else(|| "<unknown>".to_owned(), |time| duration::age(time.0, now))
+}
+
+pub(crate) fn none_if_empty(text: &str) -> Value {
+    if text.is_empty() { "<none>".into() } else { text.into() }
+}
+
+/// Go's `True`, `False`, or `<unset>`.
+pub(crate) fn bool_or_unset(value: Option<bool>) -> Value {
+    match value {
+        None => "<unset>",
+        Some(true) => "True",
+        Some(false) => "False",
+    }
+    .into()
 }

@@ -3,7 +3,9 @@
 
 pub mod apply;
 pub mod columns;
+pub mod cron;
 pub mod decode;
+pub mod defaults;
 pub mod discovery;
 pub mod duration;
 pub mod field;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource as Served;
 use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::discovery::ApiResource;
 
+use crate::discovery;
 use crate::template::message;
 
 /// Kinds deleted at the same time.
@@ -71,43 +71,17 @@ pub(super) async fn delete_all(client: &kube::Client, namespace: &str) -> Conten
 
 /// Every namespaced resource that can be listed and deleted.
 async fn discover(client: &kube::Client, content: &mut Content) -> Vec<ApiResource> {
-    let mut found = Vec::new();
-    let mut versions = vec![(String::new(), "v1".to_owned())];
-    match client.list_api_groups().await {
-        Ok(groups) => versions.extend(groups.groups.into_iter().filter_map(|group| {
-            let version = group.preferred_version.or_else(|| group.versions.into_iter().next())?;
-            Some((group.name, version.version))
-        })),
-        Err(error) => content.failures.push(message(&error)),
-    }
-    for (group, version) in versions {
-        let listed = if group.is_empty() {
-            client.list_core_api_resources(&version).await
-        } else {
-            client.list_api_group_resources(&format!("{group}/{version}")).await
-        };
-        match listed {
-            Ok(list) => {
-                found.extend(list.resources.into_iter().filter_map(|served| usable(&group, &version, served)));
-            }
-            // The group went away between the two requests: then so did its objects.
-            Err(error) if client::retry::is_not_found(&error) => {}
-            Err(_) => content.undiscovered.push(format!("{group}/{version}")),
+    match discovery::discover(client).await {
+        Ok(found) => {
+            content.undiscovered = found.failed;
+            let kinds = found.kinds.into_iter().filter(|k| k.namespaced && k.can("list") && k.can("delete"));
+            kinds.map(|kind| kind.resource).collect()
+        }
+        Err(error) => {
+            content.failures.push(message(&error));
+            Vec::new()
         }
     }
-    found
-}
-
-fn usable(group: &str, version: &str, served: Served) -> Option<ApiResource> {
-    let can = |verb: &str| served.verbs.iter().any(|v| v == verb);
-    let top_level = !served.name.contains('/');
-    (top_level && served.namespaced && can("list") && can("delete")).then(|| ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
-        kind: served.kind,
-        plural: served.name,
-    })
 }
 
 async fn empty(client: kube::Client, namespace: String, resource: ApiResource) -> Left {

@@ -38,7 +38,7 @@ pub(super) trait Replicated:
 }
 
 macro_rules! replicated {
-    ($kind:ty, $status:ident, $condition:ident, $component:literal, $selector:expr, $terminating:expr) => {
+    ($kind:ty, $condition:ident, $component:literal, $selector:expr, $terminating:expr) => {
         impl Replicated for $kind {
             const COMPONENT: &'static str = $component;
 
@@ -79,15 +79,14 @@ macro_rules! replicated {
                 } else {
                     conditions::remove(&mut conditions, "ReplicaFailure");
                 }
-                let mut new = $status {
-                    replicas: counts.replicas,
-                    fully_labeled_replicas: Some(counts.labelled).filter(|n| *n > 0),
-                    ready_replicas: Some(counts.ready).filter(|n| *n > 0),
-                    available_replicas: Some(counts.available).filter(|n| *n > 0),
-                    observed_generation: self.metadata.generation,
-                    conditions: Some(conditions).filter(|c| !c.is_empty()),
-                    ..old.clone()
-                };
+                let some = |count: i32| Some(count).filter(|count| *count > 0);
+                let mut new = old.clone();
+                new.replicas = counts.replicas;
+                new.fully_labeled_replicas = some(counts.labelled);
+                new.ready_replicas = some(counts.ready);
+                new.available_replicas = some(counts.available);
+                new.observed_generation = self.metadata.generation;
+                new.conditions = Some(conditions).filter(|c| !c.is_empty());
                 ($terminating)(&mut new, counts);
                 if new == old {
                     return Ok(());
@@ -104,7 +103,6 @@ macro_rules! replicated {
 
 replicated!(
     ReplicaSet,
-    ReplicaSetStatus,
     ReplicaSetCondition,
     "replicaset-controller",
     |set: &ReplicaSet| set.spec.as_ref().map(|s| s.selector.clone()).unwrap_or_default(),
@@ -113,7 +111,6 @@ replicated!(
 
 replicated!(
     ReplicationController,
-    ReplicationControllerStatus,
     ReplicationControllerCondition,
     "replication-controller",
     |set: &ReplicationController| LabelSelector {
