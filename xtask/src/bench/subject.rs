@@ -43,6 +43,8 @@ impl Subject {
         let host = network.host();
         let name = folder.path().file_name().context("the folder has a name")?.to_string_lossy().into_owned();
         let cgroup = format!("/{name}");
+        // This machine's own configuration must not be read.
+        fs::write(folder.path().join("config.yaml"), "{}\n").context("write an empty configuration")?;
         Ok(Self { process: None, rk: rk.to_owned(), cgroup, folder, state, host, _network: network })
     }
 
