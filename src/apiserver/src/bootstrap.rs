@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt};
+
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use objects::{
     status::{Reason, Status},
@@ -27,6 +29,8 @@ use crate::{
 };
 
 const NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-node-lease"];
+/// Writes in flight during start.
+const SIDE_BY_SIDE: usize = 64;
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 /// Writes everything, and starts what keeps it so.
@@ -93,11 +97,13 @@ impl Writer<'_> {
         objects: Vec<T>,
         complete: impl Fn(&mut Value, &Value) -> bool + Send + Sync + Copy,
     ) -> Result<(), Status> {
-        for object in objects {
-            let value = serde_json::to_value(object).map_err(Status::internal)?;
-            self.ensure(group_version, plural, value, complete).await?;
-        }
-        Ok(())
+        let values = objects.into_iter().map(|object| serde_json::to_value(object).map_err(Status::internal));
+        // Side by side, so that the store writes many of them to disk at once.
+        futures::stream::iter(values.collect::<Result<Vec<_>, _>>()?)
+            .map(|value| self.ensure(group_version, plural, value, complete))
+            .buffer_unordered(SIDE_BY_SIDE)
+            .try_collect::<()>()
+            .await
     }
 }
 

@@ -107,6 +107,12 @@ fn json(document: Option<impl Serialize>) -> Option<Result<Vec<u8>, serde_json::
     document.map(|document| serde_json::to_vec(&document))
 }
 
+/// A JSON document that is rendered once for each state of the registry.
+pub(crate) fn kept(call: &Call, key: &str, render: impl FnOnce() -> Vec<u8>) -> Result<Response<Body>, Status> {
+    let document = call.inner.documents.get(&call.inner.registry.table(), key, JSON, || Some(Ok(render())))?;
+    Ok(send(call.headers(), &document))
+}
+
 /// The aggregated form that the client asks for first, if it asks for one before plain JSON.
 fn aggregated_version(headers: &HeaderMap) -> Option<AggregatedVersion> {
     let accept = headers.get(ACCEPT)?.to_str().ok()?;

@@ -42,14 +42,15 @@ impl Form {
 const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// Chooses the first alternative of the Accept header that can be served. Clients list them in order of preference.
-pub(crate) fn form(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {
+/// Only built-in kinds have a protobuf form.
+pub(crate) fn form(headers: &HeaderMap, query: &Query, protobuf: bool) -> Result<Form, Status> {
     let json = if wants_pretty(headers, query) { Encoding::PrettyJson } else { Encoding::Json };
     let mut any = false;
     for header in headers.get_all(ACCEPT) {
         let Ok(text) = header.to_str() else { continue };
         for alternative in text.split(',').map(str::trim).filter(|a| !a.is_empty()) {
             any = true;
-            if let Some(form) = alternative_form(alternative, json) {
+            if let Some(form) = alternative_form(alternative, json, protobuf) {
                 return Ok(form);
             }
         }
@@ -65,12 +66,12 @@ fn wants_pretty(headers: &HeaderMap, query: &Query) -> bool {
     ["curl/", "Wget/", "Mozilla/"].iter().any(|prefix| agent.starts_with(prefix))
 }
 
-fn alternative_form(alternative: &str, json: Encoding) -> Option<Form> {
+fn alternative_form(alternative: &str, json: Encoding, protobuf: bool) -> Option<Form> {
     let mut parts = alternative.split(';').map(str::trim);
     let encoding = match parts.next()? {
         "application/json" | "application/*" | "*/*" => json,
         "application/yaml" => Encoding::Yaml,
-        "application/vnd.kubernetes.protobuf" if crate::wire::AVAILABLE => Encoding::Protobuf,
+        "application/vnd.kubernetes.protobuf" if protobuf => Encoding::Protobuf,
         _ => return None,
     };
     let (mut view, mut group, mut version) = (None, None, None);
@@ -144,7 +145,7 @@ mod tests {
     fn choose(accept: &str) -> Result<Form, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        form(&headers, &Query::default())
+        form(&headers, &Query::default(), false)
     }
 
     #[test]

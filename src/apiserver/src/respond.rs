@@ -78,7 +78,7 @@ pub(crate) fn bytes(call: &Call, code: u16, encoding: Encoding, bytes: Bytes) ->
 
 /// A value in the form the client asked for; for objects that are not stored (reviews, Scale, Status).
 pub(crate) fn value(call: &Call, code: u16, value: &Value) -> Result<Response<Body>, Status> {
-    let form = negotiate::form(call.headers(), &call.query)?;
+    let form = negotiate::form(call.headers(), &call.query, true)?;
     let encoding = form.encoding;
     Ok(bytes(call, code, encoding, encode(value, encoding)?.into()))
 }
@@ -91,7 +91,7 @@ pub(crate) fn stored(
     stored: &Bytes,
     revision: u64,
 ) -> Result<Response<Body>, Status> {
-    let form = negotiate::form(call.headers(), &call.query)?;
+    let form = negotiate::form(call.headers(), &call.query, !resource.kind.custom)?;
     if form == Form::PLAIN && resource.same_shape {
         let mut out = Vec::with_capacity(stored.len() + 64);
         encoded::splice(&mut out, stored, revision, &resource.api_version, &resource.kind.kind);

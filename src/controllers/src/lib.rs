@@ -6,23 +6,28 @@
 //! Called by the executable alone, on the server that leads. Invariant: plans use no clock, task or file.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod claim;
 mod conditions;
 mod context;
 mod discovery;
+mod disruption_target;
 mod error;
 mod hash;
 mod intstr;
 mod metrics;
 mod pods;
 mod queue;
+mod revisions;
 mod runner;
 mod template;
 mod writes;
 
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod garbage;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -71,6 +76,8 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     root_ca::start(&context);
     replicaset::start(&context);
     deployment::start(&context);
+    daemonset::start(&context);
+    job::start(&context);
     endpoints::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);

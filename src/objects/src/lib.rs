@@ -3,9 +3,10 @@
 
 pub mod apply;
 pub mod columns;
+pub mod cron;
 pub mod decode;
-pub mod discovery;
 pub mod defaults;
+pub mod discovery;
 pub mod duration;
 pub mod field;
 pub mod intstr;

@@ -9,6 +9,7 @@
 //! store. For a delete: [`deletion::before_delete`].
 
 pub mod apps;
+pub mod batch;
 pub mod core;
 pub mod deletion;
 pub mod registry;

@@ -38,7 +38,7 @@ pub(crate) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Respons
     match created {
         Created::Stored(bytes, revision) => respond::stored(call, 201, &place.resource, &bytes, revision),
         Created::Dry(value) => {
-            let form = negotiate::form(call.headers(), &call.query)?;
+            let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
             respond::object(call, 201, &place.resource, convert::from_stored(&place.resource, value), form)
         }
     }

@@ -60,7 +60,7 @@ pub(crate) async fn delete(call: &mut Call, place: &Place<'_>) -> Result<Respons
             respond::value(call, 200, &value)
         }
         Deleted::Gone(value) | Deleted::Marked(value, _) => {
-            let form = negotiate::form(call.headers(), &call.query)?;
+            let form = negotiate::form(call.headers(), &call.query, !resource.kind.custom)?;
             respond::object(call, 200, resource, convert::from_stored(resource, value), form)
         }
     }

@@ -46,7 +46,7 @@ enum Freshness {
 
 /// Answers a list.
 pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
-    let form = negotiate::form(call.headers(), &call.query)?;
+    let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
     let selection = Selection::of(&call.query, &place.resource)?;
     let limit = limit(&call.query)?;
     let page = match call.query.text("continue") {

@@ -91,7 +91,7 @@ pub(crate) fn answer(call: &Call, place: &Place<'_>, outcome: Outcome) -> Result
     match outcome {
         Outcome::Stored(bytes, revision) => respond::stored(call, 200, &place.resource, &bytes, revision),
         Outcome::Removed(value) | Outcome::Dry(value) => {
-            let form = negotiate::form(call.headers(), &call.query)?;
+            let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
             respond::object(call, 200, &place.resource, convert::from_stored(&place.resource, value), form)
         }
     }
@@ -228,8 +228,7 @@ async fn write(
     old: &Value,
 ) -> Result<Option<Outcome>, Status> {
     let (inner, resource) = (change.inner, &place.resource);
-    let finished =
-        deletion::is_finished(&*resource.strategy, &value) && !crate::namespaces::is_held(resource, &value);
+    let finished = deletion::is_finished(&*resource.strategy, &value) && !crate::namespaces::is_held(resource, &value);
     if change.options.dry_run {
         return Ok(Some(Outcome::Dry(value)));
     }

@@ -90,7 +90,7 @@ fn check_initial_events(initial: Option<bool>, rule: Option<&str>) -> Result<(),
 
 /// Answers a watch.
 pub(crate) async fn watch(call: &Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
-    let form = negotiate::form(call.headers(), &call.query)?;
+    let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
     let mut selection = Selection::of(&call.query, &place.resource)?;
     if !place.name.is_empty() {
         selection.only(place.name);

@@ -47,7 +47,7 @@ async fn statuses(call: &Call) -> Vec<Value> {
 pub(super) async fn answer(call: &mut Call, place: &Place<'_>, verb: Verb) -> Result<Response<Body>, Status> {
     call.warnings.push("v1 ComponentStatus is deprecated in v1.19+".into());
     let statuses = statuses(call).await;
-    let form = negotiate::form(call.headers(), &call.query)?;
+    let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
     if verb == Verb::Get {
         let found = statuses.into_iter().find(|status| status["metadata"]["name"] == place.name);
         return respond::object(call, 200, &place.resource, found.ok_or_else(|| place.not_found())?, form);

@@ -5,7 +5,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
 
 use super::typed::{Plain, PlainWithStatus, Typed};
-use super::{Strategy, apps, core};
+use super::{Strategy, apps, batch, core};
 use crate::kinds::Kind;
 
 /// The strategy of a built-in kind; `None` for kinds that are not stored (reviews, bindings) or not built in.
@@ -45,20 +45,26 @@ static KINDS: &[&dyn Strategy] = strategies![
     apps::stateful_set::StatefulSetRules,
     apps::revision::ControllerRevisionRules,
     apps::revision::PodTemplateRules,
+    core::node::NodeRules,
+    core::event::EventRules,
+    core::endpoints::EndpointsRules,
+    core::endpoints::EndpointSliceRules,
+    core::volume::PersistentVolumeRules,
+    core::volume::PersistentVolumeClaimRules,
+    core::quota::ResourceQuotaRules,
+    core::quota::LimitRangeRules,
+    batch::job::JobRules,
+    batch::cron_job::CronJobRules,
 ];
 
 /// Kinds that are decoded and have their metadata checked, and no more.
 static PLAIN: &[&dyn Strategy] = wrapped![Plain:
     api::core::v1::ComponentStatus,
-    api::core::v1::Endpoints,
-    api::core::v1::Event,
-    api::core::v1::LimitRange,
     api::certificates::v1alpha1::ClusterTrustBundle,
     api::certificates::v1beta1::ClusterTrustBundle,
     api::coordination::v1::Lease,
     api::coordination::v1alpha2::LeaseCandidate,
     api::coordination::v1beta1::LeaseCandidate,
-    api::discovery::v1::EndpointSlice,
     api::events::v1::Event,
     api::networking::v1::IPAddress,
     api::networking::v1::IngressClass,
@@ -83,10 +89,6 @@ static PLAIN: &[&dyn Strategy] = wrapped![Plain:
 
 /// Plain kinds with a status part and generations.
 static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
-    api::core::v1::Node,
-    api::core::v1::PersistentVolume,
-    api::core::v1::PersistentVolumeClaim,
-    api::core::v1::ResourceQuota,
     api::admissionregistration::v1::MutatingAdmissionPolicy,
     api::admissionregistration::v1::MutatingAdmissionPolicyBinding,
     api::admissionregistration::v1::MutatingWebhookConfiguration,
@@ -100,8 +102,6 @@ static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
     api::apiserverinternal::v1alpha1::StorageVersion,
     api::autoscaling::v1::HorizontalPodAutoscaler,
     api::autoscaling::v2::HorizontalPodAutoscaler,
-    api::batch::v1::CronJob,
-    api::batch::v1::Job,
     api::certificates::v1::CertificateSigningRequest,
     api::certificates::v1beta1::PodCertificateRequest,
     api::flowcontrol::v1::FlowSchema,
