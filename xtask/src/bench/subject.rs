@@ -56,6 +56,7 @@ impl Subject {
         command.arg("--registries").arg(self.folder.path().join("registries.yaml"));
         command.arg("--config").arg(self.folder.path().join("config.yaml"));
         command.arg("--data-dir").arg(self.data_dir()).arg("--state-dir").arg(self.state.path());
+        command.arg("--log-dir").arg(self.folder.path().join("log"));
         let before = Instant::now();
         self.process = Some(Background::start(command, &self.folder.path().join("rk.log")));
         before
