@@ -89,7 +89,6 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     node_ipam::start(&context);
     node_lifecycle::start(&context);
     pod_gc::start(&context);
-    disruption::start(&context);
     garbage::start(&context);
     cluster_role::start(&context);
     disruption::start(&context);
