@@ -6,7 +6,9 @@
 
 mod build;
 mod compression;
+mod connect;
 mod digest;
+mod download;
 mod import;
 mod manifest;
 mod pull;
@@ -142,7 +144,7 @@ pub enum ImageError {
     #[error("{0}: unauthorized: authentication required or credentials refused")]
     Unauthorized(String),
     #[error("{registry}: too many requests: the registry asks to come back later")]
-    TooManyRequests { registry: String },
+    TooManyRequests { registry: String, retry_after: Option<u64> },
     #[error("{url}: unexpected status {status}: {body}")]
     Status { url: String, status: u16, body: String },
     #[error("cannot reach {host}: {reason}")]

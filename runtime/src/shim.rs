@@ -8,6 +8,7 @@ mod attach;
 mod connection;
 mod container;
 mod create;
+mod diagnostics;
 mod exec;
 mod executor;
 mod job;

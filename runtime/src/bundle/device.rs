@@ -28,7 +28,8 @@ pub(crate) struct Node {
 /// Looks a requested device up; a folder stands for all devices in it.
 pub(crate) fn inspect(device: &Device) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
-    collect(&device.host_path, &device.container_path, &device.permissions, &mut nodes)?;
+    let host = fs::canonicalize(&device.host_path)?;
+    collect(&host, &device.container_path, &device.permissions, &mut nodes)?;
     if nodes.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a device"));
     }
@@ -53,8 +54,7 @@ pub(crate) fn host_devices() -> Vec<Node> {
 }
 
 fn collect(host: &Path, container: &Path, permissions: &str, nodes: &mut Vec<Node>) -> io::Result<()> {
-    let link = fs::symlink_metadata(host)?;
-    let metadata = if link.is_symlink() && nodes.is_empty() { fs::metadata(host)? } else { link };
+    let metadata = fs::symlink_metadata(host)?;
     let kind = metadata.file_type();
     if kind.is_dir() {
         for entry in fs::read_dir(host)?.flatten() {

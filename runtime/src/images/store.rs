@@ -152,10 +152,6 @@ impl Store {
         written.and_then(|()| fs::rename(&new, &path)).map_err(ImageError::io(&path))
     }
 
-    pub(super) fn read_blob(&self, digest: &str) -> Option<Vec<u8>> {
-        fs::read(self.blobs_folder().join(hex(digest)?)).ok()
-    }
-
     /// Whether the layer `diff_ids` ends with is unpacked on top of those before it.
     pub(super) fn has_layer(&self, chain_id: &str) -> bool {
         let record = self.snapshots_folder().join(folder_of(chain_id)).join("layer.json");
@@ -223,6 +219,8 @@ impl Store {
             .collect();
         for mut other in others {
             other.names.retain(|n| !names.contains(n));
+            // What was pinned for its name has lost its reason to stay.
+            other.pinned &= !other.names.is_empty();
             self.save(&other)?;
             state.images.insert(other.id.clone(), other);
         }

@@ -243,8 +243,9 @@ impl Unpacker<'_> {
     }
 
     fn make_node(&mut self, header: &Header, name: &OsStr, kind: SFlag) -> io::Result<()> {
-        let major = header.device_major()?.unwrap_or(0);
-        let minor = header.device_minor()?.unwrap_or(0);
+        let device = kind != SFlag::S_IFIFO;
+        let major = if device { header.device_major()?.unwrap_or(0) } else { 0 };
+        let minor = if device { header.device_minor()?.unwrap_or(0) } else { 0 };
         mknodat(self.here(), name, kind, Mode::empty(), makedev(major.into(), minor.into()))?;
         Ok(())
     }

@@ -124,10 +124,6 @@ impl Server {
     }
 
     pub(super) fn copy_exec_output_once(&mut self, id: u64, stream: Stream, buffer: &mut [u8]) -> bool {
-        // Nothing may come before the call's answer.
-        if self.execs.get(&id).is_some_and(|e| e.caller.is_some() && e.pid.is_some()) {
-            self.exec_started(id, &mut [0; 4096]);
-        }
         let Some(exec) = self.execs.get_mut(&id) else { return false };
         let Some(data) = exec.streams.read(stream, buffer) else { return false };
         if let Some(client) = self.clients.get_mut(&exec.client) {

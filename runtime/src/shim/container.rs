@@ -50,10 +50,8 @@ impl Container {
 #[derive(Debug)]
 pub(super) struct Exec {
     pub client: u64,
-    pub container: ContainerId,
     pub streams: Streams,
     pub pid: Option<i32>,
-    pub exit_code: Option<i32>,
     pub status: Option<File>,
     /// Set until the call is answered.
     pub caller: Option<Caller>,

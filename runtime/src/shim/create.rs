@@ -1,6 +1,7 @@
 //! Making a container, in a forked child of the shim: mount its root, resolve its user, write the bundle, set its
 //! limits, and let libcontainer build it up to the point where it waits to be started.
 
+use super::diagnostics::Diagnostics;
 use super::executor::Launcher;
 use super::job::Made;
 use super::rootfs;
@@ -9,6 +10,7 @@ use crate::bundle::{self, Facts, ProcessPlan, device, user};
 use crate::cgroup::Cgroups;
 use crate::protocol::{Failure, FailureKind};
 use crate::records::{self, ContainerDir, ContainerRecord, PodDir, PodRecord};
+use crate::seccomp;
 use crate::spec::{ContainerSpec, MountKind};
 use crate::sys;
 use libcontainer::container::Container;
@@ -132,7 +134,11 @@ fn limit(plan: &Plan<'_>, record: &ContainerRecord, facts: &Facts) -> Result<(),
 }
 
 fn build(plan: Plan<'_>, record: &ContainerRecord, process: ProcessPlan) -> Result<Made, Failure> {
-    let launcher = Launcher::new(process, plan.status).map_err(cannot("seccomp profile"))?;
+    let filters = seccomp::compile(&process.seccomp, process.capabilities).map_err(cannot("seccomp profile"))?;
+    let binds = record.spec.mounts.iter().filter(|m| matches!(m.kind, MountKind::Bind { .. }));
+    let propagation = binds.map(|m| (m.destination.clone(), m.propagation)).collect();
+    let launcher = Launcher::new(process, filters, plan.status).with_propagation(propagation);
+    let diagnostics = Diagnostics::start(plan.dir.path().join("create.log")).map_err(cannot("diagnostics"))?;
     let console = if record.spec.tty { Some(Console::listen(plan.dir.path())?) } else { None };
     let mut builder = ContainerBuilder::new(record.id.to_string(), SyscallType::default())
         .with_root_path(plan.pod_dir.oci_root())
@@ -153,7 +159,8 @@ fn build(plan: Plan<'_>, record: &ContainerRecord, process: ProcessPlan) -> Resu
         .with_systemd(false)
         .with_detach(true)
         .build()
-        .map_err(|error| Failure::new(FailureKind::CannotRun, user_words(&chain(&error))))?;
+        .map_err(|error| Failure::new(FailureKind::CannotRun, user_words(&chain(&error), &diagnostics)))?;
+    diagnostics.discard();
     let master = console.map(|console| console.receive()).transpose()?;
     Ok(Made { pid: first_process(&container)?, master })
 }
@@ -165,9 +172,14 @@ fn first_process(container: &Container) -> Result<i32, Failure> {
         .ok_or_else(|| Failure::new(FailureKind::Refused, "the container has no process"))
 }
 
-/// libcontainer wraps what our executor says about a missing program; the user needs only that.
-fn user_words(text: &str) -> String {
-    text.find("exec: \"").map_or_else(|| text.to_owned(), |start| text[start..].to_owned())
+/// libcontainer wraps what our executor says about a missing program; the user needs only that. Of other failures the
+/// first cause is the telling one.
+fn user_words(text: &str, diagnostics: &Diagnostics) -> String {
+    match (text.find("exec: \""), diagnostics.innermost()) {
+        (Some(start), _) => text[start..].to_owned(),
+        (None, Some(cause)) => format!("{text}: {cause}"),
+        (None, None) => text.to_owned(),
+    }
 }
 
 /// Where libcontainer sends the master of the terminal it opens inside the container.

@@ -10,6 +10,7 @@ use crate::bundle::{self, ProcessPlan, user};
 use crate::cgroup::Cgroups;
 use crate::protocol::{Failure, FailureKind};
 use crate::records::{self, ContainerDir, ContainerRecord};
+use crate::seccomp;
 use crate::spec::ExecSpec;
 use crate::sys;
 use crate::sys::process::{self, Fork};
@@ -36,6 +37,8 @@ fn cannot<E: Display>(what: &'static str) -> impl Fn(E) -> Failure {
 pub(super) fn run(plan: Plan<'_>) -> Result<Made, Failure> {
     let record: ContainerRecord = records::read(&plan.dir.record()).map_err(cannot("container record"))?;
     let init: ProcessPlan = records::read(&plan.dir.plan()).map_err(cannot("process record"))?;
+    // The profile's file is the host's; once inside the container it is out of sight.
+    let filters = seccomp::compile(&init.seccomp, init.capabilities).map_err(cannot("seccomp profile"))?;
     let pidfd = process::pidfd_open(Pid::from_raw(plan.init)).map_err(cannot("container process"))?;
     process::set_undumpable().map_err(cannot("dumpable"))?;
     plan.cgroups.join(&record.cgroup_path).map_err(cannot("joining the cgroup"))?;
@@ -51,7 +54,7 @@ pub(super) fn run(plan: Plan<'_>) -> Result<Made, Failure> {
     let process = adapt(init, plan.spec, &record)?;
     let terminal = if plan.spec.tty { Some(sys::tty::open_pair().map_err(cannot("terminal"))?) } else { None };
     let (master, slave) = terminal.map_or((None, None), |(master, slave)| (Some(master), Some(slave)));
-    let launcher = Launcher::new(process.clone(), plan.status).map_err(cannot("seccomp profile"))?;
+    let launcher = Launcher::new(process.clone(), filters, plan.status);
     launcher.find_program().map_err(|error| Failure::new(FailureKind::CannotRun, error.to_string()))?;
     // The shim shall be the parent, to learn of the end.
     match process::fork_with(CloneFlags::CLONE_PARENT).map_err(cannot("fork"))? {

@@ -5,10 +5,11 @@
 //! capabilities, and they are dropped only afterwards.
 
 use crate::bundle::ProcessPlan;
-use crate::seccomp;
+use crate::spec::Propagation;
 use crate::sys::{self, process};
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::mount::{MsFlags, mount};
 use nix::unistd::{AccessFlags, access};
 use seccompiler::BpfProgram;
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ pub(super) struct Launcher {
     plan: Arc<ProcessPlan>,
     filters: Arc<Vec<BpfProgram>>,
     last_capability: u32,
+    /// Mounts and how they take part in mounts made elsewhere: libcontainer leaves all as their source is.
+    propagation: Arc<Vec<(PathBuf, Propagation)>>,
     /// Close-on-exec: its closing says that the program runs; text says why it does not.
     status: RawFd,
 }
@@ -48,14 +51,30 @@ pub(super) enum LaunchError {
 }
 
 impl Launcher {
-    pub(super) fn new(plan: ProcessPlan, status: RawFd) -> Result<Self, seccomp::SeccompError> {
-        let filters = seccomp::compile(&plan.seccomp, plan.capabilities)?;
-        Ok(Self {
-            plan: Arc::new(plan),
-            filters: Arc::new(filters),
-            last_capability: sys::caps::last_capability(),
-            status,
-        })
+    /// `filters` are the plan's profile, compiled where its file can still be read.
+    pub(super) fn new(plan: ProcessPlan, filters: Vec<BpfProgram>, status: RawFd) -> Self {
+        let last_capability = sys::caps::last_capability();
+        let propagation = Arc::default();
+        Self { plan: Arc::new(plan), filters: Arc::new(filters), last_capability, propagation, status }
+    }
+
+    pub(super) fn with_propagation(self, mounts: Vec<(PathBuf, Propagation)>) -> Self {
+        Self { propagation: Arc::new(mounts), ..self }
+    }
+
+    fn settle_propagation(&self) -> Result<(), ExecutorValidationError> {
+        for (path, propagation) in self.propagation.iter() {
+            let flag = match propagation {
+                Propagation::Private => MsFlags::MS_PRIVATE,
+                Propagation::HostToContainer => MsFlags::MS_SLAVE,
+                Propagation::Bidirectional => MsFlags::MS_SHARED,
+            };
+            let none: Option<&str> = None;
+            mount(none, path, none, flag | MsFlags::MS_REC, none).map_err(|errno| {
+                ExecutorValidationError::ArgValidationError(format!("propagation of {}: {errno}", path.display()))
+            })?;
+        }
+        Ok(())
     }
 
     /// Becomes the program. The process already is the right user, in the right folder and namespaces.
@@ -155,8 +174,9 @@ impl Executor for Launcher {
         }
     }
 
-    /// Runs while the container is being created, so that a missing program is an error of that.
+    /// Runs inside the container while it is being created, so that a missing program is an error of that.
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        self.settle_propagation()?;
         self.find_program().map(drop).map_err(|error| ExecutorValidationError::ArgValidationError(error.to_string()))
     }
 

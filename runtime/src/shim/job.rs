@@ -4,14 +4,12 @@ use crate::protocol::{Failure, FailureKind};
 use crate::sys::fd::{receive_message, send_message};
 use crate::sys::process::{self, Fork};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 #[derive(Debug)]
 pub(super) struct Job {
-    pub pid: Pid,
     channel: OwnedFd,
 }
 
@@ -33,7 +31,7 @@ impl Job {
     pub(super) fn spawn(keep: &[i32], work: impl FnOnce() -> Result<Made, Failure>) -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         match process::fork()? {
-            Fork::Parent(pid) => Ok(Self { pid, channel: ours }),
+            Fork::Parent(_) => Ok(Self { channel: ours }),
             Fork::Child => run_child(keep, &theirs, work),
         }
     }

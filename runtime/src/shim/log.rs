@@ -117,16 +117,31 @@ impl Log {
         }
     }
 
-    fn try_append(&mut self, entries: &[u8]) -> io::Result<()> {
-        if self.size > 0 && self.size + entries.len() as u64 > self.limits.max_bytes {
-            self.rotate()?;
-        }
-        if self.file.is_none() {
-            self.reopen()?;
-        }
-        if let Some(file) = &mut self.file {
-            file.write_all(entries)?;
-            self.size += entries.len() as u64;
+    fn try_append(&mut self, mut entries: &[u8]) -> io::Result<()> {
+        while !entries.is_empty() {
+            let room = usize::try_from(self.limits.max_bytes.saturating_sub(self.size)).unwrap_or(usize::MAX);
+            let fitting = match entries.get(..room) {
+                None => entries.len(),
+                Some(start) => start.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1),
+            };
+            // An entry longer than a whole file gets a file of its own.
+            let take = match fitting {
+                0 if self.size == 0 => entries.iter().position(|b| *b == b'\n').map_or(entries.len(), |end| end + 1),
+                0 => {
+                    self.rotate()?;
+                    continue;
+                }
+                fitting => fitting,
+            };
+            if self.file.is_none() {
+                self.reopen()?;
+            }
+            let (now, later) = entries.split_at(take);
+            if let Some(file) = &mut self.file {
+                file.write_all(now)?;
+            }
+            self.size += now.len() as u64;
+            entries = later;
         }
         Ok(())
     }

@@ -130,11 +130,11 @@ impl Server {
 
     fn exec_ended(&mut self, id: u64, code: i32) {
         let mut buffer = vec![0; 16 << 10];
+        // The call may not be answered yet when the process was quick; its status pipe is then already complete.
+        self.exec_started(id, &mut buffer);
         for stream in [Stream::Stdout, Stream::Stderr] {
             while self.copy_exec_output_once(id, stream, &mut buffer) {}
         }
-        // The call may not be answered yet when the process was quick; its status pipe is then already complete.
-        self.exec_started(id, &mut buffer);
         let Some(exec) = self.execs.remove(&id) else { return };
         if let Some(client) = self.clients.get_mut(&exec.client) {
             client.connection.send(Kind::Exit, code.to_string().as_bytes());

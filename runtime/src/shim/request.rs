@@ -225,15 +225,7 @@ impl Server {
         let number = self.number();
         self.execs.insert(
             number,
-            Exec {
-                client: caller.client,
-                container: id.clone(),
-                streams,
-                pid: None,
-                exit_code: None,
-                status: Some(status),
-                caller: Some(caller),
-            },
+            Exec { client: caller.client, streams, pid: None, status: Some(status), caller: Some(caller) },
         );
         if let Some(client) = self.clients.get_mut(&caller.client) {
             client.role = Role::Exec(number);

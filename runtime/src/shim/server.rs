@@ -162,7 +162,9 @@ impl Server {
 
     fn add_execs<'a>(&'a self, add: &mut impl FnMut(Source, BorrowedFd<'a>, PollFlags)) {
         for (id, exec) in &self.execs {
-            if self.clients.get(&exec.client).is_some_and(|c| c.connection.has_room()) {
+            // Nothing may come before the call's answer.
+            let answered = exec.caller.is_none();
+            if answered && self.clients.get(&exec.client).is_some_and(|c| c.connection.has_room()) {
                 for (stream, fd) in exec.streams.output_fds() {
                     add(Source::ExecOutput(*id, stream), fd, PollFlags::POLLIN);
                 }

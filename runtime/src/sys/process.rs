@@ -112,19 +112,6 @@ pub(crate) fn trim_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Replaces the process environment; for a single-threaded process about to execute a program.
-pub(crate) fn set_environment<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) {
-    // SAFETY: single thread, so nobody reads the environment meanwhile.
-    unsafe {
-        libc::clearenv();
-        for (name, value) in variables {
-            if !name.is_empty() && !name.contains(['\0', '=']) && !value.contains('\0') {
-                std::env::set_var(name, value);
-            }
-        }
-    }
-}
-
 /// Closes all descriptors but 0, 1, 2 and those in `keep`.
 ///
 /// For a forked child that never returns to code that owns the others.

@@ -28,6 +28,7 @@ pub(crate) struct Host {
     pub(crate) dir: TempDir,
     pub(crate) cgroup: String,
     pub(crate) runtime: Runtime,
+    closed: bool,
 }
 
 impl Host {
@@ -35,7 +36,7 @@ impl Host {
         let dir = tempfile::Builder::new().prefix("rkrt").tempdir_in("/tmp").unwrap();
         let cgroup = format!("/{}", dir.path().file_name().unwrap().to_str().unwrap());
         let runtime = Self::open(dir.path(), &cgroup).await;
-        let host = Self { dir, cgroup, runtime };
+        let host = Self { dir, cgroup, runtime, closed: false };
         let images = host.runtime.images().clone();
         tokio::task::spawn_blocking(move || images.import(&busybox_archive()[..])).await.unwrap().unwrap();
         host
@@ -90,7 +91,7 @@ impl Host {
         tokio::time::timeout(DEADLINE, self.runtime.wait_container(id)).await.expect("container does not end").unwrap()
     }
 
-    pub(crate) async fn close(self) {
+    pub(crate) async fn close(mut self) {
         for pod in self.runtime.list_pods() {
             self.runtime.remove_pod(&pod.spec.id).await.unwrap();
         }
@@ -98,7 +99,45 @@ impl Host {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let own = self.dir.path().to_str().unwrap();
         assert!(!mounts.contains(own), "mounts are left:\n{mounts}");
+        self.closed = true;
     }
+}
+
+impl Drop for Host {
+    /// After a failed test: whatever is left goes by force.
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        let groups = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let groups: Vec<PathBuf> = groups.map(|e| e.path().join(&self.cgroup[1..])).filter(|p| p.exists()).collect();
+        for _ in 0..200 {
+            for group in &groups {
+                sweep(group);
+            }
+            if groups.iter().all(|g| !g.exists()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for path in mounts.lines().filter_map(|l| l.split(' ').nth(1)) {
+            if Path::new(path).starts_with(self.dir.path()) {
+                nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn sweep(group: &Path) {
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+        sweep(&entry.path());
+    }
+    for pid in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+        let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap_or_default();
+    }
+    std::fs::remove_dir(group).unwrap_or_default();
 }
 
 /// Entries without their times.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use client::informer::Observed;
 use client::retry::is_not_found;
-use client::{Index, Informer};
+use client::{Change, Index, Informer, ObjectKey};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams};
@@ -45,6 +45,36 @@ pub(crate) fn matches(selector: &Selector, meta: &ObjectMeta) -> bool {
 
 pub(crate) fn selector(selector: &LabelSelector) -> Result<Selector, ReconcileError> {
     Ok(selector.clone().try_into()?)
+}
+
+/// The owners of kind `O` that a change concerns: the controllers of the object before and after; for an orphan, all
+/// that could adopt it.
+pub(crate) fn owner_keys<K, O>(
+    change: &Change<K>,
+    owners: &Informer<O>,
+    label_selector: impl Fn(&O) -> Option<LabelSelector>,
+) -> Vec<ObjectKey>
+where
+    K: Resource,
+    O: Observed<DynamicType = ()>,
+{
+    let meta = change.object().meta();
+    let namespace = meta.namespace.clone().unwrap_or_default();
+    let states = [Some(change.object()), change.old()].into_iter().flatten();
+    let mut keys: Vec<_> = states
+        .filter_map(|object| controller_of(object.meta()))
+        .filter(|reference| reference.kind == O::kind(&()))
+        .map(|reference| ObjectKey::new(namespace.clone(), reference.name.clone()))
+        .collect();
+    if controller_of(meta).is_none() && !matches!(change, Change::Deleted(_)) {
+        let selects = |owner: &O| {
+            label_selector(owner).is_some_and(|s| selector(&s).is_ok_and(|s| !s.selects_all() && matches(&s, meta)))
+        };
+        let all = owners.in_namespace(&namespace);
+        keys.extend(all.iter().filter(|owner| selects(owner)).map(|owner| ObjectKey::of(&**owner)));
+    }
+    keys.dedup();
+    keys
 }
 
 /// What an owner in `namespace` has to look at: what refers to it, and what nobody controls.

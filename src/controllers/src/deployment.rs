@@ -41,7 +41,9 @@ pub(crate) fn start(context: &Context) {
     let queue = context.queue("deployment");
     context.feed_own(&deployments, &queue);
     let adopters = deployments.clone();
-    context.feed(&sets, &queue, move |change| deployments_of(change, &adopters));
+    context.feed(&sets, &queue, move |change| {
+        claim::owner_keys(change, &adopters, |deployment| Some(deployment.spec.as_ref()?.selector.clone()))
+    });
     let owners = sets.clone();
     context.feed(&pods, &queue, move |change| recreating(change, &owners));
     let ready = vec![synced(&deployments), synced(&sets), synced(&pods)];
@@ -49,26 +51,6 @@ pub(crate) fn start(context: &Context) {
     let controller =
         Controller { context: context.clone(), deployments, sets, pods, writes: Writes::default(), events };
     context.run(queue, controller, ready);
-}
-
-fn deployments_of(change: &Change<ReplicaSet>, adopters: &Informer<Deployment>) -> Vec<ObjectKey> {
-    let meta = &change.object().metadata;
-    let namespace = meta.namespace.clone().unwrap_or_default();
-    let states = [Some(change.object()), change.old()].into_iter().flatten();
-    let mut keys: Vec<_> = states
-        .filter_map(|set| claim::controller_of(&set.metadata))
-        .map(|reference| ObjectKey::new(namespace.clone(), reference.name.clone()))
-        .collect();
-    if claim::controller_of(meta).is_none() {
-        let selects = |deployment: &Deployment| {
-            let selector = deployment.spec.as_ref().map(|s| claim::selector(&s.selector));
-            selector.is_some_and(|selector| selector.is_ok_and(|selector| claim::matches(&selector, meta)))
-        };
-        let all = adopters.in_namespace(&namespace);
-        keys.extend(all.iter().filter(|deployment| selects(deployment)).map(|d| ObjectKey::of(&**d)));
-    }
-    keys.dedup();
-    keys
 }
 
 /// A pod that ended may be the last that a deployment with the recreate strategy waits for.
@@ -202,17 +184,16 @@ impl Controller {
         let namespace = deployment.metadata.namespace.as_deref().unwrap_or_default();
         let name = deployment.metadata.name.as_deref().unwrap_or_default();
         let api = self.context.api::<Deployment>(namespace);
-        let mut version = deployment.metadata.resource_version.clone();
+        let mut metadata = deployment.metadata.clone();
         let shown = deployment.metadata.annotations.as_ref().and_then(|a| a.get(view::REVISION));
         if plan.revision.is_some() && plan.revision.as_ref() != shown {
-            let patch = json!({"metadata": {"resourceVersion": version,
+            let patch = json!({"metadata": {"resourceVersion": metadata.resource_version,
                                             "annotations": {(view::REVISION): plan.revision}}});
-            let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-            version = patched.metadata.resource_version;
+            // A status update carries annotations too: it must not take this one back.
+            metadata = api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?.metadata;
         }
         if deployment.status.as_ref() != Some(&plan.status) {
-            let mut object = Deployment { status: Some(plan.status), ..deployment.clone() };
-            object.metadata.resource_version = version;
+            let object = Deployment { metadata, spec: deployment.spec.clone(), status: Some(plan.status) };
             api.replace_status(name, &PostParams::default(), &object).await?;
         }
         Ok(())

@@ -6,23 +6,32 @@
 //! Called by the executable alone, on the server that leads. Invariant: plans use no clock, task or file.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod claim;
 mod conditions;
 mod context;
 mod discovery;
+mod disruption_target;
 mod error;
 mod hash;
 mod intstr;
 mod metrics;
 mod pods;
 mod queue;
+mod revisions;
 mod runner;
 mod template;
 mod writes;
 
+mod claim_protection;
+mod cluster_role;
+mod cronjob;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -30,6 +39,7 @@ mod pod_gc;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod statefulset;
 
 use client::Informers;
 use tokio_util::sync::CancellationToken;
@@ -71,11 +81,18 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     root_ca::start(&context);
     replicaset::start(&context);
     deployment::start(&context);
+    daemonset::start(&context);
+    job::start(&context);
+    cronjob::start(&context);
+    statefulset::start(&context);
     endpoints::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);
     pod_gc::start(&context);
     garbage::start(&context);
+    cluster_role::start(&context);
+    disruption::start(&context);
+    claim_protection::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

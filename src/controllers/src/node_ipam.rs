@@ -1,149 +1,136 @@
-//! Gives each node its share of the cluster's pod addresses, once: a node keeps its range while it exists.
+//! Gives every node its share of the cluster's pod addresses. What is taken is read from the nodes themselves each
+//! time, so there is no state to restore after a restart and nothing to release when a node goes; only assignments
+//! that the informer does not show yet are kept here.
+
+mod ranges;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use client::{EventRecorder, EventType, Informer, ObjectKey};
+use client::retry::is_not_found;
+use client::{Change, EventRecorder, EventType, Informer, ObjectKey};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
+use self::ranges::Pool;
 use crate::context::{Context, synced};
 use crate::error::ReconcileError;
+use crate::queue::Queue;
 use crate::runner::{Next, Reconcile};
 
 struct Controller {
     context: Context,
     nodes: Informer<Node>,
+    ledger: Arc<Mutex<Ledger>>,
     events: EventRecorder,
-    /// Ranges handed out and not yet seen on the node, by node name. Guards against giving one out twice.
-    promised: Mutex<HashMap<String, IpNet>>,
+}
+
+/// What the nodes in the store do not tell.
+struct Ledger {
+    pool: Pool,
+    /// Assignments under way, by node name, with the node's UID.
+    given: HashMap<String, (String, IpNet)>,
+    /// Nodes that found nothing left; they are tried again when a node goes.
+    waiting: HashSet<ObjectKey>,
+    /// Where the next search begins: ranges are reused as late as possible.
+    cursor: u128,
 }
 
 pub(crate) fn start(context: &Context) {
     let nodes = context.informers.of::<Node>();
     let queue = context.queue("node-ipam");
-    context.feed_own(&nodes, &queue);
-    let ready = vec![synced(&nodes)];
+    let pool = Pool::new(context.config.cluster_cidr, context.config.node_cidr_mask);
+    let ledger = Ledger { pool, given: HashMap::new(), waiting: HashSet::new(), cursor: 0 };
+    let ledger = Arc::new(Mutex::new(ledger));
+    feed(context, &nodes, &queue, ledger.clone());
     let events = context.recorder("cidrAllocator");
-    let controller = Controller { context: context.clone(), nodes, events, promised: Mutex::default() };
-    context.run(queue, controller, ready);
+    let controller = Controller { context: context.clone(), nodes: nodes.clone(), ledger, events };
+    context.run(queue, controller, vec![synced(&nodes)]);
 }
 
-/// The first of the cluster's ranges that is not in `taken`, nor overlaps one that is.
-fn allocate(cluster: IpNet, mask: u8, taken: &HashSet<IpNet>) -> Option<IpNet> {
-    let width = if cluster.addr().is_ipv4() { 32 } else { 128 };
-    let bits = mask.checked_sub(cluster.prefix_len())?;
-    let step = width - u32::from(mask);
-    // A /8 of /24s is the most that is ever searched.
-    let count = 1_u128 << u32::from(bits).min(16);
-    let first = to_number(cluster.network());
-    let ranges = (0..count).filter_map(|i| IpNet::new(to_address(first + (i << step), cluster), mask).ok());
-    let free = |range: &IpNet| {
-        !taken.contains(range)
-            && !taken.iter().any(|other| other.contains(&range.addr()) || range.contains(&other.addr()))
-    };
-    ranges.into_iter().find(free)
+fn feed(context: &Context, nodes: &Informer<Node>, queue: &Queue, ledger: Arc<Mutex<Ledger>>) {
+    context.feed(nodes, queue, move |change| match change {
+        Change::Added(node) | Change::Modified { new: node, .. } => {
+            if range_of(node).is_none() {
+                vec![ObjectKey::of(&**node)]
+            } else {
+                Vec::new()
+            }
+        }
+        Change::Deleted(_) => lock(&ledger).waiting.drain().collect(),
+    });
 }
 
-fn to_number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => u128::from(address),
-    }
+fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn to_address(number: u128, like: IpNet) -> IpAddr {
-    match u32::try_from(number) {
-        Ok(number) if like.addr().is_ipv4() => Ipv4Addr::from(number).into(),
-        _ => Ipv6Addr::from(number).into(),
-    }
+fn range_of(node: &Node) -> Option<&str> {
+    node.spec.as_ref()?.pod_cidr.as_deref().filter(|range| !range.is_empty())
 }
 
-fn ranges_of(node: &Node) -> Vec<IpNet> {
-    let Some(spec) = &node.spec else { return Vec::new() };
-    let texts = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-    texts.filter_map(|text| text.parse().ok()).collect()
+fn uid_of(node: &Node) -> &str {
+    node.metadata.uid.as_deref().unwrap_or_default()
 }
 
-impl Controller {
-    /// Promises a range to a node that has none.
-    fn promise(&self, name: &str) -> Option<IpNet> {
-        let nodes = self.nodes.list();
-        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        let bare =
-            |node: &str| nodes.iter().any(|n| n.metadata.name.as_deref() == Some(node) && ranges_of(n).is_empty());
-        promised.retain(|node, _| bare(node));
-        if let Some(range) = promised.get(name) {
+impl Ledger {
+    /// The range for `node`: the same one until it is written. `None` if all are taken by `nodes`.
+    fn assign(&mut self, node: &Node, nodes: &[Arc<Node>]) -> Option<IpNet> {
+        let key = ObjectKey::of(node);
+        let unwritten: HashMap<&str, &str> = nodes
+            .iter()
+            .filter(|n| range_of(n).is_none())
+            .map(|n| (n.metadata.name.as_deref().unwrap_or_default(), uid_of(n)))
+            .collect();
+        self.given.retain(|name, (uid, _)| unwritten.get(name.as_str()) == Some(&uid.as_str()));
+        if let Some((_, range)) = self.given.get(&key.name) {
             return Some(*range);
         }
-        let taken = nodes.iter().flat_map(|node| ranges_of(node)).chain(promised.values().copied()).collect();
-        let range = allocate(self.context.config.cluster_cidr, self.context.config.node_cidr_mask, &taken)?;
-        promised.insert(name.to_owned(), range);
+        let listed = nodes.iter().filter_map(|n| n.spec.as_ref());
+        let listed = listed.flat_map(|s| s.pod_cidr.iter().chain(s.pod_cidrs.iter().flatten()));
+        let taken = listed.filter_map(|range| range.parse().ok()).chain(self.given.values().map(|(_, range)| *range));
+        let Some((index, range)) = self.pool.first_free(taken, self.cursor) else {
+            self.waiting.insert(key);
+            return None;
+        };
+        self.cursor = index + 1;
+        self.given.insert(key.name, (uid_of(node).to_owned(), range));
         Some(range)
     }
 }
 
 impl Reconcile for Controller {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, ReconcileError> {
-        let Some(node) = self.nodes.get_key(&key) else { return Ok(Next::Done) };
-        if !ranges_of(&node).is_empty() {
+        let Some(node) = self.nodes.get_key(&key).filter(|node| range_of(node).is_none()) else {
             return Ok(Next::Done);
-        }
-        let Some(range) = self.promise(&key.name) else {
+        };
+        let assigned = {
+            let mut ledger = lock(&self.ledger);
+            ledger.assign(&node, &self.nodes.list())
+        };
+        let Some(range) = assigned else {
+            tracing::warn!(node = %key, "no pod address range is left for the node");
             let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
             self.events.event(&*node, EventType::Normal, "CIDRNotAvailable", message);
-            return Err(ReconcileError::Blocked("no pod address range is left".to_owned()));
+            return Ok(Next::Done);
         };
         let range = range.to_string();
         let patch = json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": range, "podCIDRs": [range]}});
         let api = self.context.cluster_api::<Node>();
-        client::retry::optional(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await)?;
+        match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => tracing::info!(node = %key, %range, "pod address range assigned"),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => {
+                let message = format!("Node {} status is now: CIDRAssignmentFailed", key.name);
+                self.events.event(&*node, EventType::Normal, "CIDRAssignmentFailed", message);
+                return Err(error.into());
+            }
+        }
         Ok(Next::Done)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use client::Informers;
-    use client::testing::FakeApi;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::Config;
-
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn ranges_are_given_in_order_around_those_taken() {
-        let cluster = net("10.42.0.0/16");
-        assert_eq!(allocate(cluster, 24, &HashSet::new()), Some(net("10.42.0.0/24")));
-        let taken = HashSet::from([net("10.42.0.0/24"), net("10.42.2.0/23")]);
-        assert_eq!(allocate(cluster, 24, &taken), Some(net("10.42.1.0/24")));
-        assert_eq!(allocate(net("10.42.0.0/24"), 24, &HashSet::from([net("10.42.0.0/24")])), None);
-        assert_eq!(allocate(net("fd00::/48"), 64, &HashSet::from([net("fd00::/64")])), Some(net("fd00:0:0:1::/64")));
-    }
-
-    #[tokio::test]
-    async fn nodes_that_come_at_once_get_different_ranges() {
-        let fake = FakeApi::new();
-        for i in 0..10 {
-            let metadata = ObjectMeta { name: Some(format!("n{i}")), ..ObjectMeta::default() };
-            fake.put(&Node { metadata, ..Node::default() }).unwrap();
-        }
-        let config = Config::new(String::new(), net("10.42.0.0/16"));
-        let context = Context::new(fake.client(), Informers::new(fake.client()), config, CancellationToken::new());
-        super::start(&context);
-        let ranges = |f: &FakeApi| {
-            let nodes: Vec<Node> = f.list();
-            let ranges: HashSet<IpNet> = nodes.iter().flat_map(ranges_of).collect();
-            (nodes.iter().all(|n| !ranges_of(n).is_empty())).then_some(ranges)
-        };
-        assert_eq!(fake.wait_for(ranges).await.expect("all have ranges").len(), 10);
-    }
-}
+mod tests;

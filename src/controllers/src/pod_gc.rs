@@ -1,140 +1,163 @@
-//! Removes pods that nobody else will: those bound to nodes that no longer exist, those deleted before they had a
-//! node, and the oldest finished ones beyond a threshold.
+//! Deletes pods that nobody else will: those bound to a node that no longer exists, those deleted before they had a
+//! node, those on a node declared out of service, and the oldest ended ones when there are too many.
+//!
+//! Invariant: no pod is taken for orphaned on the word of a cache: its node has to be missing for a while, and is
+//! asked for at the server before anything is deleted.
 
-use std::sync::Arc;
+mod plan;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use client::{Change, Informer, ObjectKey};
+use client::informer::Observed;
+use client::retry::{is_conflict, optional};
+use client::{Change, Index, Informer, ObjectKey};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, Preconditions};
+use tokio::time::Instant;
 
-use crate::conditions;
+use self::plan::Verdict;
 use crate::context::{Context, synced};
+use crate::disruption_target::{self, Disruption};
 use crate::error::ReconcileError;
 use crate::pods;
 use crate::queue::Queue;
 use crate::runner::{Next, Reconcile};
 
-/// How long a node may be missing before its pods are: it may be about to register again.
+/// How long a node has to be missing before its pods are orphans.
 const QUARANTINE: Duration = Duration::from_secs(40);
-/// How long finished pods are left to gather before they are counted.
-const GATHER: Duration = Duration::from_secs(20);
 
-const FINISHED: &str = "finished";
-const ORPHANED: &str = "orphaned";
+const NODE_GONE: Disruption = Disruption { reason: "DeletionByPodGC", message: "PodGC: node no longer exists" };
+
+/// Ended pods.
+const ENDED: Index<Pod> =
+    Index { name: "ended", values: |pod| if pods::is_terminal(pod) { vec![String::new()] } else { Vec::new() } };
 
 struct Controller {
     context: Context,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    /// Since when nodes that pods name have been missing.
+    missing: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+/// The key for the count of ended pods. No pod is without a namespace.
+fn count_key() -> ObjectKey {
+    ObjectKey::cluster("ended pods")
 }
 
 pub(crate) fn start(context: &Context) {
     let (nodes, pods) = (context.informers.of::<Node>(), context.informers.of::<Pod>());
     let queue = context.queue("pod-garbage-collector");
-    watch_nodes(context, &nodes, &queue);
-    watch_pods(context, &pods, &nodes, &queue);
-    // Nodes that went while no server ran.
-    queue.add_after(ObjectKey::cluster(ORPHANED), QUARANTINE);
-    let ready = vec![synced(&nodes), synced(&pods)];
-    context.run(queue, Controller { context: context.clone(), nodes, pods }, ready);
-}
-
-fn watch_nodes(context: &Context, nodes: &Informer<Node>, queue: &Queue) {
-    let later = queue.clone();
-    context.feed(nodes, queue, move |change| {
-        if matches!(change, Change::Deleted(_)) {
-            later.add_after(ObjectKey::cluster(ORPHANED), QUARANTINE);
-        }
-        Vec::new()
+    feed_pods(context, &pods, &nodes, &queue);
+    let on = pods.clone();
+    context.feed(&nodes, &queue, move |change| {
+        let node = change.object();
+        let concerned = matches!(change, Change::Deleted(_)) || plan::is_out_of_service(node);
+        let name = node.metadata.name.as_deref().filter(|_| concerned);
+        name.map(|name| keys(&on.on_node(name))).unwrap_or_default()
     });
+    let ready = vec![synced(&nodes), synced(&pods)];
+    let missing = Arc::default();
+    context.run(queue, Controller { context: context.clone(), nodes, pods, missing }, ready);
 }
 
-fn watch_pods(context: &Context, pods: &Informer<Pod>, nodes: &Informer<Node>, queue: &Queue) {
-    let (later, nodes) = (queue.clone(), nodes.clone());
+fn keys<K: Observed>(objects: &[Arc<K>]) -> Vec<ObjectKey> {
+    objects.iter().map(|object| ObjectKey::of(&**object)).collect()
+}
+
+fn feed_pods(context: &Context, pods: &Informer<Pod>, nodes: &Informer<Node>, queue: &Queue) {
+    let nodes = nodes.clone();
     context.feed(pods, queue, move |change| {
         let pod = change.object();
         if matches!(change, Change::Deleted(_)) {
             return Vec::new();
         }
-        if pods::is_terminal(pod) {
-            later.add_after(ObjectKey::cluster(FINISHED), GATHER);
+        let mut keys = Vec::new();
+        let node = pods::node_name(pod).map(|name| nodes.get("", name));
+        let suspicious = match node {
+            // Before the first list of nodes every node is missing: the reconciliation waits for it.
+            Some(None) => true,
+            Some(Some(node)) => pods::is_terminating(pod) && plan::is_out_of_service(&node),
+            None => pods::is_terminating(pod),
+        };
+        if suspicious {
+            keys.push(ObjectKey::of(&**pod));
         }
-        match pods::node_name(pod) {
-            Some(node) if nodes.get("", node).is_none() => {
-                later.add_after(ObjectKey::cluster(ORPHANED), QUARANTINE);
-                Vec::new()
-            }
-            None if pods::is_terminating(pod) => vec![ObjectKey::of(&**pod)],
-            _ => Vec::new(),
+        if pods::is_terminal(pod) && !change.old().is_some_and(|old| pods::is_terminal(old)) {
+            keys.push(count_key());
         }
+        keys
     });
 }
 
-/// The oldest finished pods beyond `keep`.
-fn surplus(pods: Vec<Arc<Pod>>, keep: usize) -> Vec<Arc<Pod>> {
-    let mut finished: Vec<_> =
-        pods.into_iter().filter(|pod| pods::is_terminal(pod) && !pods::is_terminating(pod)).collect();
-    finished.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
-    finished.truncate(finished.len().saturating_sub(keep));
-    finished
-}
-
 impl Controller {
-    /// Marks the pod failed if it has not ended, then deletes it without grace.
-    async fn remove(&self, pod: &Pod, reason: &str, message: &str) -> Result<(), ReconcileError> {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let api = self.context.api::<Pod>(namespace);
-        if !pods::is_terminal(pod) {
-            let mut object = pod.clone();
-            let status = object.status.get_or_insert_default();
-            status.phase = Some("Failed".to_owned());
-            if !reason.is_empty() {
-                let condition = PodCondition {
-                    type_: "DisruptionTarget".into(),
-                    status: "True".into(),
-                    reason: Some(reason.to_owned()),
-                    message: Some(message.to_owned()),
-                    ..PodCondition::default()
-                };
-                conditions::set(status.conditions.get_or_insert_default(), condition, Timestamp::now());
-            }
-            client::retry::optional(api.replace_status(pods::name(pod), &PostParams::default(), &object).await)?;
+    /// How long the node has been missing; `None` if it is there.
+    fn missing_for(&self, node: &str, now: Instant) -> Option<Duration> {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.nodes.get("", node).is_some() {
+            missing.remove(node);
+            return None;
         }
-        let preconditions = Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::default() }.grace_period(0);
-        client::retry::optional(api.delete(pods::name(pod), &params).await)?;
-        tracing::info!(%namespace, name = pods::name(pod), message, "pod removed");
+        let nodes = &self.nodes;
+        missing.retain(|name, _| nodes.get("", name).is_none());
+        Some(now.duration_since(*missing.entry(node.to_owned()).or_insert(now)))
+    }
+
+    async fn node_exists(&self, name: &str) -> Result<bool, ReconcileError> {
+        Ok(self.context.cluster_api::<Node>().get_metadata_opt(name).await?.is_some())
+    }
+
+    /// Fails the pod, if it has not ended, and removes it at once.
+    async fn remove(&self, pod: &Pod, why: Option<Disruption>) -> Result<(), ReconcileError> {
+        let key = ObjectKey::of(pod);
+        let api = self.context.api::<Pod>(&key.namespace);
+        if !disruption_target::mark(&api, pod, why, true, Timestamp::now()).await? {
+            return Ok(());
+        }
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }.grace_period(0);
+        match optional(api.delete(&key.name, &params).await) {
+            Err(error) if is_conflict(&error) => return Ok(()),
+            other => drop(other?),
+        }
+        tracing::info!(pod = %key, reason = why.map_or("", |why| why.reason), "pod collected");
         Ok(())
     }
 
-    async fn remove_orphans(&self) -> Result<(), ReconcileError> {
-        let nodes = self.context.cluster_api::<Node>();
-        for pod in self.pods.list() {
-            let Some(node) = pods::node_name(&pod).filter(|node| self.nodes.get("", node).is_none()) else { continue };
-            if client::retry::optional(nodes.get_metadata(node).await)?.is_none() {
-                self.remove(&pod, "DeletionByPodGC", "PodGC: node no longer exists").await?;
+    async fn limit_ended(&self) -> Result<(), ReconcileError> {
+        let ended = self.pods.by_index(&ENDED, "");
+        let surplus = plan::surplus(ended, self.context.config.terminated_pod_threshold);
+        let mut failure = Ok(());
+        for pod in surplus {
+            if let Err(error) = self.remove(&pod, None).await {
+                failure = Err(error);
             }
         }
-        Ok(())
+        failure
     }
 }
 
 impl Reconcile for Controller {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, ReconcileError> {
-        match (key.namespace.as_str(), key.name.as_str()) {
-            ("", ORPHANED) => self.remove_orphans().await?,
-            ("", FINISHED) => {
-                for pod in surplus(self.pods.list(), self.context.config.terminated_pod_threshold) {
-                    self.remove(&pod, "", "too many finished pods").await?;
+        if key == count_key() {
+            return self.limit_ended().await.map(|()| Next::Done);
+        }
+        let Some(pod) = self.pods.get_key(&key) else { return Ok(Next::Done) };
+        let name = pods::node_name(&pod);
+        let node = name.and_then(|name| self.nodes.get("", name));
+        let missing = name.and_then(|name| self.missing_for(name, Instant::now()));
+        match plan::judge(&pod, node.as_deref(), missing, QUARANTINE) {
+            Verdict::Keep => {}
+            Verdict::Wait(left) => return Ok(Next::After(left)),
+            Verdict::Remove => self.remove(&pod, None).await?,
+            Verdict::Orphan(node) => {
+                if self.node_exists(node).await? {
+                    return Err(ReconcileError::Blocked(format!("node {node} exists but is not seen yet")));
                 }
-            }
-            _ => {
-                let pod = self.pods.get_key(&key);
-                if let Some(pod) = pod.filter(|pod| pods::is_terminating(pod) && pods::node_name(pod).is_none()) {
-                    self.remove(&pod, "", "deleted before it had a node").await?;
-                }
+                self.remove(&pod, Some(NODE_GONE)).await?;
             }
         }
         Ok(Next::Done)
@@ -142,39 +165,4 @@ impl Reconcile for Controller {
 }
 
 #[cfg(test)]
-mod tests {
-    use client::Informers;
-    use client::testing::FakeApi;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::Config;
-    use crate::pods::fixture::{at, pod, ready};
-
-    #[test]
-    fn the_oldest_finished_pods_go_first() {
-        let aged = |name: &str, age: i64| {
-            let mut pod = pod(name, "Succeeded");
-            pod.metadata.creation_timestamp = Some(Time(at(age)));
-            Arc::new(pod)
-        };
-        let gone = surplus(vec![aged("new", 9), aged("old", 1), Arc::new(pod("running", "Running"))], 1);
-        assert_eq!(gone.iter().map(|p| pods::name(p)).collect::<Vec<_>>(), ["old"]);
-    }
-
-    #[tokio::test]
-    async fn pods_of_a_node_that_is_gone_are_removed() {
-        let fake = FakeApi::new();
-        fake.put(&ready("orphan", "gone", 0)).unwrap();
-        let informers = Informers::new(fake.client());
-        let config = Config::new(String::new(), "10.42.0.0/16".parse().unwrap());
-        let context = Context::new(fake.client(), informers, config, CancellationToken::new());
-        let (nodes, pods) = (context.informers.of::<Node>(), context.informers.of::<Pod>());
-        nodes.synced().await;
-        pods.synced().await;
-        let controller = Controller { context, nodes, pods };
-        controller.reconcile(ObjectKey::cluster(ORPHANED)).await.unwrap();
-        assert!(fake.get::<Pod>("ns", "orphan").is_none());
-    }
-}
+mod tests;

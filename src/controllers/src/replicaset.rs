@@ -6,7 +6,7 @@ mod plan;
 
 use std::sync::Arc;
 
-use client::{Change, EventRecorder, EventType, Informer, ObjectKey};
+use client::{EventRecorder, EventType, Informer, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
@@ -39,8 +39,10 @@ impl<K: Replicated> Controller<K> {
         let (owners, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
         let queue: Queue = context.queue(name);
         context.feed_own(&owners, &queue);
-        let orphans_to = owners.clone();
-        context.feed(&pods, &queue, move |change| owners_of(change, &orphans_to));
+        let adopters = owners.clone();
+        context.feed(&pods, &queue, move |change| {
+            claim::owner_keys(change, &adopters, |owner| Some(owner.label_selector()))
+        });
         let ready = vec![synced(&owners), synced(&pods)];
         let events = context.recorder(K::COMPONENT);
         let controller = Self { context: context.clone(), owners, pods, writes: Writes::default(), events };
@@ -101,25 +103,6 @@ impl<K: Replicated> Controller<K> {
         }
         Ok(refused)
     }
-}
-
-/// The controller of a pod that changed, before and after; for an orphan, all that could adopt it.
-fn owners_of<K: Replicated>(change: &Change<Pod>, owners: &Informer<K>) -> Vec<ObjectKey> {
-    let pod = change.object();
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let controllers = [Some(pod), change.old()].into_iter().flatten().filter_map(|p| claim::controller_of(&p.metadata));
-    let mut keys: Vec<_> = controllers
-        .filter(|reference| reference.kind == K::kind(&()))
-        .map(|reference| ObjectKey::new(namespace.clone(), reference.name.clone()))
-        .collect();
-    if claim::controller_of(&pod.metadata).is_none() && !matches!(change, Change::Deleted(_)) {
-        let adopters = owners.in_namespace(&namespace).into_iter().filter(|owner| {
-            owner.label_selector().try_into().is_ok_and(|selector| claim::matches(&selector, &pod.metadata))
-        });
-        keys.extend(adopters.map(|owner| ObjectKey::of(&*owner)));
-    }
-    keys.dedup();
-    keys
 }
 
 impl<K: Replicated> Reconcile for Controller<K> {

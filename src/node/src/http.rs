@@ -13,6 +13,7 @@ mod exec;
 pub mod host;
 mod logs;
 mod metrics;
+mod node;
 mod pods;
 mod query;
 mod route;
@@ -30,13 +31,12 @@ use tokio_util::task::TaskTracker;
 
 use self::answer::Body;
 use self::host::Host;
-use self::logs::watch::FolderWatch;
 use self::route::Route;
+use crate::Node;
 
-/// What the API serves from. One per node; connections share it.
+/// What the API serves from.
 pub struct Api {
     host: Arc<dyn Host>,
-    folders: FolderWatch,
     /// Upgraded connections live on here after their HTTP part has ended.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -45,7 +45,12 @@ pub struct Api {
 impl Api {
     /// Connections end when `stop` is cancelled; their tasks run on `tasks`.
     pub fn new(host: Arc<dyn Host>, tasks: TaskTracker, stop: CancellationToken) -> Arc<Api> {
-        Arc::new(Api { host, folders: FolderWatch::new(), tasks, stop })
+        Arc::new(Api { host, tasks, stop })
+    }
+
+    /// The API of a node.
+    pub fn of(node: &Node) -> Arc<Api> {
+        Api::new(Arc::new(node.clone()), node.tasks().clone(), node.stopping().clone())
     }
 
     /// Runs a streaming session beside the connection that it came from.

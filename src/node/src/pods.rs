@@ -37,7 +37,7 @@ async fn run(context: Arc<Context>) {
     context.pods.synced().await;
     context.node.synced().await;
     context.services.synced().await;
-    cleanup::orphans(&context);
+    cleanup::orphans(&context).await;
     let mut changes = context.pods.subscribe();
     loop {
         tokio::select! {

@@ -3,6 +3,8 @@
 
 pub mod apply;
 pub mod columns;
+pub mod convert;
+pub mod cron;
 pub mod decode;
 pub mod defaults;
 pub mod discovery;

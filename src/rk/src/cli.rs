@@ -66,7 +66,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "RK_MAX_PODS", default_value_t = 110)]
     pub(crate) max_pods: u32,
     /// Cgroup under which all pods live
-    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods")]
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/rk")]
     pub(crate) cgroup_root: String,
     /// Folder for container logs, in `pods` and `containers` below it
     #[arg(long, env = "RK_LOG_DIR", default_value = "/var/log")]
@@ -145,7 +145,7 @@ pub(crate) struct ImagesArgs {
     #[arg(long, env = "RK_STATE_DIR", default_value = "/run/rk", global = true)]
     pub(crate) state_dir: PathBuf,
     /// Cgroup under which all pods live
-    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods", global = true)]
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/rk", global = true)]
     pub(crate) cgroup_root: String,
     /// Registries: mirrors, credentials, CAs (YAML)
     #[arg(long, env = "RK_REGISTRIES", default_value = "/etc/rk/registries.yaml", global = true)]
@@ -190,7 +190,7 @@ pub(crate) struct KillAllArgs {
     #[arg(long, env = "RK_STATE_DIR", default_value = "/run/rk")]
     pub(crate) state_dir: PathBuf,
     /// Cgroup under which all pods live
-    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods")]
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/rk")]
     pub(crate) cgroup_root: String,
 }
 

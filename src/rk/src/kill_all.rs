@@ -25,8 +25,8 @@ pub(crate) async fn run(args: KillAllArgs) -> anyhow::Result<()> {
     .await
     .context("find the containers")?;
     for pod in runtime.list_pods() {
-        runtime.stop_pod(&pod.id).await.with_context(|| format!("stop pod {}", pod.id))?;
-        runtime.remove_pod(&pod.id).await.with_context(|| format!("remove pod {}", pod.id))?;
+        runtime.stop_pod(&pod.spec.id).await.with_context(|| format!("stop pod {}", pod.spec.id))?;
+        runtime.remove_pod(&pod.spec.id).await.with_context(|| format!("remove pod {}", pod.spec.id))?;
     }
     runtime.remove_cgroup(&cgroup_root).context("remove the cgroups")?;
     unmount_below(&[&data_dir, &state_dir])?;

@@ -97,7 +97,7 @@ async fn answer(images: Images, request: Request<Incoming>) -> Response<Full<Byt
 }
 
 async fn import(images: Images, body: Incoming) -> anyhow::Result<Vec<ImageRecord>> {
-    let chunks = BodyStream::new(body).map_err(io::Error::other);
+    let chunks = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
     let chunks = chunks.try_filter_map(|frame| std::future::ready(Ok(frame.into_data().ok())));
     let archive = SyncIoBridge::new(StreamReader::new(Box::pin(chunks)));
     Ok(tokio::task::spawn_blocking(move || images.import(archive)).await.context("the import stopped")??)

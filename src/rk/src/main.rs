@@ -36,7 +36,7 @@ pub(crate) fn version() -> String {
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     if args.get(1).is_some_and(|arg| arg == "shim") {
-        runtime::shim::main(&args[2..]);
+        runtime::shim::main(args.into_iter().skip(2));
     }
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,16 +22,22 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Applies every document of a YAML or JSON text.
 pub(crate) async fn apply(client: &Client, text: &str) -> anyhow::Result<()> {
-    for document in serde_yaml_ng::Deserializer::from_str(text) {
-        let value = serde_yaml_ng::Value::deserialize(document).context("read the manifest")?;
-        if value.is_null() {
-            continue;
-        }
-        let object: DynamicObject = serde_yaml_ng::from_value(value).context("read the manifest")?;
+    for object in documents(text).context("read the manifest")? {
         let name = object.metadata.name.clone().unwrap_or_default();
         apply_object(client, object).await.with_context(|| format!("apply {name:?}"))?;
     }
     Ok(())
+}
+
+fn documents(text: &str) -> anyhow::Result<Vec<DynamicObject>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let value = serde_yaml_ng::Value::deserialize(document)?;
+        if !value.is_null() {
+            objects.push(serde_yaml_ng::from_value(value)?);
+        }
+    }
+    Ok(objects)
 }
 
 async fn apply_object(client: &Client, object: DynamicObject) -> anyhow::Result<()> {

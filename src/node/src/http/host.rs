@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::spec::{AttachSpec, TtySize};
-use runtime::{ContainerId, ContainerStatus, ExecSpec, PodStats, PodStatus, RuntimeError};
+use runtime::{ContainerId, ExecSpec, PodStats, PodStatus, RuntimeError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -25,6 +25,31 @@ pub struct Process {
     pub resize: mpsc::Sender<TtySize>,
     /// The exit code, once the outputs have ended.
     pub exit: BoxFuture<'static, Result<i32, RuntimeError>>,
+    /// Carries sizes to the terminal; never resolves, and is to be polled along with the rest.
+    pub resizing: BoxFuture<'static, ()>,
+}
+
+/// The machine as a whole, now.
+#[derive(Clone, Debug, Default)]
+pub struct MachineStats {
+    pub cpus: u32,
+    /// Cumulative CPU time of all processes.
+    pub cpu_ns: u64,
+    /// Bytes.
+    pub memory: u64,
+    pub memory_available: u64,
+    pub started_at: Option<jiff::Timestamp>,
+    /// Of the file system that holds the pods' data.
+    pub disk: Option<DiskStats>,
+}
+
+/// Bytes and inodes of a file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskStats {
+    pub capacity: u64,
+    pub available: u64,
+    pub inodes: u64,
+    pub inodes_free: u64,
 }
 
 #[async_trait]
@@ -33,6 +58,8 @@ pub trait Host: Send + Sync + 'static {
 
     /// The settings in force, for `/configz`.
     fn configuration(&self) -> serde_json::Value;
+
+    fn machine(&self) -> MachineStats;
 
     /// The node's pods as the API has them.
     fn pods(&self) -> Vec<Arc<Pod>>;
@@ -67,6 +94,4 @@ pub trait Host: Send + Sync + 'static {
 
     /// `None` when the pod is gone.
     async fn pod_stats(&self, uid: &str) -> Option<PodStats>;
-
-    fn container_status(&self, id: &ContainerId) -> Option<ContainerStatus>;
 }

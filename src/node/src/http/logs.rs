@@ -9,7 +9,7 @@ mod files;
 mod reader;
 #[cfg(test)]
 mod tests;
-pub(super) mod watch;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -53,6 +53,15 @@ pub(super) async fn serve(api: &Arc<Api>, target: &Target, request: &Request<Inc
 fn refusal(error: &LookupError) -> Status {
     match error {
         LookupError::NoPod(name) => Status::not_found(Qualified::new("", "pods"), name),
+        LookupError::Waiting { pod, container, reason } => {
+            // Two reasons have words of their own upstream.
+            let why = match reason.as_str() {
+                "ErrImagePull" => "image can't be pulled",
+                "ImagePullBackOff" => "trying and failing to pull image",
+                other => other,
+            };
+            Status::bad_request(format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}"))
+        }
         other => Status::bad_request(other.to_string()),
     }
 }
@@ -103,7 +112,7 @@ async fn copy(
 ) -> io::Result<()> {
     let follow = query.follow && !query.previous && container.running;
     // The watch comes before the first read: what is written in between is told.
-    let mut changes = follow.then(|| api.folders.watch(container.log_path.parent())).transpose()?;
+    let mut changes = follow.then(|| watch::watch(container.log_path.parent())).transpose()?;
     let mut reader = LogReader::new(container.log_path.clone(), query);
     let ended = api.host.ended(&container.id);
     tokio::pin!(ended);

@@ -116,8 +116,11 @@ pub(super) fn ports(query: &str) -> Result<Vec<u16>, QueryError> {
 
 /// The words of `cmd`, for `/run`.
 pub(super) fn run_command(query: &str) -> Result<Vec<String>, QueryError> {
-    let words: Vec<String> =
-        Query(query).all("cmd").iter().flat_map(|v| v.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let words: Vec<String> = Query(query)
+        .all("cmd")
+        .iter()
+        .flat_map(|v| v.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     if words.is_empty() { Err(QueryError::NoCommand) } else { Ok(words) }
 }
 

@@ -152,9 +152,7 @@ mod tests {
 
     #[test]
     fn connect_takes_addresses_only() {
-        let to = |authority: &str| {
-            Route::of(&Method::CONNECT, &Uri::builder().authority(authority).build().unwrap())
-        };
+        let to = |authority: &str| Route::of(&Method::CONNECT, &Uri::builder().authority(authority).build().unwrap());
         assert_eq!(to("10.42.0.7:8080"), Ok(Route::Connect("10.42.0.7:8080".parse().unwrap())));
         assert_eq!(to("[::1]:80"), Ok(Route::Connect("[::1]:80".parse().unwrap())));
         assert_eq!(to("example.org:80"), Err(Refusal::Authority));

@@ -136,7 +136,13 @@ where
         gone.cancel();
     }));
     // An empty message tells clients that the connection stands.
-    let first = if wanted.stdout { STDOUT } else if wanted.stderr { STDERR } else { ERROR };
+    let first = if wanted.stdout {
+        STDOUT
+    } else if wanted.stderr {
+        STDERR
+    } else {
+        ERROR
+    };
     if sender.send(Outgoing::Data(coding.encode(first, &[]))).await.is_err() {
         return;
     }

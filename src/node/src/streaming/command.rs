@@ -99,16 +99,15 @@ struct Streams {
 
 /// Copies until the process has ended and its output is delivered.
 async fn converse(process: Process, streams: Streams) -> Result<i32, RuntimeError> {
-    let Process { stdin, stdout, stderr, resize, exit } = process;
+    let Process { stdin, stdout, stderr, resize, exit, resizing } = process;
     let inputs = async {
         let sizes = async {
             if let Some(input) = streams.resize {
                 resize::forward(input, resize).await;
             }
         };
-        tokio::join!(copy(streams.stdin, stdin), sizes);
-        // The process goes on without input.
-        std::future::pending::<()>().await;
+        // The process goes on without input: carrying sizes never ends.
+        tokio::join!(copy(streams.stdin, stdin), sizes, resizing);
     };
     let outputs = async {
         tokio::join!(copy(stdout, streams.stdout), copy(stderr, streams.stderr));

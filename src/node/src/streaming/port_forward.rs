@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -34,7 +35,7 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    async fn dial(&self, port: u16) -> Result<tokio::net::TcpStream, String> {
+    async fn dial(&self, port: u16) -> Result<TcpStream, String> {
         netns::dial_localhost(&self.netns, port).await.map_err(|error| {
             let mut text = format!("error forwarding port {port} to pod {}, uid {}: {error}", self.pod, self.uid);
             if let Some(source) = error.source() {
@@ -109,44 +110,78 @@ struct Waiting {
 
 async fn run(mut session: Session, destination: Destination) {
     let destination = Arc::new(destination);
-    let mut waiting: HashMap<String, Waiting> = HashMap::new();
+    let mut pairs = Pairs::default();
     let mut connections = JoinSet::new();
     loop {
-        let oldest = waiting.values().map(|w| w.since + PAIRING).min();
         let stream = tokio::select! {
             stream = session.incoming.recv() => stream,
-            () = expire(oldest) => {
-                // Dropping the half ends it, and the client sees that nothing came of it.
-                waiting.retain(|_, w| w.since.elapsed() < PAIRING);
+            () = expire(pairs.deadline()) => {
+                pairs.expire();
                 continue;
             }
             Some(_) = connections.join_next() => continue,
             () = session.gone.cancelled() => None,
         };
         let Some(stream) = stream else { break };
-        let Some(Role { request, half, port }) = Role::of(&stream) else {
-            tracing::debug!("port-forward stream without port or type");
-            stream.writer.reset().await;
-            continue;
-        };
-        match waiting.remove(&request) {
-            Some(first) if first.half != half => {
-                let (data, error) = match half {
-                    Half::Data => (stream, first.stream),
-                    Half::Error => (first.stream, stream),
-                };
-                connections.spawn(forward(destination.clone(), port, data, error));
+        match pairs.take(stream) {
+            Taken::Pair(pair) => {
+                connections.spawn(forward(destination.clone(), pair));
             }
-            Some(_) => stream.writer.reset().await,
-            None if waiting.len() >= MAX_WAITING => stream.writer.reset().await,
-            None => {
-                waiting.insert(request, Waiting { half, stream, since: Instant::now() });
-            }
+            Taken::Waits => {}
+            Taken::Refused(stream) => stream.writer.reset().await,
         }
     }
     // The client is gone: so are its connections.
     drop(connections);
     session.close().await;
+}
+
+/// The two streams of one connection.
+struct Pair {
+    port: u16,
+    data: Stream,
+    error: Stream,
+}
+
+enum Taken {
+    Pair(Pair),
+    Waits,
+    Refused(Stream),
+}
+
+/// Streams whose other half has not come yet, by request.
+#[derive(Default)]
+struct Pairs(HashMap<String, Waiting>);
+
+impl Pairs {
+    fn deadline(&self) -> Option<Instant> {
+        self.0.values().map(|w| w.since + PAIRING).min()
+    }
+
+    /// Dropping a half ends it, and the client sees that nothing came of it.
+    fn expire(&mut self) {
+        self.0.retain(|_, w| w.since.elapsed() < PAIRING);
+    }
+
+    fn take(&mut self, stream: Stream) -> Taken {
+        let Some(Role { request, half, port }) = Role::of(&stream) else { return Taken::Refused(stream) };
+        match self.0.remove(&request) {
+            Some(first) if first.half != half => Taken::Pair(match half {
+                Half::Data => Pair { port, data: stream, error: first.stream },
+                Half::Error => Pair { port, data: first.stream, error: stream },
+            }),
+            // The same half twice.
+            Some(first) => {
+                self.0.insert(request, first);
+                Taken::Refused(stream)
+            }
+            None if self.0.len() >= MAX_WAITING => Taken::Refused(stream),
+            None => {
+                self.0.insert(request, Waiting { half, stream, since: Instant::now() });
+                Taken::Waits
+            }
+        }
+    }
 }
 
 async fn expire(at: Option<Instant>) {
@@ -156,45 +191,42 @@ async fn expire(at: Option<Instant>) {
     }
 }
 
-async fn forward(destination: Arc<Destination>, port: u16, data: Stream, error: Stream) {
-    let Stream { reader, writer, .. } = data;
+async fn forward(destination: Arc<Destination>, pair: Pair) {
+    let Pair { port, data, error } = pair;
     let mut error = error.writer;
-    if let Err(text) = connect_and_copy(&destination, port, reader, writer).await {
-        tracing::debug!(pod = %destination.pod, port, error = %text, "port-forward");
-        if error.write_all(text.as_bytes()).await.is_err() {
-            tracing::trace!("port-forward client is gone");
+    let told = match destination.dial(port).await {
+        Ok(stream) => {
+            copy(stream, data.reader, data.writer).await;
+            Ok(())
         }
-    }
-    if error.shutdown().await.is_err() {
+        Err(text) => error.write_all(text.as_bytes()).await,
+    };
+    if told.and(error.shutdown().await).is_err() {
         tracing::trace!("port-forward client is gone");
     }
 }
 
 /// Copies until the pod's side has ended: a client that goes on sending then would send to nobody.
-async fn connect_and_copy(
-    destination: &Destination,
-    port: u16,
-    mut reader: StreamReader,
-    mut writer: StreamWriter,
-) -> Result<(), String> {
-    let (mut from_pod, mut to_pod) = destination.dial(port).await?.into_split();
+async fn copy(stream: TcpStream, mut reader: StreamReader, mut writer: StreamWriter) {
+    let (mut from_pod, mut to_pod) = stream.into_split();
     let outward = async {
-        let copied = tokio::io::copy(&mut reader, &mut to_pod).await;
-        copied.and(to_pod.shutdown().await)
+        tokio::io::copy(&mut reader, &mut to_pod).await?;
+        to_pod.shutdown().await
     };
     let inward = async {
-        let copied = tokio::io::copy(&mut from_pod, &mut writer).await;
-        copied.and(writer.shutdown().await)
+        tokio::io::copy(&mut from_pod, &mut writer).await?;
+        writer.shutdown().await
     };
     tokio::pin!(outward, inward);
-    tokio::select! {
+    let copied = tokio::select! {
         result = &mut inward => result,
         result = &mut outward => match result {
             Ok(()) => inward.await,
             // Reset by the client: nobody wants the rest.
             Err(error) => Err(error),
         },
+    };
+    if let Err(error) = copied {
+        tracing::debug!(%error, "forwarded connection broke off");
     }
-    .unwrap_or_else(|error| tracing::debug!(%error, port, "forwarded connection broke off"));
-    Ok(())
 }

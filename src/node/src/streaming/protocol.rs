@@ -13,13 +13,8 @@ pub(crate) const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 pub(crate) const SPDY_COMMAND: &[&str] =
     &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 /// Remote commands over WebSocket. Without a protocol asked for, it is the first version.
-pub(crate) const WEBSOCKET_COMMAND: &[&str] = &[
-    "v5.channel.k8s.io",
-    "v4.channel.k8s.io",
-    "v4.base64.channel.k8s.io",
-    "channel.k8s.io",
-    "base64.channel.k8s.io",
-];
+pub(crate) const WEBSOCKET_COMMAND: &[&str] =
+    &["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
 /// Port-forwards over WebSocket.
 pub(crate) const WEBSOCKET_PORT_FORWARD: &[&str] = &[TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
 
@@ -126,7 +121,7 @@ mod tests {
     #[test]
     fn the_clients_order_decides_among_what_is_known() {
         let asked = headers(&[("sec-websocket-protocol", "v9.channel.k8s.io, v4.channel.k8s.io,v5.channel.k8s.io")]);
-        let choose = |headers| choose(headers, header::SEC_WEBSOCKET_PROTOCOL, WEBSOCKET_COMMAND);
+        let choose = |headers: &HeaderMap| choose(headers, header::SEC_WEBSOCKET_PROTOCOL, WEBSOCKET_COMMAND);
         assert_eq!(choose(&asked), Ok(Some("v4.channel.k8s.io")));
         assert_eq!(choose(&headers(&[])), Ok(None));
         assert_eq!(choose(&headers(&[("sec-websocket-protocol", "chat")])), Err(UpgradeError::Protocol));

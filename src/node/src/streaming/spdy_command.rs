@@ -66,6 +66,8 @@ where
         tracing::debug!("client did not open the streams of its remote command");
         return session.close().await;
     };
+    // Streams opened later are refused.
+    session.incoming.close();
     let writer = |stream: Option<Stream>| stream.map(|s| Box::new(s.writer) as Input);
     // The other halves live as long as the command: dropping one would end it.
     let (stdin, keep_stdin) = stdin.map(|s| (Box::new(s.reader) as Output, s.writer)).unzip();

@@ -65,9 +65,7 @@ impl Verdict {
         };
         match self {
             Verdict::Done => Status { status: Some("Success".to_owned()), ..Status::default() },
-            Verdict::Exit { code, .. } => {
-                failure("NonZeroExitCode", cause(Some("ExitCode"), code.to_string()), None)
-            }
+            Verdict::Exit { code, .. } => failure("NonZeroExitCode", cause(Some("ExitCode"), code.to_string()), None),
             Verdict::Failed(why) => failure("InternalError", cause(None, why.clone()), Some(500)),
         }
     }

@@ -139,7 +139,7 @@ impl<I: AsyncRead + AsyncWrite> Messages<I> {
         }
     }
 
-    async fn send(&self, message: Outgoing) {
+    async fn send(&mut self, message: Outgoing) {
         if self.sender.send(message).await.is_err() {
             tracing::trace!("websocket is closed already");
         }

@@ -29,17 +29,42 @@ pub(crate) const INITIAL_WINDOW: u32 = 7;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    SynStream { id: u32, fin: bool, headers: Headers },
-    SynReply { id: u32, fin: bool, headers: Headers },
-    Headers { id: u32, fin: bool, headers: Headers },
-    RstStream { id: u32, status: u32 },
+    SynStream {
+        id: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    SynReply {
+        id: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    Headers {
+        id: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    RstStream {
+        id: u32,
+        status: u32,
+    },
     /// Identifier and value of each setting.
     Settings(Vec<(u32, u32)>),
     Ping(u32),
-    GoAway { last: u32, status: u32 },
-    WindowUpdate { id: u32, delta: u32 },
+    GoAway {
+        last: u32,
+        status: u32,
+    },
+    WindowUpdate {
+        id: u32,
+        delta: u32,
+    },
     /// The head of a data frame; so many bytes follow.
-    Data { id: u32, fin: bool, length: u32 },
+    Data {
+        id: u32,
+        fin: bool,
+        length: u32,
+    },
     /// A kind that this side does not know.
     Other(u16),
 }

@@ -245,18 +245,18 @@ impl<I: AsyncRead + Unpin> Reader<I> {
         Ok(())
     }
 
-    async fn send(&self, frame: Frame) {
+    async fn send(&mut self, frame: Frame) {
         if self.shared.out.send(Outgoing::Frame(frame)).await.is_err() {
             tracing::trace!("spdy connection is closed already");
         }
     }
 
-    async fn reset(&self, id: u32, why: Reset) {
+    async fn reset(&mut self, id: u32, why: Reset) {
         self.send(Frame::RstStream { id, status: why as u32 }).await;
     }
 
     async fn accept(&mut self, id: u32, fin: bool, headers: Headers) -> Result<(), SpdyError> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             self.reset(id, Reset::Protocol).await;
             return Err(SpdyError::Malformed("a stream number out of order"));
         }
@@ -302,7 +302,7 @@ impl<I: AsyncRead + Unpin> Reader<I> {
         Ok(())
     }
 
-    async fn grant(&self, id: u32, delta: u32) -> Result<(), SpdyError> {
+    async fn grant(&mut self, id: u32, delta: u32) -> Result<(), SpdyError> {
         let granted = self.shared.windows().grant(id, delta);
         match granted {
             Ok(()) => {}

@@ -31,12 +31,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(
-        id: u32,
-        headers: Headers,
-        chunks: mpsc::UnboundedReceiver<Chunk>,
-        shared: &Arc<Shared>,
-    ) -> Self {
+    pub(super) fn new(id: u32, headers: Headers, chunks: mpsc::UnboundedReceiver<Chunk>, shared: &Arc<Shared>) -> Self {
         let sender = PollSender::new(shared.out.clone());
         Self {
             headers,

@@ -61,10 +61,7 @@ impl FrameError {
 }
 
 /// Reads one frame of a client; `None` at the end of the connection. `room` bounds the payload of a data frame.
-pub(crate) async fn read(
-    input: &mut (impl AsyncRead + Unpin),
-    room: usize,
-) -> Result<Option<Frame>, FrameError> {
+pub(crate) async fn read(input: &mut (impl AsyncRead + Unpin), room: usize) -> Result<Option<Frame>, FrameError> {
     let mut head = [0; 2];
     if input.read(&mut head[..1]).await? == 0 {
         return Ok(None);
