@@ -1,9 +1,11 @@
-//! Claims in use are not deleted under the pods that use them: a finalizer holds each until the last such pod is gone.
+//! Claims in use are not deleted under the pods that use them, nor volumes under their claims: a finalizer, set at
+//! admission, holds each until nothing uses it.
 
 use std::sync::Arc;
 
 use client::{Informer, ObjectKey};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
@@ -12,7 +14,8 @@ use crate::error::ReconcileError;
 use crate::pods;
 use crate::runner::{Next, Reconcile};
 
-const FINALIZER: &str = "kubernetes.io/pvc-protection";
+const CLAIM: &str = "kubernetes.io/pvc-protection";
+const VOLUME: &str = "kubernetes.io/pv-protection";
 
 struct Controller {
     context: Context,
@@ -31,6 +34,35 @@ pub(crate) fn start(context: &Context) {
     });
     let ready = vec![synced(&claims), synced(&pods)];
     context.run(queue, Controller { context: context.clone(), claims, pods }, ready);
+    start_volumes(context);
+}
+
+struct Volumes {
+    context: Context,
+    volumes: Informer<PersistentVolume>,
+}
+
+fn start_volumes(context: &Context) {
+    let volumes = context.informers.of::<PersistentVolume>();
+    let queue = context.queue("pv-protection");
+    context.feed_own(&volumes, &queue);
+    let ready = vec![synced(&volumes)];
+    context.run(queue, Volumes { context: context.clone(), volumes }, ready);
+}
+
+impl Reconcile for Volumes {
+    async fn reconcile(&self, key: ObjectKey) -> Result<Next, ReconcileError> {
+        let Some(volume) = self.volumes.get_key(&key) else { return Ok(Next::Done) };
+        let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        if let Some(finalizers) = plan(&volume.metadata, VOLUME, bound) {
+            let meta = &volume.metadata;
+            let patch = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version,
+                                            "finalizers": finalizers}});
+            let api = self.context.cluster_api::<PersistentVolume>();
+            client::retry::optional(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await)?;
+        }
+        Ok(Next::Done)
+    }
 }
 
 /// The claims a pod uses; those of its ephemeral volumes are named after both.
@@ -44,13 +76,13 @@ fn claims_of(pod: &Pod) -> Vec<String> {
         .collect()
 }
 
-/// The finalizers the claim is to have, if others than it has.
-fn plan(claim: &PersistentVolumeClaim, in_use: bool) -> Option<Vec<String>> {
-    let mut finalizers = claim.metadata.finalizers.clone().unwrap_or_default();
-    let (has, going) = (finalizers.iter().any(|f| f == FINALIZER), claim.metadata.deletion_timestamp.is_some());
+/// The finalizers the object is to have, if others than it has.
+fn plan(meta: &ObjectMeta, finalizer: &str, in_use: bool) -> Option<Vec<String>> {
+    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+    let (has, going) = (finalizers.iter().any(|f| f == finalizer), meta.deletion_timestamp.is_some());
     match (has, going) {
-        (false, false) => finalizers.push(FINALIZER.to_owned()),
-        (true, true) if !in_use => finalizers.retain(|f| f != FINALIZER),
+        (false, false) => finalizers.push(finalizer.to_owned()),
+        (true, true) if !in_use => finalizers.retain(|f| f != finalizer),
         _ => return None,
     }
     Some(finalizers)
@@ -65,7 +97,7 @@ impl Reconcile for Controller {
     async fn reconcile(&self, key: ObjectKey) -> Result<Next, ReconcileError> {
         let Some(claim) = self.claims.get_key(&key) else { return Ok(Next::Done) };
         let in_use = uses(&self.pods.in_namespace(&key.namespace), &key.name);
-        if let Some(finalizers) = plan(&claim, in_use) {
+        if let Some(finalizers) = plan(&claim.metadata, CLAIM, in_use) {
             let patch = json!({"metadata": {"uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version,
                                             "finalizers": finalizers}});
             let api = self.context.api::<PersistentVolumeClaim>(&key.namespace);
@@ -82,13 +114,13 @@ mod tests {
 
     #[test]
     fn a_claim_is_held_while_a_pod_uses_it() {
-        let mut claim = PersistentVolumeClaim::default();
-        assert_eq!(plan(&claim, false).unwrap(), [FINALIZER]);
-        claim.metadata.finalizers = Some(vec![FINALIZER.into()]);
-        assert_eq!(plan(&claim, false), None);
-        claim.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
-        assert_eq!(plan(&claim, true), None);
-        assert_eq!(plan(&claim, false), Some(vec![]));
+        let mut meta = ObjectMeta::default();
+        assert_eq!(plan(&meta, CLAIM, false).unwrap(), [CLAIM]);
+        meta.finalizers = Some(vec![CLAIM.into()]);
+        assert_eq!(plan(&meta, CLAIM, false), None);
+        meta.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+        assert_eq!(plan(&meta, CLAIM, true), None);
+        assert_eq!(plan(&meta, CLAIM, false), Some(vec![]));
     }
 
     #[test]

@@ -24,7 +24,6 @@ mod template;
 mod writes;
 
 mod claim_protection;
-mod cluster_role;
 mod cronjob;
 mod daemonset;
 mod deployment;
@@ -90,7 +89,6 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     node_lifecycle::start(&context);
     pod_gc::start(&context);
     garbage::start(&context);
-    cluster_role::start(&context);
     disruption::start(&context);
     claim_protection::start(&context);
     stop.cancelled().await;
