@@ -36,6 +36,7 @@ mod pod_gc;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod statefulset;
 
 use client::Informers;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     node_lifecycle::start(&context);
     pod_gc::start(&context);
     disruption::start(&context);
+    statefulset::start(&context);
     garbage::start(&context);
     stop.cancelled().await;
     context.drained().await;
