@@ -1,291 +1,232 @@
-//! One step of a stateful set: which ordinals to create, which pods to delete, in what order. Pure.
+//! Which pods of a stateful set to create, delete or repair next. Ordered sets take one step at a time and only from
+//! a state in which every pod before is healthy; parallel sets take all steps at once; updates go from the highest
+//! ordinal down. Pure: the time is a parameter.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 
-use super::identity::{ordinal, replicas, start};
+use super::identity::{self, first_ordinal, replicas};
 use crate::intstr::{Round, resolve};
 use crate::{pods, revisions};
 
-pub(super) struct State<'a> {
+/// One revision: the name of its object and its template.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    pub(super) name: String,
+    pub(super) template: PodTemplateSpec,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// The claims first, then the pod.
+    Create {
+        ordinal: i32,
+        pod: Box<Pod>,
+    },
+    /// The pod has ended; a new one follows when it is gone.
+    Replace(Arc<Pod>),
+    ScaleDown {
+        ordinal: i32,
+        pod: Arc<Pod>,
+    },
+    /// It is of another revision.
+    Update(Arc<Pod>),
+    /// The pod as it is to be: its labels were changed.
+    Repair(Box<Pod>),
+    /// The pod waits to be scheduled; it may be for want of claims that were deleted.
+    Claims {
+        ordinal: i32,
+        pod: Arc<Pod>,
+    },
+}
+
+pub(super) struct View<'a> {
     pub(super) set: &'a StatefulSet,
-    /// The pods it owns.
-    pub(super) pods: &'a [Arc<Pod>],
-    /// Hash and revision name of the template in force before the present update, and of the present one.
-    pub(super) current: &'a str,
-    pub(super) update: &'a str,
+    pub(super) current: &'a Version,
+    pub(super) update: &'a Version,
+    /// Pods by ordinal, within the wanted range.
+    pub(super) wanted: Vec<(i32, Option<Arc<Pod>>)>,
+    /// Pods beyond it, the highest ordinal first.
+    pub(super) condemned: Vec<(i32, Arc<Pod>)>,
     pub(super) now: Timestamp,
 }
 
-/// A pod to create.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Make {
-    pub(super) ordinal: i32,
-    /// Of the present template, not the one before.
-    pub(super) updated: bool,
+pub(super) fn revision_of(pod: &Pod) -> &str {
+    pods::label(pod, revisions::HASH).unwrap_or_default()
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) create: Vec<Make>,
-    pub(super) delete: Vec<Arc<Pod>>,
-    pub(super) status: StatefulSetStatus,
-    pub(super) again: Option<Duration>,
+pub(super) fn min_ready(set: &StatefulSet) -> i32 {
+    set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
 }
 
-struct View<'a> {
-    state: &'a State<'a>,
-    slots: Vec<(i32, Option<Arc<Pod>>)>,
-    /// Pods beyond the wanted range, the highest first.
-    condemned: Vec<Arc<Pod>>,
-    ordered: bool,
-    min_ready: i32,
+pub(super) fn is_running_and_ready(pod: &Pod) -> bool {
+    pods::phase(pod) == "Running" && pods::is_ready(pod)
 }
 
-pub(super) fn plan(state: &State<'_>) -> Plan {
-    let view = View::new(state);
-    let mut plan = Plan { status: status(&view), ..Plan::default() };
-    let waits = state.pods.iter().filter_map(|pod| pods::available_in(pod, view.min_ready, state.now));
-    plan.again = waits.min();
-    if state.set.metadata.deletion_timestamp.is_some() {
-        return plan;
-    }
-    let complete = fill(&mut plan, &view) && condemn(&mut plan, &view);
-    if complete && plan.create.is_empty() && plan.delete.is_empty() {
-        roll(&mut plan, &view);
-    }
-    plan
+pub(super) fn strategy(set: &StatefulSet) -> &str {
+    let strategy = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()?.type_.as_deref());
+    strategy.filter(|type_| !type_.is_empty()).unwrap_or("RollingUpdate")
+}
+
+/// Pods below this position are not updated.
+fn partition(set: &StatefulSet) -> i32 {
+    let rolling = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()?.rolling_update.as_ref());
+    rolling.and_then(|rolling| rolling.partition).unwrap_or(0)
+}
+
+fn max_unavailable(set: &StatefulSet) -> i32 {
+    let rolling = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref()?.rolling_update.as_ref());
+    let most = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
+    most.map_or(1, |most| resolve(most, replicas(set), Round::Down)).max(1)
+}
+
+fn is_ordered(set: &StatefulSet) -> bool {
+    set.spec.as_ref().and_then(|s| s.pod_management_policy.as_deref()) != Some("Parallel")
 }
 
 impl<'a> View<'a> {
-    fn new(state: &'a State<'a>) -> Self {
-        let spec = state.set.spec.as_ref();
-        let first = start(state.set);
-        let range = first..first.saturating_add(replicas(state.set));
-        let find = |wanted: i32| state.pods.iter().find(|pod| ordinal(state.set, pod) == Some(wanted)).cloned();
-        let slots = range.clone().map(|wanted| (wanted, find(wanted))).collect();
-        let mut condemned: Vec<Arc<Pod>> = state
-            .pods
-            .iter()
-            .filter(|pod| ordinal(state.set, pod).is_some_and(|ordinal| !range.contains(&ordinal)))
-            .cloned()
-            .collect();
-        condemned.sort_by_key(|pod| std::cmp::Reverse(ordinal(state.set, pod)));
-        Self {
-            state,
-            slots,
-            condemned,
-            ordered: spec.and_then(|s| s.pod_management_policy.as_deref()) != Some("Parallel"),
-            min_ready: spec.and_then(|s| s.min_ready_seconds).unwrap_or(0),
+    pub(super) fn new(
+        set: &'a StatefulSet,
+        (current, update): (&'a Version, &'a Version),
+        all: &[Arc<Pod>],
+        now: Timestamp,
+    ) -> Self {
+        let range = first_ordinal(set)..first_ordinal(set).saturating_add(replicas(set));
+        let mut wanted: Vec<(i32, Option<Arc<Pod>>)> = range.clone().map(|ordinal| (ordinal, None)).collect();
+        let mut condemned = Vec::new();
+        for pod in all {
+            let Some(ordinal) = identity::ordinal(set, pods::name(pod)) else { continue };
+            let place = ordinal.checked_sub(range.start).and_then(|at| usize::try_from(at).ok());
+            match place.and_then(|at| wanted.get_mut(at)) {
+                Some(place) => place.1 = Some(pod.clone()),
+                None => condemned.push((ordinal, pod.clone())),
+            }
         }
+        condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
+        Self { set, current, update, wanted, condemned, now }
+    }
+
+    fn is_available(&self, pod: &Pod) -> bool {
+        is_running_and_ready(pod) && pods::is_available(pod, min_ready(self.set), self.now)
     }
 
     fn is_healthy(&self, pod: &Pod) -> bool {
-        pods::phase(pod) == "Running"
-            && !pods::is_terminating(pod)
-            && pods::is_available(pod, self.min_ready, self.state.now)
+        self.is_available(pod) && !pods::is_terminating(pod)
     }
 
-    fn is_updated(&self, pod: &Pod) -> bool {
-        pods::label(pod, revisions::HASH) == Some(self.state.update)
-    }
-
-    fn rolling(&self) -> Option<(i32, i32)> {
-        let strategy = self.state.set.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
-        if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
-            return None;
+    /// What comes next. Nothing for a set that is being deleted.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        if self.set.metadata.deletion_timestamp.is_some() {
+            return Vec::new();
         }
-        let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-        let partition = rolling.and_then(|r| r.partition).unwrap_or(0);
-        let unavailable = rolling.and_then(|r| r.max_unavailable.as_ref());
-        let unavailable = unavailable.map_or(1, |value| resolve(value, replicas(self.state.set), Round::Up).max(1));
-        Some((partition, unavailable))
+        let ordered = is_ordered(self.set);
+        let mut steps = Vec::new();
+        for (ordinal, pod) in &self.wanted {
+            if self.fill(*ordinal, pod.as_ref(), ordered, &mut steps) {
+                return steps;
+            }
+        }
+        if self.shrink(ordered, &mut steps) || strategy(self.set) == "OnDelete" {
+            return steps;
+        }
+        self.update(&mut steps);
+        steps
     }
 
-    /// Whether a new pod of this ordinal is of the present template: an update in progress has not reached the lower
-    /// ordinals.
-    fn makes_updated(&self, ordinal: i32) -> bool {
-        let first = start(self.state.set);
-        let Some((partition, _)) = self.rolling() else { return true };
-        if self.state.current == self.state.update {
+    /// Brings one wanted pod about. True if nothing may follow yet.
+    fn fill(&self, ordinal: i32, pod: Option<&Arc<Pod>>, ordered: bool, steps: &mut Vec<Step>) -> bool {
+        let Some(pod) = pod else {
+            let version = self.version_for(ordinal);
+            let pod = identity::pod(self.set, &version.template, &version.name, ordinal);
+            steps.push(Step::Create { ordinal, pod: Box::new(pod) });
+            return ordered;
+        };
+        let terminating = pods::is_terminating(pod);
+        if pods::is_terminal(pod) {
+            if !terminating {
+                steps.push(Step::Replace(pod.clone()));
+            }
+            return ordered;
+        }
+        if pods::phase(pod) == "Pending" && !terminating {
+            steps.push(Step::Claims { ordinal, pod: pod.clone() });
+        }
+        if ordered && (terminating || !self.is_available(pod)) {
             return true;
         }
-        let untouched = if partition > 0 {
-            partition
-        } else {
-            self.state.set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or(0)
-        };
-        ordinal >= first.saturating_add(untouched)
+        let mut repaired = (**pod).clone();
+        if !terminating && identity::give_identity(self.set, ordinal, &mut repaired) {
+            steps.push(Step::Repair(Box::new(repaired)));
+        }
+        false
     }
-}
 
-/// Makes what is missing and replaces what has ended. True if all wanted pods are there, and healthy if in order.
-fn fill(plan: &mut Plan, view: &View<'_>) -> bool {
-    for (ordinal, pod) in &view.slots {
-        match pod {
-            None => plan.create.push(Make { ordinal: *ordinal, updated: view.makes_updated(*ordinal) }),
-            Some(pod) if pods::is_terminal(pod) && !pods::is_terminating(pod) => plan.delete.push(pod.clone()),
-            Some(pod) if !view.ordered || view.is_healthy(pod) => continue,
-            Some(_) => {}
-        }
-        if view.ordered {
-            return false;
-        }
+    /// New pods below the partition are of the current revision, all others of the new one.
+    fn version_for(&self, ordinal: i32) -> &Version {
+        let old = strategy(self.set) == "RollingUpdate" && ordinal < first_ordinal(self.set) + partition(self.set);
+        if old { self.current } else { self.update }
     }
-    true
-}
 
-/// Deletes pods beyond the range; in order, one at a time from the top. True if none is left.
-fn condemn(plan: &mut Plan, view: &View<'_>) -> bool {
-    for pod in &view.condemned {
-        if !pods::is_terminating(pod) {
-            plan.delete.push(pod.clone());
+    /// Deletes what is beyond the wanted number. True if nothing may follow yet.
+    fn shrink(&self, ordered: bool, steps: &mut Vec<Step>) -> bool {
+        let lowest_unhealthy = self.condemned.iter().rev().find(|(_, pod)| !self.is_healthy(pod)).map(|(o, _)| *o);
+        for (ordinal, pod) in &self.condemned {
+            if pods::is_terminating(pod) {
+                if ordered {
+                    return true;
+                }
+                continue;
+            }
+            if ordered && !self.is_available(pod) && lowest_unhealthy != Some(*ordinal) {
+                return true;
+            }
+            steps.push(Step::ScaleDown { ordinal: *ordinal, pod: pod.clone() });
+            if ordered {
+                return true;
+            }
         }
-        if view.ordered {
-            return false;
-        }
+        false
     }
-    true
-}
 
-/// Deletes pods of older templates from the top, as many as may be unavailable at a time.
-fn roll(plan: &mut Plan, view: &View<'_>) {
-    let Some((partition, most)) = view.rolling() else { return };
-    let present = view.slots.iter().filter_map(|(_, pod)| pod.as_ref());
-    let unavailable = i32::try_from(present.filter(|pod| !view.is_healthy(pod)).count()).unwrap_or(i32::MAX);
-    let mut room = most - unavailable;
-    let lowest = start(view.state.set).saturating_add(partition);
-    for (ordinal, pod) in view.slots.iter().rev() {
-        let Some(pod) = pod.as_ref().filter(|_| *ordinal >= lowest) else { continue };
-        if view.is_updated(pod) || pods::is_terminating(pod) {
-            continue;
-        }
-        let broken = !view.is_healthy(pod);
-        if room <= 0 && !broken {
-            return;
-        }
-        plan.delete.push(pod.clone());
-        if !broken {
-            room -= 1;
-        }
-        if broken && view.ordered {
-            return;
+    fn update(&self, steps: &mut Vec<Step>) {
+        let skip = usize::try_from(partition(self.set)).unwrap_or(0);
+        let present = self.wanted.iter().filter_map(|(_, pod)| pod.as_ref());
+        let is_old = |pod: &Pod| revision_of(pod) != self.update.name;
+        let missing = self.wanted.iter().filter(|(_, pod)| pod.is_none()).count();
+        let down = present.filter(|pod| !self.is_healthy(pod)).count() + missing;
+        let most = usize::try_from(max_unavailable(self.set)).unwrap_or(1);
+        let mut left = most.saturating_sub(down);
+        for (_, pod) in self.wanted.iter().skip(skip).rev() {
+            let Some(pod) = pod else {
+                if most == 1 {
+                    return;
+                }
+                continue;
+            };
+            let old = is_old(pod) && !pods::is_terminating(pod);
+            if most == 1 {
+                // One by one from the highest: each has to be healthy before the next goes.
+                if old {
+                    steps.push(Step::Update(pod.clone()));
+                    return;
+                }
+                if !self.is_healthy(pod) {
+                    return;
+                }
+            } else if old && !self.is_healthy(pod) {
+                // It is down already: replacing it costs nothing.
+                steps.push(Step::Update(pod.clone()));
+            } else if old && left > 0 {
+                left -= 1;
+                steps.push(Step::Update(pod.clone()));
+            }
         }
     }
-}
-
-fn status(view: &View<'_>) -> StatefulSetStatus {
-    let state = view.state;
-    let count = |pick: &dyn Fn(&Pod) -> bool| {
-        i32::try_from(state.pods.iter().filter(|pod| pick(pod)).count()).unwrap_or(i32::MAX)
-    };
-    let live = |pod: &Pod| !pods::is_terminating(pod);
-    let of = |pod: &Pod, hash: &str| pods::label(pod, revisions::HASH) == Some(hash);
-    let old = state.set.status.clone().unwrap_or_default();
-    let updated = count(&|pod| live(pod) && of(pod, state.update));
-    let ready = count(&|pod| pods::phase(pod) == "Running" && pods::is_ready(pod));
-    let available = count(&|pod| pods::is_available(pod, view.min_ready, state.now));
-    let total = count(&|_| true);
-    let mut current_replicas = count(&|pod| live(pod) && of(pod, state.current));
-    let wanted = replicas(state.set);
-    let mut current = state.current;
-    // The update is over: the present template is the one in force.
-    if view.rolling().is_some() && updated == wanted && ready == wanted && total == wanted {
-        (current, current_replicas) = (state.update, updated);
-    }
-    StatefulSetStatus {
-        replicas: total,
-        ready_replicas: Some(ready).filter(|n| *n > 0),
-        available_replicas: Some(available),
-        current_replicas: Some(current_replicas).filter(|n| *n > 0),
-        updated_replicas: Some(updated).filter(|n| *n > 0),
-        current_revision: Some(revision_name(state.set, current)),
-        update_revision: Some(revision_name(state.set, state.update)),
-        observed_generation: state.set.metadata.generation,
-        collision_count: old.collision_count.or(Some(0)),
-        conditions: old.conditions,
-    }
-}
-
-pub(super) fn revision_name(set: &StatefulSet, hash: &str) -> String {
-    format!("{}-{hash}", set.metadata.name.as_deref().unwrap_or_default())
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::pods::fixture::{at, labelled, pod as plain, ready};
-
-    fn set(replicas: i32, policy: &str) -> StatefulSet {
-        serde_json::from_value(json!({"metadata": {"name": "db"}, "spec": {"replicas": replicas, "serviceName": "db",
-            "podManagementPolicy": policy, "selector": {}, "template": {}}}))
-        .unwrap()
-    }
-
-    fn up(ordinal: i32, hash: &str) -> Arc<Pod> {
-        Arc::new(labelled(ready(&format!("db-{ordinal}"), "n", 0), &[(revisions::HASH, hash)]))
-    }
-
-    fn run(set: &StatefulSet, pods: &[Arc<Pod>], current: &str) -> Plan {
-        plan(&State { set, pods, current, update: "new", now: at(100) })
-    }
-
-    fn created(plan: &Plan) -> Vec<i32> {
-        plan.create.iter().map(|make| make.ordinal).collect()
-    }
-
-    fn deleted(plan: &Plan) -> Vec<&str> {
-        plan.delete.iter().map(|p| pods::name(p)).collect()
-    }
-
-    #[test]
-    fn pods_come_one_by_one_in_order_or_all_at_once() {
-        let ordered = set(3, "OrderedReady");
-        assert_eq!(created(&run(&ordered, &[], "new")), [0]);
-        let starting = Arc::new(labelled(plain("db-0", "Pending"), &[(revisions::HASH, "new")]));
-        assert!(created(&run(&ordered, &[starting], "new")).is_empty());
-        assert_eq!(created(&run(&ordered, &[up(0, "new")], "new")), [1]);
-        assert_eq!(created(&run(&set(3, "Parallel"), &[], "new")), [0, 1, 2]);
-    }
-
-    #[test]
-    fn scaling_down_takes_the_highest_first() {
-        let pods = [up(0, "new"), up(1, "new"), up(2, "new")];
-        assert_eq!(deleted(&run(&set(1, "OrderedReady"), &pods, "new")), ["db-2"]);
-        assert_eq!(deleted(&run(&set(1, "Parallel"), &pods, "new")), ["db-2", "db-1"]);
-    }
-
-    #[test]
-    fn an_update_goes_down_from_the_top_to_the_partition() {
-        let mut set = set(3, "OrderedReady");
-        assert_eq!(deleted(&run(&set, &[up(0, "old"), up(1, "old"), up(2, "old")], "old")), ["db-2"]);
-        let halfway = [up(0, "old"), up(1, "old"), up(2, "new")];
-        assert_eq!(deleted(&run(&set, &halfway, "old")), ["db-1"]);
-        let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
-        set.spec.as_mut().unwrap().update_strategy = serde_json::from_value(strategy).unwrap();
-        assert!(deleted(&run(&set, &halfway, "old")).is_empty());
-        let missing = run(&set, &[up(0, "old")], "old");
-        assert_eq!(missing.create, [Make { ordinal: 1, updated: false }]);
-    }
-
-    #[test]
-    fn a_finished_update_becomes_the_current_revision() {
-        let plan = run(&set(1, "OrderedReady"), &[up(0, "new")], "old");
-        assert_eq!(plan.status.current_revision.as_deref(), Some("db-new"));
-        let plan = run(&set(2, "OrderedReady"), &[up(0, "old"), up(1, "new")], "old");
-        assert_eq!(plan.status.current_revision.as_deref(), Some("db-old"));
-        assert_eq!((plan.status.updated_replicas, plan.status.current_replicas), (Some(1), Some(1)));
-    }
-
-    #[test]
-    fn a_pod_that_ended_is_replaced_under_its_name() {
-        let failed = Arc::new(labelled(plain("db-0", "Failed"), &[(revisions::HASH, "new")]));
-        assert_eq!(deleted(&run(&set(1, "OrderedReady"), &[failed], "new")), ["db-0"]);
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;
