@@ -23,6 +23,7 @@ mod runner;
 mod template;
 mod writes;
 
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -80,6 +81,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     deployment::start(&context);
     daemonset::start(&context);
     job::start(&context);
+    cronjob::start(&context);
     endpoints::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);
