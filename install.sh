@@ -225,7 +225,7 @@ if [ -e "/etc/init.d/$NAME" ]; then
     rc-update delete "$NAME" default
     rm -f "/etc/init.d/$NAME" "/var/log/$NAME.log"
 fi
-rm -rf "\${RK_DATA_DIR:-/var/lib/rk}" "\${RK_STATE_DIR:-/run/rk}" "$CONFIG_DIR"
+rm -rf "\${RK_DATA_DIR:-/var/lib/rk}" "\${RK_STATE_DIR:-/run/rk}" "\${RK_LOG_DIR:-/var/log}/pods" "\${RK_LOG_DIR:-/var/log}/containers" "$CONFIG_DIR"
 rm -f "$BIN_DIR/rk" "$BIN_DIR/rk-killall.sh" "$BIN_DIR/rk-uninstall.sh"
 EOF
     chmod 755 "$BIN_DIR/rk-uninstall.sh"

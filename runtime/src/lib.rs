@@ -6,13 +6,24 @@
 //!
 //! Invariants: no Kubernetes types; unsafe code only under `sys`; this process never forks.
 
+#![deny(unsafe_code)]
+
+mod bundle;
+mod cgroup;
 pub mod error;
 pub mod images;
+mod link;
+mod pod;
+mod protocol;
+mod records;
 mod runtime;
+mod seccomp;
 pub mod session;
 pub mod shim;
 pub mod spec;
 pub mod status;
+#[expect(unsafe_code, reason = "the one place for system calls without a safe wrapper")]
+mod sys;
 
 pub use error::RuntimeError;
 pub use images::{Auth, ImageConfig, ImageError, ImageRecord, ImageRef, Images, Progress};

@@ -1,15 +1,28 @@
 //! The handle to all pods of this node.
 
+mod adopt;
+mod cleanup;
+mod containers;
+mod spawn;
+mod stats;
+
+use crate::cgroup::Cgroups;
 use crate::error::RuntimeError;
-use crate::images::Images;
-use crate::session::Session;
-use crate::spec::{AttachSpec, ContainerId, ContainerSpec, ExecSpec, PodId, PodSpec, Resources};
-use crate::status::{ContainerStats, ContainerStatus, Event, PodStats, PodStatus};
-use std::path::PathBuf;
-use std::time::Duration;
+use crate::images::{Images, RegistriesConfig};
+use crate::link::lock;
+use crate::pod::Pod;
+use crate::spec::{ContainerId, PodId, PodSpec, Resources};
+use crate::status::{ContainerStatus, Event, PodPhase, PodStatus};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use tokio::sync::broadcast;
 
-type Result<T> = std::result::Result<T, RuntimeError>;
+pub(crate) type Result<T> = std::result::Result<T, RuntimeError>;
+
+/// Events a slow subscriber may lag behind by; then it misses some and has to list again.
+const EVENT_BACKLOG: usize = 1024;
 
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -21,117 +34,157 @@ pub struct RuntimeConfig {
     pub exe: PathBuf,
     /// Absolute path in the cgroup hierarchies under which rk keeps everything (`/rk`).
     pub cgroup_parent: String,
-    pub registries: crate::images::RegistriesConfig,
+    pub registries: RegistriesConfig,
 }
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Runtime {}
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: RuntimeConfig,
+    images: Images,
+    cgroups: Cgroups,
+    pods: Mutex<BTreeMap<PodId, Arc<Pod>>>,
+    /// Pods being made.
+    starting: Mutex<BTreeSet<PodId>>,
+    events: broadcast::Sender<Event>,
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> RuntimeError + '_ {
+    move |source| RuntimeError::Io { path: path.to_path_buf(), source }
+}
+
+impl Inner {
+    fn shim_cgroup(&self) -> String {
+        format!("{}/shims", self.config.cgroup_parent.trim_end_matches('/'))
+    }
+
+    fn pods_folder(&self) -> PathBuf {
+        self.config.state.join("pods")
+    }
+
+    fn netns_folder(&self) -> PathBuf {
+        self.config.state.join("netns")
+    }
+
+    /// Writable layers of containers.
+    fn containers_folder(&self) -> PathBuf {
+        self.config.root.join("containers")
+    }
+
+    fn publish(&self, event: Event) {
+        if self.events.send(event).is_err() {
+            tracing::trace!("nobody listens to runtime events");
+        }
+    }
+
+    fn pod(&self, id: &PodId) -> Result<Arc<Pod>> {
+        lock(&self.pods).get(id).cloned().ok_or_else(|| RuntimeError::NoSuchPod(id.clone()))
+    }
+
+    /// The pod a container belongs to.
+    fn owner(&self, id: &ContainerId) -> Result<Arc<Pod>> {
+        let pods = lock(&self.pods);
+        let owner = pods.values().find(|pod| pod.container(id).is_some()).cloned();
+        owner.ok_or_else(|| RuntimeError::NoSuchContainer(id.clone()))
+    }
+}
 
 impl Runtime {
     /// Opens the images, finds living shims again (same ids) and clears what dead ones left.
     pub async fn open(config: RuntimeConfig) -> Result<Self> {
-        unimplemented!("{config:?}")
+        let images = Images::open(config.root.clone(), config.registries.clone())?;
+        let cgroups =
+            Cgroups::detect().map_err(|source| RuntimeError::Cgroup { path: config.cgroup_parent.clone(), source })?;
+        let inner = Arc::new(Inner {
+            images,
+            cgroups,
+            pods: Mutex::default(),
+            starting: Mutex::default(),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
+            config,
+        });
+        for folder in [inner.pods_folder(), inner.netns_folder(), inner.containers_folder()] {
+            std::fs::create_dir_all(&folder).map_err(io_error(&folder))?;
+        }
+        let shim_cgroup = inner.shim_cgroup();
+        inner.cgroups.create(&shim_cgroup).map_err(|source| RuntimeError::Cgroup { path: shim_cgroup, source })?;
+        adopt::all(&inner).await?;
+        Ok(Self { inner })
     }
 
     pub fn images(&self) -> &Images {
-        unimplemented!()
+        &self.inner.images
     }
 
-    /// Makes the pod's namespaces and cgroup. A second call with the same id answers with the living pod.
+    /// Makes the pod's namespaces and cgroup. A second call with the same id answers with the living pod; one that is
+    /// stopped or gone has to be removed first.
     pub async fn run_pod(&self, spec: PodSpec) -> Result<PodStatus> {
-        unimplemented!("{spec:?}")
-    }
-
-    /// Makes the container up to the point where its process waits to be started.
-    pub async fn create_container(&self, pod: &PodId, spec: ContainerSpec) -> Result<ContainerId> {
-        unimplemented!("{pod} {spec:?}")
-    }
-
-    pub async fn start_container(&self, id: &ContainerId) -> Result<()> {
-        unimplemented!("{id}")
-    }
-
-    /// Sends `signal` (`None`: the image's stop signal, else SIGTERM), waits up to `grace`, then kills. Returns when it
-    /// has ended.
-    pub async fn stop_container(&self, id: &ContainerId, signal: Option<i32>, grace: Duration) -> Result<()> {
-        unimplemented!("{id} {signal:?} {grace:?}")
-    }
-
-    /// Sends a signal to the container's first process.
-    pub async fn kill(&self, id: &ContainerId, signal: i32) -> Result<()> {
-        unimplemented!("{id} {signal}")
-    }
-
-    /// Removes the container, killing it if need be. Fine when it does not exist.
-    pub async fn remove_container(&self, id: &ContainerId) -> Result<()> {
-        unimplemented!("{id}")
+        if !spec.id.is_safe() {
+            return Err(RuntimeError::BadId(spec.id.to_string()));
+        }
+        if let Ok(pod) = self.inner.pod(&spec.id) {
+            return match pod.phase() {
+                PodPhase::Ready => Ok(pod.status()),
+                _ => Err(RuntimeError::PodExists(spec.id)),
+            };
+        }
+        if !lock(&self.inner.starting).insert(spec.id.clone()) {
+            return Err(RuntimeError::PodExists(spec.id));
+        }
+        let id = spec.id.clone();
+        let result = spawn::pod(&self.inner, spec).await;
+        lock(&self.inner.starting).remove(&id);
+        result.map(|pod| pod.status())
     }
 
     /// Kills all containers and releases the namespaces; records stay until [`Runtime::remove_pod`].
     pub async fn stop_pod(&self, id: &PodId) -> Result<()> {
-        unimplemented!("{id}")
+        let pod = self.inner.pod(id)?;
+        cleanup::stop(&self.inner, &pod).await
     }
 
     /// Removes everything of the pod. Fine when it does not exist.
     pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
-        unimplemented!("{id}")
+        let Ok(pod) = self.inner.pod(id) else { return Ok(()) };
+        cleanup::stop(&self.inner, &pod).await?;
+        cleanup::remove(&self.inner, &pod).await?;
+        lock(&self.inner.pods).remove(id);
+        Ok(())
     }
 
     pub fn list_pods(&self) -> Vec<PodStatus> {
-        unimplemented!()
+        lock(&self.inner.pods).values().map(|pod| pod.status()).collect()
     }
 
     pub fn pod_status(&self, id: &PodId) -> Result<PodStatus> {
-        unimplemented!("{id}")
+        self.inner.pod(id).map(|pod| pod.status())
     }
 
     pub fn container_status(&self, id: &ContainerId) -> Result<ContainerStatus> {
-        unimplemented!("{id}")
+        self.inner.owner(id)?.container(id).ok_or_else(|| RuntimeError::NoSuchContainer(id.clone()))
     }
 
-    /// Resolves when the container has exited.
-    pub async fn wait_container(&self, id: &ContainerId) -> Result<ContainerStatus> {
-        unimplemented!("{id}")
-    }
-
-    /// Starts and exits from now on.
+    /// Starts and exits from now on. A receiver that lags is told so and has to list again.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        unimplemented!()
-    }
-
-    pub async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<Session> {
-        unimplemented!("{id} {spec:?}")
-    }
-
-    pub async fn attach(&self, id: &ContainerId, spec: AttachSpec) -> Result<Session> {
-        unimplemented!("{id} {spec:?}")
-    }
-
-    pub async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {
-        unimplemented!("{id}")
-    }
-
-    pub async fn pod_stats(&self, id: &PodId) -> Result<PodStats> {
-        unimplemented!("{id}")
-    }
-
-    pub async fn update_resources(&self, id: &ContainerId, resources: &Resources) -> Result<()> {
-        unimplemented!("{id} {resources:?}")
-    }
-
-    /// Opens a fresh log file (after somebody moved it away).
-    pub async fn reopen_log(&self, id: &ContainerId) -> Result<()> {
-        unimplemented!("{id}")
+        self.inner.events.subscribe()
     }
 
     /// Makes a cgroup of the caller's own (a class of pods) with limits, or changes its limits. The path is absolute.
     pub fn ensure_cgroup(&self, path: &str, resources: &Resources) -> Result<()> {
-        unimplemented!("{path} {resources:?}")
+        let cgroups = &self.inner.cgroups;
+        cgroups
+            .create(path)
+            .and_then(|()| cgroups.apply(path, resources))
+            .map_err(|source| RuntimeError::Cgroup { path: path.to_owned(), source })
     }
 
     /// Removes a cgroup and those below it; fine when absent.
     pub fn remove_cgroup(&self, path: &str) -> Result<()> {
-        unimplemented!("{path}")
+        self.inner.cgroups.remove(path).map_err(|source| RuntimeError::Cgroup { path: path.to_owned(), source })
     }
 }

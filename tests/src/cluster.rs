@@ -96,6 +96,7 @@ fn folders(folder: &Path) -> Vec<String> {
         flag("data-dir", path("data")),
         flag("state-dir", path("run")),
         flag("registries", path("registries.yaml")),
+        flag("log-dir", path("log")),
         flag("cgroup-root", cgroup_root(folder)),
     ]
 }

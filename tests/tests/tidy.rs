@@ -11,7 +11,8 @@ fn root() -> PathBuf {
 /// Every Rust file of the workspace, relative to its root.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut folders = ["src", "storage", "runtime", "net", "gpu", "embedded", "tests", "xtask"].map(|top| root().join(top)).to_vec();
+    let mut folders =
+        ["src", "storage", "runtime", "net", "gpu", "embedded", "tests", "xtask"].map(|top| root().join(top)).to_vec();
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
@@ -72,7 +73,10 @@ fn unsafe_stands_only_in_sys_folders() {
     let word = concat!("un", "safe ");
     let uses = |text: &str| {
         text.lines().map(str::trim_start).any(|line| {
-            !line.starts_with("//") && (line.contains(&format!("{word}{{")) || line.contains(&format!("{word}fn")) || line.contains(&format!("{word}impl")))
+            !line.starts_with("//")
+                && (line.contains(&format!("{word}{{"))
+                    || line.contains(&format!("{word}fn"))
+                    || line.contains(&format!("{word}impl")))
         })
     };
     let in_sys = |path: &Path| path.components().any(|part| part.as_os_str() == "sys") || path.ends_with("sys.rs");

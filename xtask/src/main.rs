@@ -1,5 +1,7 @@
-//! Developer tasks: gen-tables, dist, bench.
+//! Developer tasks: gen-tables, bench.
+#![forbid(unsafe_code)]
 
+mod bench;
 mod gen_tables;
 
 use clap::{Parser, Subcommand};
@@ -15,10 +17,13 @@ struct Cli {
 enum Task {
     /// Rebuild embedded/tables from published API descriptions.
     GenTables(gen_tables::Args),
+    /// Measure the release executable against the budgets of docs/benchmarks.md. Takes root and about five minutes.
+    Bench(bench::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::GenTables(args) => gen_tables::run(&args),
+        Task::Bench(args) => bench::run(&args),
     }
 }

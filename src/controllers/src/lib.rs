@@ -23,6 +23,7 @@ mod runner;
 mod template;
 mod writes;
 
+mod claim_protection;
 mod cronjob;
 mod daemonset;
 mod deployment;
@@ -82,13 +83,14 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     daemonset::start(&context);
     job::start(&context);
     cronjob::start(&context);
+    statefulset::start(&context);
     endpoints::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);
     pod_gc::start(&context);
-    disruption::start(&context);
-    statefulset::start(&context);
     garbage::start(&context);
+    disruption::start(&context);
+    claim_protection::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

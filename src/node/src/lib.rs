@@ -10,7 +10,9 @@
 
 pub mod config;
 mod context;
+pub mod dns;
 mod heartbeat;
+pub mod http;
 mod images;
 mod machine;
 mod network;
@@ -21,8 +23,10 @@ mod pods;
 mod pressure;
 mod probes;
 mod registration;
+pub mod services;
 pub mod spec;
 pub mod status;
+mod streaming;
 mod volumes;
 
 pub use config::{Eviction, ImageGc, NodeConfig, Timing};

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerImage, Node as NodeObject, NodeCondition, NodeStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, Node as NodeObject, NodeCondition, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
+    NodeStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -71,6 +74,14 @@ fn compute(context: &Context, health: Health, old: Option<&NodeStatus>, now: Tim
         node_info: Some(registration::node_info(&context.config, &context.machine)),
         images: Some(images(context)),
         conditions: Some(conditions(context, health, old, now)),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        runtime_handlers: Some(vec![NodeRuntimeHandler {
+            name: Some(String::new()),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(false),
+            }),
+        }]),
         ..registration::resources(&context.config, &context.machine)
     }
 }

@@ -5,9 +5,11 @@
 
 pub(crate) mod admit;
 mod cleanup;
+mod handler;
 mod hooks;
 mod observe;
 mod report;
+mod resize;
 mod sandbox;
 mod start;
 mod stop;
@@ -35,7 +37,7 @@ async fn run(context: Arc<Context>) {
     context.pods.synced().await;
     context.node.synced().await;
     context.services.synced().await;
-    cleanup::orphans(&context);
+    cleanup::orphans(&context).await;
     let mut changes = context.pods.subscribe();
     loop {
         tokio::select! {

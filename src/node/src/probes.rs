@@ -215,7 +215,7 @@ impl Prober {
         loop {
             ticks.tick().await;
             let outcome = match Action::of_probe(&self.probe, &self.container, self.ip.as_deref()) {
-                Ok(action) => action::perform(&self.context.runtime, &self.id, &action, timeout).await,
+                Ok(action) => Box::pin(action::perform(&self.context.runtime, &self.id, &action, timeout)).await,
                 Err(error) => action::Outcome { success: false, output: error.to_string() },
             };
             if !outcome.success {

@@ -1,10 +1,18 @@
 //! Table columns and cells, as upstream's printers make them for `kubectl get`.
 
+pub mod cluster;
+pub mod core;
+pub mod network;
+pub mod pods;
+pub mod policy;
+pub mod workloads;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 
 use crate::duration;
+use crate::strategy::deletion::rfc3339;
 
 /// One column of a Table (`metav1.TableColumnDefinition`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +40,12 @@ impl Column {
     pub const AGE: Self = Self::new("Age", "string");
 }
 
-/// Columns of kinds that have nothing more to show.
-pub const NAME_AND_AGE: &[Column] = &[Column::NAME, Column::AGE];
+/// Columns of kinds that upstream has no printer for.
+pub const NAME_AND_CREATED: &[Column] = &[Column::NAME, Column::new("Created At", "date")];
 
-pub fn name_and_age(meta: &ObjectMeta, now: Timestamp) -> Vec<Value> {
-    vec![name(meta), age(meta, now)]
+pub fn name_and_created(meta: &ObjectMeta) -> Vec<Value> {
+    let created = meta.creation_timestamp.as_ref().map(|time| rfc3339(time.0));
+    vec![name(meta), created.unwrap_or_default().into()]
 }
 
 pub(crate) fn name(meta: &ObjectMeta) -> Value {
@@ -50,4 +59,18 @@ pub(crate) fn age(meta: &ObjectMeta, now: Timestamp) -> Value {
 /// Time since `time`, `<unknown>` when it is not known.
 pub(crate) fn since(time: Option<&Time>, now: Timestamp) -> String {
     time.map_or_else(|| "<unknown>".to_owned(), |time| duration::age(time.0, now))
+}
+
+pub(crate) fn none_if_empty(text: &str) -> Value {
+    if text.is_empty() { "<none>".into() } else { text.into() }
+}
+
+/// Go's `True`, `False`, or `<unset>`.
+pub(crate) fn bool_or_unset(value: Option<bool>) -> Value {
+    match value {
+        None => "<unset>",
+        Some(true) => "True",
+        Some(false) => "False",
+    }
+    .into()
 }

@@ -3,7 +3,10 @@
 
 pub mod apply;
 pub mod columns;
+pub mod convert;
+pub mod cron;
 pub mod decode;
+pub mod defaults;
 pub mod discovery;
 pub mod duration;
 pub mod field;

@@ -8,14 +8,29 @@
 //! admission → store. For an update: decode → mutating admission → [`Strategy::update`] → validating admission →
 //! store. For a delete: [`deletion::before_delete`].
 
+pub mod admission;
+pub mod apps;
+pub mod autoscaling;
+pub mod batch;
+pub mod certificates;
+pub mod core;
 pub mod deletion;
+pub mod extensions;
+pub mod flow_control;
+pub mod networking;
+pub mod policy;
+pub mod rbac;
 pub mod registry;
 pub mod scale;
+pub mod scheduling;
+pub mod storage;
 pub mod typed;
+pub mod views;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub use deletion::Propagation;
 pub use registry::{for_kind, strategy_for};
 
 use crate::columns::Column;
@@ -149,6 +164,23 @@ pub trait Strategy: Send + Sync {
     fn grace(&self, object: &Value, requested: Option<i64>) -> Grace {
         let (_, _) = (object, requested);
         Grace::Immediate
+    }
+
+    /// What becomes of dependents when a delete does not say.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Background
+    }
+
+    /// Whether something beside `metadata.finalizers` and the grace period keeps a deleted object in the store
+    /// (a namespace's `spec.finalizers`).
+    fn is_held(&self, object: &Value) -> bool {
+        let _ = object;
+        false
+    }
+
+    /// Changes that go with being marked for deletion (a namespace's phase).
+    fn mark_deleted(&self, object: &mut Value) {
+        let _ = object;
     }
 
     /// Reads the `/scale` view, for kinds that have one.

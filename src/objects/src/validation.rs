@@ -4,6 +4,11 @@
 
 pub mod labels;
 pub mod metadata;
+pub mod pod;
+pub mod resources;
+pub mod service;
+pub mod storage;
+pub mod workloads;
 
 use crate::field::{BadValue, Errors, Path};
 use crate::names::Messages;

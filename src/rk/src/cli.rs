@@ -66,8 +66,11 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "RK_MAX_PODS", default_value_t = 110)]
     pub(crate) max_pods: u32,
     /// Cgroup under which all pods live
-    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods")]
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/rk")]
     pub(crate) cgroup_root: String,
+    /// Folder for container logs, in `pods` and `containers` below it
+    #[arg(long, env = "RK_LOG_DIR", default_value = "/var/log")]
+    pub(crate) log_dir: PathBuf,
     /// Registries: mirrors, credentials, CAs (YAML)
     #[arg(long, env = "RK_REGISTRIES", default_value = "/etc/rk/registries.yaml")]
     pub(crate) registries: PathBuf,
@@ -138,6 +141,12 @@ pub(crate) struct ImagesArgs {
     /// Folder of the node's data
     #[arg(long, env = "RK_DATA_DIR", default_value = config::DEFAULT_DATA_DIR, global = true)]
     pub(crate) data_dir: PathBuf,
+    /// Folder of sockets and mounts
+    #[arg(long, env = "RK_STATE_DIR", default_value = "/run/rk", global = true)]
+    pub(crate) state_dir: PathBuf,
+    /// Cgroup under which all pods live
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/rk", global = true)]
+    pub(crate) cgroup_root: String,
     /// Registries: mirrors, credentials, CAs (YAML)
     #[arg(long, env = "RK_REGISTRIES", default_value = "/etc/rk/registries.yaml", global = true)]
     pub(crate) registries: PathBuf,
@@ -181,7 +190,7 @@ pub(crate) struct KillAllArgs {
     #[arg(long, env = "RK_STATE_DIR", default_value = "/run/rk")]
     pub(crate) state_dir: PathBuf,
     /// Cgroup under which all pods live
-    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/kubepods")]
+    #[arg(long, env = "RK_CGROUP_ROOT", default_value = "/rk")]
     pub(crate) cgroup_root: String,
 }
 

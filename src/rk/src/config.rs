@@ -29,6 +29,7 @@ pub(crate) struct NodeConfig {
     pub(crate) taints: Vec<Taint>,
     pub(crate) max_pods: u32,
     pub(crate) cgroup_root: String,
+    pub(crate) log_dir: PathBuf,
     pub(crate) registries: PathBuf,
 }
 
@@ -150,6 +151,7 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         node_taint,
         max_pods,
         cgroup_root,
+        log_dir,
         registries,
         verbose: _,
         log_format: _,
@@ -174,6 +176,7 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         taints: node_taint.iter().map(|taint| parse_taint(taint)).collect::<anyhow::Result<_>>()?,
         max_pods,
         cgroup_root,
+        log_dir: std::path::absolute(log_dir)?,
         registries,
     };
     Ok((node, token))
@@ -210,7 +213,8 @@ fn check_node_name(name: &str) -> anyhow::Result<()> {
 }
 
 fn parse_label(text: &str) -> anyhow::Result<(String, String)> {
-    let (key, value) = text.split_once('=').with_context(|| format!("--node-label {text:?} must look like key=value"))?;
+    let (key, value) =
+        text.split_once('=').with_context(|| format!("--node-label {text:?} must look like key=value"))?;
     ensure!(!key.is_empty(), "--node-label {text:?} has no key");
     Ok((key.to_owned(), value.to_owned()))
 }

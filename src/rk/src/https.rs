@@ -69,7 +69,8 @@ impl Https {
     }
 
     async fn exchange(&self, mut request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
-        let name = ServerName::try_from(self.host.clone()).with_context(|| format!("{:?} is no host name", self.host))?;
+        let name =
+            ServerName::try_from(self.host.clone()).with_context(|| format!("{:?} is no host name", self.host))?;
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await.context("connecting timed out")??;
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await.context("TLS handshake")?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("HTTP handshake")?;

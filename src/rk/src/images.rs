@@ -1,47 +1,108 @@
-//! `rk images`: import, list, remove and pull, straight on the node's image store.
+//! `rk images`: import, list, remove and pull. The image store belongs to the running rk, which is asked over its
+//! socket; when none runs, the command opens the store itself.
 
 use crate::cli::{ImagesArgs, ImagesCommand};
 use crate::config::registries;
+use crate::local::Local;
 use anyhow::Context;
-use runtime::{Auth, ImageRecord, ImageRef, Images, Progress};
+use runtime::{Auth, ImageRecord, ImageRef, Images, Runtime, RuntimeConfig};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where a node keeps images and writable layers.
-pub(crate) fn store_path(data_dir: &Path) -> std::path::PathBuf {
+pub(crate) fn store_path(data_dir: &Path) -> PathBuf {
     data_dir.join("agent/containers")
 }
 
 pub(crate) async fn run(args: ImagesArgs) -> anyhow::Result<()> {
-    let ImagesArgs { data_dir, registries, command } = args;
     crate::preflight::require_root("rk images")?;
-    let images = Images::open(&store_path(&data_dir), registries::load(&registries)?)?;
-    match command {
+    let door = Door::open(&args).await?;
+    match args.command {
         ImagesCommand::Import { file } => {
-            for record in import(images, file).await? {
+            for record in door.import(file).await? {
                 println!("{}", record.names.first().unwrap_or(&record.id));
             }
         }
-        ImagesCommand::Ls => print!("{}", table(&images.list())),
+        ImagesCommand::Ls => {
+            let records = match door {
+                Door::Running(rk) => rk.images().await?,
+                Door::Own(images) => images.list(),
+            };
+            print!("{}", table(&records));
+        }
         ImagesCommand::Rm { images: names } => {
+            let mut door = Some(door);
             for name in names {
-                images.remove(&name)?;
+                match door.take() {
+                    Some(Door::Own(images)) => {
+                        images.remove(&name)?;
+                        door = Some(Door::Own(images));
+                    }
+                    Some(Door::Running(rk)) => drop(rk.remove(&name).await?),
+                    None => {
+                        let rk = Local::connect(&args.state_dir).await?.context("rk was stopped meanwhile")?;
+                        rk.remove(&name).await?;
+                    }
+                }
                 println!("removed {name}");
             }
         }
         ImagesCommand::Pull { image, creds } => {
-            let name: ImageRef = image.parse()?;
-            let auth = creds.as_deref().map_or(Ok(Auth::Anonymous), registries::parse_pair)?;
-            let record = images.pull(&name, &auth, show).await?;
-            println!("{} {}", name, record.id);
+            let records = match door {
+                Door::Running(rk) => rk.pull(image, creds).await?,
+                Door::Own(images) => {
+                    let name: ImageRef = image.parse()?;
+                    let auth = creds.as_deref().map_or(Ok(Auth::Anonymous), registries::parse_pair)?;
+                    vec![images.pull(&name, &auth, |_| ()).await?]
+                }
+            };
+            records.iter().for_each(|record| println!("{}", record.id));
         }
     }
     Ok(())
 }
 
+/// The way to the store.
+enum Door {
+    Running(Local),
+    Own(Images),
+}
+
+impl Door {
+    async fn open(args: &ImagesArgs) -> anyhow::Result<Self> {
+        if let Some(rk) = Local::connect(&args.state_dir).await? {
+            return Ok(Self::Running(rk));
+        }
+        let data_dir = std::path::absolute(&args.data_dir)?;
+        // Opened with the containers: layers that one of them still uses stay.
+        let runtime = Runtime::open(RuntimeConfig {
+            root: store_path(&data_dir),
+            state: std::path::absolute(&args.state_dir)?,
+            exe: std::env::current_exe().context("find rk's own executable")?,
+            cgroup_parent: args.cgroup_root.clone(),
+            registries: registries::load(&args.registries)?,
+        })
+        .await
+        .context("open the image store")?;
+        Ok(Self::Own(runtime.images().clone()))
+    }
+
+    async fn import(self, file: PathBuf) -> anyhow::Result<Vec<ImageRecord>> {
+        let rk = match self {
+            Self::Own(images) => return import(images, file).await,
+            Self::Running(rk) => rk,
+        };
+        if file.as_os_str() == "-" {
+            return rk.import(tokio::io::stdin()).await;
+        }
+        let archive = tokio::fs::File::open(&file).await.with_context(|| format!("open {}", file.display()))?;
+        rk.import(archive).await.with_context(|| format!("import {}", file.display()))
+    }
+}
+
 /// Imports an archive; `-` is standard input.
-pub(crate) async fn import(images: Images, file: std::path::PathBuf) -> anyhow::Result<Vec<ImageRecord>> {
+pub(crate) async fn import(images: Images, file: PathBuf) -> anyhow::Result<Vec<ImageRecord>> {
     tokio::task::spawn_blocking(move || {
         let archive: Box<dyn Read> = if file.as_os_str() == "-" {
             Box::new(std::io::stdin().lock())
@@ -52,15 +113,6 @@ pub(crate) async fn import(images: Images, file: std::path::PathBuf) -> anyhow::
     })
     .await
     .context("the import stopped")?
-}
-
-fn show(progress: Progress) {
-    match progress {
-        Progress::Resolved { digest, layers } => println!("{digest}: {layers} layers"),
-        Progress::LayerPresent { digest } => println!("{digest}: present"),
-        Progress::Unpacked { digest } => println!("{digest}: unpacked"),
-        Progress::Downloading { .. } => {}
-    }
 }
 
 fn table(records: &[ImageRecord]) -> String {

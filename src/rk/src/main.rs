@@ -13,6 +13,7 @@ mod images;
 mod join;
 mod kill_all;
 mod kubeconfig;
+mod local;
 mod logging;
 mod manifests;
 mod notify;
@@ -25,12 +26,17 @@ use anyhow::Context;
 use std::process::ExitCode;
 
 /// The Kubernetes API version served.
-pub(crate) const KUBERNETES_VERSION: &str = "1.36.0";
+const KUBERNETES_VERSION: &str = "1.36.0";
+
+/// The version that servers and nodes tell, such as `v1.36.0+rk0.1.0`.
+pub(crate) fn version() -> String {
+    format!("v{KUBERNETES_VERSION}+rk{}", env!("CARGO_PKG_VERSION"))
+}
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     if args.get(1).is_some_and(|arg| arg == "shim") {
-        runtime::shim::main(&args[2..]);
+        runtime::shim::main(args.into_iter().skip(2));
     }
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,

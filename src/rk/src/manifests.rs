@@ -22,22 +22,29 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Applies every document of a YAML or JSON text.
 pub(crate) async fn apply(client: &Client, text: &str) -> anyhow::Result<()> {
-    for document in serde_yaml_ng::Deserializer::from_str(text) {
-        let value = serde_yaml_ng::Value::deserialize(document).context("read the manifest")?;
-        if value.is_null() {
-            continue;
-        }
-        let object: DynamicObject = serde_yaml_ng::from_value(value).context("read the manifest")?;
+    for object in documents(text).context("read the manifest")? {
         let name = object.metadata.name.clone().unwrap_or_default();
         apply_object(client, object).await.with_context(|| format!("apply {name:?}"))?;
     }
     Ok(())
 }
 
+fn documents(text: &str) -> anyhow::Result<Vec<DynamicObject>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let value = serde_yaml_ng::Value::deserialize(document)?;
+        if !value.is_null() {
+            objects.push(serde_yaml_ng::from_value(value)?);
+        }
+    }
+    Ok(objects)
+}
+
 async fn apply_object(client: &Client, object: DynamicObject) -> anyhow::Result<()> {
     let types = object.types.as_ref().context("the manifest has no apiVersion and kind")?;
     let kind = GroupVersionKind::try_from(types)?;
-    let (resource, capabilities) = pinned_kind(client, &kind).await.with_context(|| format!("find kind {}", kind.kind))?;
+    let (resource, capabilities) =
+        pinned_kind(client, &kind).await.with_context(|| format!("find kind {}", kind.kind))?;
     let name = object.metadata.name.clone().context("the manifest has no metadata.name")?;
     let api: Api<DynamicObject> = match capabilities.scope {
         Scope::Cluster => Api::all_with(client.clone(), &resource),
@@ -64,7 +71,9 @@ pub(crate) async fn follow(client: Client, folder: PathBuf, stop: CancellationTo
 async fn run(client: &Client, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).context("make the folder")?;
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("start inotify")?;
-    inotify.add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO).context("watch the folder")?;
+    inotify
+        .add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)
+        .context("watch the folder")?;
     let descriptor = inotify.as_fd().try_clone_to_owned()?;
     let readable = AsyncFd::new(descriptor)?;
     let mut pending = files(folder)?;
@@ -82,9 +91,8 @@ async fn run(client: &Client, folder: &Path) -> anyhow::Result<()> {
             ready.clear_ready();
             events.map_err(std::io::Error::from)
         };
-        let retry = async {
-            if failed.is_empty() { std::future::pending().await } else { tokio::time::sleep(RETRY).await }
-        };
+        let retry =
+            async { if failed.is_empty() { std::future::pending().await } else { tokio::time::sleep(RETRY).await } };
         pending = tokio::select! {
             events = changed => {
                 let names = events?.into_iter().filter_map(|event| event.name);

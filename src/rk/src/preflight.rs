@@ -19,7 +19,10 @@ pub(crate) fn require_root(what: &str) -> anyhow::Result<()> {
 pub(crate) fn require_kernel() -> anyhow::Result<()> {
     let filesystems = fs::read_to_string("/proc/filesystems").context("read /proc/filesystems")?;
     let has = |name: &str| filesystems.lines().any(|line| line.split_whitespace().last() == Some(name));
-    ensure!(has("overlay"), "the kernel has no overlayfs: load it with `modprobe overlay`, or use a kernel with CONFIG_OVERLAY_FS");
+    ensure!(
+        has("overlay"),
+        "the kernel has no overlayfs: load it with `modprobe overlay`, or use a kernel with CONFIG_OVERLAY_FS"
+    );
     ensure!(
         Path::new("/sys/fs/cgroup/cgroup.controllers").exists() || Path::new("/sys/fs/cgroup/memory").exists(),
         "no memory cgroup at /sys/fs/cgroup: mount cgroup2 there, and on a Raspberry Pi add \

@@ -33,6 +33,18 @@ impl Admission {
         Ok(())
     }
 
+    /// Whether the pod still fits with its changed requests; they are counted from then on.
+    pub(crate) fn refit(&self, node: Option<&NodeObject>, pod: &Arc<Pod>) -> Result<(), Verdict> {
+        let mut taken = self.lock();
+        let own = uid(pod);
+        if let Some(node) = node {
+            let others: Vec<_> = taken.iter().filter(|(uid, _)| **uid != own).map(|(_, p)| p.as_ref()).collect();
+            fits(node, pod, others.into_iter())?;
+        }
+        taken.insert(own, pod.clone());
+        Ok(())
+    }
+
     pub(crate) fn release(&self, uid: &str) {
         self.lock().remove(uid);
     }
@@ -56,6 +68,10 @@ fn check<'a>(
     if let Some(name) = security::forbidden_sysctl(pod, &config.allowed_sysctls) {
         return Err(rejected("SysctlForbidden", format!("forbidden sysctl: \"{name}\" not allowlisted")));
     }
+    if let Some(profile) = local_apparmor(pod) {
+        let message = format!("Cannot enforce AppArmor: profile \"{profile}\" is not loaded");
+        return Err(rejected("AppArmor", message));
+    }
     let Some(node) = node else { return Ok(()) };
     if !selected(pod, node) {
         let message =
@@ -63,6 +79,16 @@ fn check<'a>(
         return Err(rejected("NodeAffinity", message.to_owned()));
     }
     fits(node, pod, others)
+}
+
+/// A profile the pod demands; rk enforces none, and to run without it would be to promise what is not kept.
+fn local_apparmor(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let whole = spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let own = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    let local = whole.into_iter().chain(own).find(|p| p.type_ == "Localhost");
+    local.map(|p| p.localhost_profile.clone().unwrap_or_default())
 }
 
 fn rejected(reason: &str, message: String) -> Verdict {

@@ -18,7 +18,9 @@ use crate::spec::pod::labels;
 use crate::volumes::table;
 
 /// Ends and removes the pods of the runtime, and the folders, that belong to no pod of the API.
-pub(super) fn orphans(context: &Arc<Context>) {
+///
+/// Must have returned before the first pod is taken up: an address given meanwhile would be taken for a former one.
+pub(super) async fn orphans(context: &Arc<Context>) {
     let pods = context.pods.list();
     let known: BTreeSet<String> =
         pods.iter().filter(|p| context.is_mine(p)).filter_map(|p| p.metadata.uid.clone()).collect();
@@ -35,22 +37,22 @@ pub(super) fn orphans(context: &Arc<Context>) {
         context_spawn(stop, task);
     }
     found.extend(known);
-    let folders = fs::read_dir(context.config.pods_root()).into_iter().flatten().flatten();
-    for folder in folders.filter(|f| f.file_name().to_str().is_some_and(|uid| !found.contains(uid))) {
-        if let Err(error) = table::clear(&folder.path()) {
-            tracing::warn!(path = %folder.path().display(), error = %error, "cannot remove a former pod's folder");
+    former_folders(context, &found);
+    former_logs(context, &found);
+    match context.net.retain(&found).await {
+        Ok(gone) if !gone.is_empty() => tracing::info!(pods = gone.len(), "released addresses of former pods"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(error = %chain(&error), "cannot release addresses of former pods"),
+    }
+}
+
+fn former_folders(context: &Context, known: &BTreeSet<String>) {
+    for folder in fs::read_dir(context.config.pods_root()).into_iter().flatten().flatten() {
+        let name = folder.file_name();
+        if let Some(uid) = name.to_str().filter(|uid| !known.contains(*uid)) {
+            warn_of(uid, "folder", table::clear(&folder.path()).err());
         }
     }
-    former_logs(context, &found);
-    let context = context.clone();
-    let stop = context.stop.clone();
-    context_spawn(stop, async move {
-        match context.net.retain(&found).await {
-            Ok(gone) if !gone.is_empty() => tracing::info!(pods = gone.len(), "released addresses of former pods"),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(error = %chain(&error), "cannot release addresses of former pods"),
-        }
-    });
 }
 
 /// Removes the logs of pods that nobody knows (`<namespace>_<name>_<uid>`), and links that lead nowhere.

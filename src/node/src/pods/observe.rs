@@ -5,36 +5,79 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use runtime::{ContainerStatus, PodId};
+use jiff::Timestamp;
+use runtime::{ContainerSpec, ContainerStatus, PodId};
 
 use crate::context::Context;
-use crate::plan::view::PodView;
+use crate::plan::view::{ContainerView, Exit, PodView, State};
 use crate::spec::pod::labels;
 
 /// Bytes of a termination message, from its file and from the log.
 const MAX_MESSAGE: u64 = 4096;
 const MAX_LOG_MESSAGE: u64 = 2048;
 const MAX_LOG_LINES: usize = 80;
+/// The exit code of a container that could not be run.
+const CANNOT_RUN: i32 = 128;
 
 /// Termination messages read once, by container id.
 #[derive(Default)]
 pub(super) struct Messages {
     read: HashMap<String, Option<String>>,
+    /// Instances whose program could not be run: they ended before the runtime had anything to record.
+    stillborn: Vec<ContainerView>,
+    /// How images are told to the API, by id.
+    images: HashMap<String, String>,
 }
 
 impl Messages {
+    /// Records an instance that could not even begin.
+    pub(super) fn note_stillborn(&mut self, spec: &ContainerSpec, image: &str, message: &str) {
+        let now = Timestamp::now();
+        let exit = Exit {
+            code: CANNOT_RUN,
+            reason: "StartError".to_owned(),
+            message: Some(message.to_owned()),
+            started_at: Some(now),
+            finished_at: Some(now),
+        };
+        self.stillborn.retain(|s| s.name != spec.name || s.attempt + 1 >= spec.attempt);
+        self.stillborn.push(ContainerView {
+            id: format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()),
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+            state: State::Exited(exit),
+            image: spec.annotations.get(labels::IMAGE).cloned().unwrap_or_default(),
+            image_id: image.to_owned(),
+        });
+    }
+
     /// The pod as it is now.
     pub(super) fn view(&mut self, context: &Context, uid: &str) -> PodView {
         let status = context.runtime.pod_status(&PodId::new(uid)).ok();
         let read = std::cell::RefCell::new(std::mem::take(&mut self.read));
-        let view = PodView::of(status.as_ref(), |container| {
+        let mut view = PodView::of(status.as_ref(), |container| {
             let id = container.id.to_string();
             read.borrow_mut().entry(id).or_insert_with(|| message(container)).clone()
         });
         self.read = read.into_inner();
+        for container in &mut view.containers {
+            let images = &mut self.images;
+            let known =
+                images.entry(container.image_id.clone()).or_insert_with(|| digest(context, &container.image_id));
+            container.image_id.clone_from(known);
+        }
         self.read.retain(|id, _| view.containers.iter().any(|c| c.id == *id));
+        self.stillborn.retain(|s| view.latest(&s.name).is_none_or(|latest| latest.attempt <= s.attempt + 1));
+        view.containers.extend(self.stillborn.iter().cloned());
+        view.containers.sort_by_key(|c| c.attempt);
         view
     }
+}
+
+/// `name@sha256:…` where the image came from a registry, else its id.
+fn digest(context: &Context, id: &str) -> String {
+    let record = context.runtime.images().get(id);
+    record.and_then(|r| r.repo_digests.first().cloned()).unwrap_or_else(|| id.to_owned())
 }
 
 fn message(container: &ContainerStatus) -> Option<String> {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{HostAlias, Pod};
 use net::{NetError, PodAttach};
 use runtime::RuntimeError;
 
+use super::handler;
 use super::worker::Worker;
 use crate::network::chain;
 use crate::plan::actions::NewSandbox;
@@ -31,6 +32,8 @@ enum SandboxError {
     #[error("timed out waiting for the condition")]
     Objects,
     #[error(transparent)]
+    Handler(#[from] handler::HandlerError),
+    #[error(transparent)]
     Hostname(#[from] HostnameError),
     #[error("cannot write the pod's files")]
     Files(#[source] io::Error),
@@ -43,10 +46,16 @@ enum SandboxError {
 impl Worker {
     /// Makes the sandbox, or arranges for another try.
     pub(super) async fn make_sandbox(&mut self, pod: &Arc<Pod>, new: NewSandbox) {
+        // Only the waiting is cut short by the pod's end; what makes things is seen through, so that nothing is left
+        // half made.
         let ending = self.ending();
-        let result = tokio::select! {
-            result = self.try_sandbox(pod, new) => result,
+        let ready = tokio::select! {
+            ready = self.prepare(pod) => ready,
             () = ending => return,
+        };
+        let result = match ready {
+            Ok(hostname) => self.try_sandbox(pod, new, &hostname).await,
+            Err(error) => Err(error),
         };
         match result {
             Ok(()) => self.sandbox_retry = None,
@@ -81,7 +90,14 @@ impl Worker {
         tracing::warn!(namespace = ?pod.metadata.namespace, name = ?pod.metadata.name, error = %chain(error), "pod cannot start yet");
     }
 
-    async fn try_sandbox(&mut self, pod: &Arc<Pod>, new: NewSandbox) -> Result<(), SandboxError> {
+    async fn prepare(&mut self, pod: &Arc<Pod>) -> Result<Hostname, SandboxError> {
+        handler::check(&self.context, pod).await?;
+        let hostname = files::hostname(pod, &self.context.config.cluster_domain)?;
+        self.ready_volumes(pod).await?;
+        Ok(hostname)
+    }
+
+    async fn try_sandbox(&mut self, pod: &Arc<Pod>, new: NewSandbox, hostname: &Hostname) -> Result<(), SandboxError> {
         let id = self.pod_id();
         if new == NewSandbox::Again {
             let text = "Pod sandbox changed, it will be killed and re-created.";
@@ -90,11 +106,9 @@ impl Worker {
             self.context.runtime.remove_pod(&id).await?;
             self.memory.pod_ips.clear();
         }
-        let hostname = files::hostname(pod, &self.context.config.cluster_domain)?;
-        self.ready_volumes(pod).await?;
-        self.write_files(pod, &hostname).map_err(SandboxError::Files)?;
+        self.write_files(pod, hostname).map_err(SandboxError::Files)?;
         let config = &self.context.config;
-        let mut wanted = spec::runtime_spec(pod, &hostname, &self.context.machine.hostname, &config.cgroup_parent);
+        let mut wanted = spec::runtime_spec(pod, hostname, &self.context.machine.hostname, &config.cgroup_parent);
         wanted.annotations.insert("rk.io/node".to_owned(), config.name.clone());
         let status = self.context.runtime.run_pod(wanted).await?;
         if let Err(error) = self.context.runtime.ensure_cgroup(&status.cgroup_path, &resources::pod(pod)) {
@@ -107,7 +121,7 @@ impl Worker {
             let attach = PodAttach { pod_id: self.uid.clone(), netns: status.netns, host_ports: spec::host_ports(pod) };
             vec![self.context.net.attach(attach).await?.ip.to_string()]
         };
-        self.write_hosts(pod, &hostname).map_err(SandboxError::Files)
+        self.write_hosts(pod, hostname).map_err(SandboxError::Files)
     }
 
     /// The volumes, once per life of this worker; afterwards they are kept current.

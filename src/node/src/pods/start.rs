@@ -9,7 +9,7 @@ use std::sync::Arc;
 use client::EventType;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
-use runtime::{ContainerId, ContainerSpec, ImageRecord};
+use runtime::{ContainerId, ContainerSpec, ImageRecord, RuntimeError};
 
 use super::hooks;
 use super::worker::Worker;
@@ -115,8 +115,16 @@ impl Worker {
             self.memory.backoff.insert(container.name.clone(), next);
         }
         let log = wanted.log_path.clone();
-        let created = self.context.runtime.create_container(&self.pod_id(), wanted).await;
-        let id = created.map_err(|error| fail("CreateContainerError", chain(&error)))?;
+        let id = match self.context.runtime.create_container(&self.pod_id(), wanted.clone()).await {
+            Ok(id) => id,
+            Err(error @ RuntimeError::CannotRun(_)) => {
+                // It counts as an end: the restart policy and the back-off decide what follows.
+                self.messages.note_stillborn(&wanted, &image.id, &chain(&error));
+                let failed = fail("RunContainerError", chain(&error));
+                return Err(failed.map(|f| NotStarted { retry_at: Timestamp::now(), ..f }));
+            }
+            Err(error) => return Err(fail("CreateContainerError", chain(&error))),
+        };
         self.context.container_event(pod, &container.name, EventType::Normal, "Created", "Container created");
         let started = self.context.runtime.start_container(&id).await;
         started.map_err(|error| fail("RunContainerError", chain(&error)))?;

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::observe::Messages;
 use super::report::Reporter;
+use super::resize::InForce;
 use super::workers::Desired;
 use crate::context::Context;
 use crate::plan::actions::{self, Plan};
@@ -46,6 +47,7 @@ pub(super) struct Worker {
     pub(super) needs_network: bool,
     /// Tokens are due.
     pub(super) refresh_at: Option<Timestamp>,
+    pub(super) in_force: InForce,
     /// The revision of the pod that the volumes show.
     shown: Option<String>,
 }
@@ -71,6 +73,7 @@ impl Worker {
             sandbox_retry: None,
             needs_network: false,
             refresh_at: None,
+            in_force: InForce::default(),
             shown: None,
             context,
             uid,
@@ -102,7 +105,7 @@ impl Worker {
                 Outcome::Wait(until) => self.wait(until).await,
             }
         }
-        self.terminate().await;
+        Box::pin(self.terminate()).await;
     }
 
     /// Adopts what runs already, or admits the pod.
@@ -152,7 +155,8 @@ impl Worker {
                 return Outcome::Terminate;
             }
             let view = self.observe(&pod, now);
-            self.keep_volumes(&pod, &view).await;
+            Box::pin(self.keep_volumes(&pod, &view)).await;
+            Box::pin(self.resize(&pod)).await;
             if phase::is_final(phase::of(&pod, &self.memory.last_status, &self.memory, false)) {
                 return Outcome::Terminate;
             }
@@ -177,17 +181,17 @@ impl Worker {
 
     async fn act(&mut self, pod: &Arc<Pod>, plan: Plan) {
         if let Some(new) = plan.sandbox {
-            self.make_sandbox(pod, new).await;
+            Box::pin(self.make_sandbox(pod, new)).await;
             return;
         }
         for kill in plan.kill {
-            self.kill(pod, &kill).await;
+            Box::pin(self.kill(pod, &kill)).await;
         }
         for start in plan.start {
             if self.is_ending() {
                 return;
             }
-            self.start(pod, &start).await;
+            Box::pin(self.start(pod, &start)).await;
             self.observe(pod, Timestamp::now());
         }
     }
@@ -211,7 +215,12 @@ impl Worker {
 
     /// Looks at what runs, computes the status and reports it.
     pub(super) fn observe(&mut self, pod: &Arc<Pod>, now: Timestamp) -> PodView {
-        let view = self.messages.view(&self.context, &self.uid);
+        let mut view = self.messages.view(&self.context, &self.uid);
+        // Namespaces without an address are half a sandbox: making it again is how it is completed.
+        let host_network = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        if view.sandbox == Sandbox::Ready && !host_network && self.context.net.address(&self.uid).is_none() {
+            view.sandbox = Sandbox::Absent;
+        }
         self.memory.probes = self.probes.sync(pod, &view, self.memory.pod_ips.first().map(String::as_str));
         let status = status::compute(pod, &view, &self.memory, &self.host_ips(), false, now);
         self.publish(pod, status);

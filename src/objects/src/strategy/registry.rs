@@ -1,14 +1,12 @@
 //! Which strategy each built-in kind follows.
 
-use k8s_openapi::api::{
-    admissionregistration, apiserverinternal, apps, autoscaling, batch, certificates, coordination, core, discovery,
-    events, flowcontrol, networking, node, policy, rbac, resource, scheduling, storage, storagemigration,
-};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
+use k8s_openapi::api;
 
-use super::Strategy;
 use super::typed::{Plain, PlainWithStatus, Typed};
+use super::{
+    Strategy, admission, apps, autoscaling, batch, certificates, core, extensions, flow_control, networking, policy,
+    rbac, scheduling, storage, views,
+};
 use crate::kinds::Kind;
 
 /// The strategy of a built-in kind; `None` for kinds that are not stored (reviews, bindings) or not built in.
@@ -34,102 +32,103 @@ macro_rules! wrapped {
 }
 
 /// Kinds with rules of their own.
-static KINDS: &[&dyn Strategy] = strategies![];
+static KINDS: &[&dyn Strategy] = strategies![
+    core::pod::PodRules,
+    core::namespace::NamespaceRules,
+    core::service::ServiceRules,
+    core::config::ConfigMapRules,
+    core::config::SecretRules,
+    core::config::ServiceAccountRules,
+    apps::deployment::DeploymentRules,
+    apps::replica_set::ReplicaSetRules,
+    apps::replica_set::ReplicationControllerRules,
+    apps::daemon_set::DaemonSetRules,
+    apps::stateful_set::StatefulSetRules,
+    apps::revision::ControllerRevisionRules,
+    apps::revision::PodTemplateRules,
+    core::node::NodeRules,
+    core::event::EventRules,
+    core::endpoints::EndpointsRules,
+    core::endpoints::EndpointSliceRules,
+    core::volume::PersistentVolumeRules,
+    core::volume::PersistentVolumeClaimRules,
+    core::quota::ResourceQuotaRules,
+    core::quota::LimitRangeRules,
+    batch::job::JobRules,
+    batch::cron_job::CronJobRules,
+    rbac::RoleRules,
+    rbac::ClusterRoleRules,
+    rbac::RoleBindingRules,
+    rbac::ClusterRoleBindingRules,
+    networking::ingress::IngressRules,
+    networking::ingress::IngressClassRules,
+    networking::policy::NetworkPolicyRules,
+    networking::addresses::ServiceCidrRules,
+    networking::addresses::IpAddressRules,
+    networking::addresses::ServiceCidrBetaRules,
+    networking::addresses::IpAddressBetaRules,
+    policy::PodDisruptionBudgetRules,
+    storage::StorageClassRules,
+    storage::CsiDriverRules,
+    storage::CsiNodeRules,
+    storage::CsiStorageCapacityRules,
+    storage::VolumeAttachmentRules,
+    storage::VolumeAttributesClassRules,
+    storage::VolumeAttributesClassBetaRules,
+    scheduling::PriorityClassRules,
+    scheduling::RuntimeClassRules,
+    scheduling::LeaseRules,
+    autoscaling::HorizontalPodAutoscalerRules,
+    autoscaling::HorizontalPodAutoscalerV1Rules,
+    certificates::CertificateSigningRequestRules,
+    certificates::ClusterTrustBundleRules,
+    certificates::ClusterTrustBundleAlphaRules,
+    admission::ValidatingWebhookRules,
+    admission::MutatingWebhookRules,
+    admission::ValidatingAdmissionPolicyRules,
+    admission::ValidatingAdmissionPolicyBindingRules,
+    extensions::CustomResourceDefinitionRules,
+    extensions::ApiServiceRules,
+    flow_control::FlowSchemaRules,
+    flow_control::PriorityLevelRules,
+    flow_control::StorageVersionRules,
+    flow_control::ComponentStatusRules,
+    views::NewEventRules,
+];
 
 /// Kinds that are decoded and have their metadata checked, and no more.
 static PLAIN: &[&dyn Strategy] = wrapped![Plain:
-    core::v1::ComponentStatus,
-    core::v1::ConfigMap,
-    core::v1::Endpoints,
-    core::v1::Event,
-    core::v1::LimitRange,
-    core::v1::PodTemplate,
-    core::v1::Secret,
-    core::v1::ServiceAccount,
-    apps::v1::ControllerRevision,
-    certificates::v1alpha1::ClusterTrustBundle,
-    certificates::v1beta1::ClusterTrustBundle,
-    coordination::v1::Lease,
-    coordination::v1alpha2::LeaseCandidate,
-    coordination::v1beta1::LeaseCandidate,
-    discovery::v1::EndpointSlice,
-    events::v1::Event,
-    networking::v1::IPAddress,
-    networking::v1::IngressClass,
-    networking::v1beta1::IPAddress,
-    node::v1::RuntimeClass,
-    rbac::v1::ClusterRole,
-    rbac::v1::ClusterRoleBinding,
-    rbac::v1::Role,
-    rbac::v1::RoleBinding,
-    resource::v1::ResourceClaimTemplate,
-    resource::v1beta1::ResourceClaimTemplate,
-    resource::v1beta2::ResourceClaimTemplate,
-    scheduling::v1::PriorityClass,
-    scheduling::v1alpha2::Workload,
-    storage::v1::CSIDriver,
-    storage::v1::CSINode,
-    storage::v1::CSIStorageCapacity,
-    storage::v1::StorageClass,
-    storage::v1::VolumeAttributesClass,
-    storage::v1beta1::VolumeAttributesClass,
+    api::coordination::v1alpha2::LeaseCandidate,
+    api::coordination::v1beta1::LeaseCandidate,
+    api::resource::v1::ResourceClaimTemplate,
+    api::resource::v1beta1::ResourceClaimTemplate,
+    api::resource::v1beta2::ResourceClaimTemplate,
+    api::scheduling::v1alpha2::Workload,
 ];
 
 /// Plain kinds with a status part and generations.
 static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
-    core::v1::Namespace,
-    core::v1::Node,
-    core::v1::PersistentVolume,
-    core::v1::PersistentVolumeClaim,
-    core::v1::Pod,
-    core::v1::ReplicationController,
-    core::v1::ResourceQuota,
-    core::v1::Service,
-    admissionregistration::v1::MutatingAdmissionPolicy,
-    admissionregistration::v1::MutatingAdmissionPolicyBinding,
-    admissionregistration::v1::MutatingWebhookConfiguration,
-    admissionregistration::v1::ValidatingAdmissionPolicy,
-    admissionregistration::v1::ValidatingAdmissionPolicyBinding,
-    admissionregistration::v1::ValidatingWebhookConfiguration,
-    admissionregistration::v1alpha1::MutatingAdmissionPolicy,
-    admissionregistration::v1alpha1::MutatingAdmissionPolicyBinding,
-    admissionregistration::v1beta1::MutatingAdmissionPolicy,
-    admissionregistration::v1beta1::MutatingAdmissionPolicyBinding,
-    apiserverinternal::v1alpha1::StorageVersion,
-    apps::v1::DaemonSet,
-    apps::v1::Deployment,
-    apps::v1::ReplicaSet,
-    apps::v1::StatefulSet,
-    autoscaling::v1::HorizontalPodAutoscaler,
-    autoscaling::v2::HorizontalPodAutoscaler,
-    batch::v1::CronJob,
-    batch::v1::Job,
-    certificates::v1::CertificateSigningRequest,
-    certificates::v1beta1::PodCertificateRequest,
-    flowcontrol::v1::FlowSchema,
-    flowcontrol::v1::PriorityLevelConfiguration,
-    networking::v1::Ingress,
-    networking::v1::NetworkPolicy,
-    networking::v1::ServiceCIDR,
-    networking::v1beta1::ServiceCIDR,
-    policy::v1::PodDisruptionBudget,
-    resource::v1::DeviceClass,
-    resource::v1::ResourceClaim,
-    resource::v1::ResourceSlice,
-    resource::v1alpha3::DeviceTaintRule,
-    resource::v1alpha3::ResourcePoolStatusRequest,
-    resource::v1beta1::DeviceClass,
-    resource::v1beta1::ResourceClaim,
-    resource::v1beta1::ResourceSlice,
-    resource::v1beta2::DeviceClass,
-    resource::v1beta2::DeviceTaintRule,
-    resource::v1beta2::ResourceClaim,
-    resource::v1beta2::ResourceSlice,
-    scheduling::v1alpha2::PodGroup,
-    storage::v1::VolumeAttachment,
-    storagemigration::v1beta1::StorageVersionMigration,
-    apiextensions::v1::CustomResourceDefinition,
-    apiregistration::v1::APIService,
+    api::admissionregistration::v1::MutatingAdmissionPolicy,
+    api::admissionregistration::v1::MutatingAdmissionPolicyBinding,
+    api::admissionregistration::v1alpha1::MutatingAdmissionPolicy,
+    api::admissionregistration::v1alpha1::MutatingAdmissionPolicyBinding,
+    api::admissionregistration::v1beta1::MutatingAdmissionPolicy,
+    api::admissionregistration::v1beta1::MutatingAdmissionPolicyBinding,
+    api::certificates::v1beta1::PodCertificateRequest,
+    api::resource::v1::DeviceClass,
+    api::resource::v1::ResourceClaim,
+    api::resource::v1::ResourceSlice,
+    api::resource::v1alpha3::DeviceTaintRule,
+    api::resource::v1alpha3::ResourcePoolStatusRequest,
+    api::resource::v1beta1::DeviceClass,
+    api::resource::v1beta1::ResourceClaim,
+    api::resource::v1beta1::ResourceSlice,
+    api::resource::v1beta2::DeviceClass,
+    api::resource::v1beta2::DeviceTaintRule,
+    api::resource::v1beta2::ResourceClaim,
+    api::resource::v1beta2::ResourceSlice,
+    api::scheduling::v1alpha2::PodGroup,
+    api::storagemigration::v1beta1::StorageVersionMigration,
 ];
 
 /// The strategy of a row of the KINDS table; `None` for rows of custom resources and for kinds that are not stored.
@@ -149,6 +148,42 @@ mod tests {
             let facts = strategy.unwrap().facts();
             assert_eq!(facts.resource, kind.plural);
             assert_eq!(facts.namespaced, kind.is_namespaced(), "{}", kind.kind);
+        }
+    }
+
+    /// An object of every kind with nothing but a name: refused or not, it must be handled.
+    #[test]
+    fn every_strategy_handles_a_bare_object() {
+        let context = crate::strategy::Context {
+            namespace: Some("default"),
+            name: None,
+            now: "2026-01-02T03:04:05Z".parse().unwrap(),
+            uid: "u",
+            name_suffix: "abcde",
+            user: None,
+        };
+        for strategy in all() {
+            let facts = strategy.facts();
+            let bare = serde_json::json!({"metadata": {"name": "x"}});
+            let decoded = strategy.decode(bare).unwrap();
+            assert_eq!(decoded["kind"], facts.kind);
+            let again = strategy.decode(decoded.clone()).unwrap();
+            assert_eq!(again, decoded, "defaults of {} are not stable", facts.kind);
+            assert_eq!(strategy.cells(&decoded, context.now).len(), strategy.columns().len(), "{}", facts.kind);
+            assert!(strategy.selectable_fields().iter().any(|field| field.label == "metadata.name"));
+            let context =
+                crate::strategy::Context { namespace: context.namespace.filter(|_| facts.namespaced), ..context };
+            if let Err(status) = strategy.create(decoded, &context) {
+                assert_eq!(status.code(), 422, "{}: {status}", facts.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn no_kind_is_listed_twice() {
+        let mut seen = std::collections::HashSet::new();
+        for facts in all().map(Strategy::facts) {
+            assert!(seen.insert((facts.group, facts.version, facts.kind)), "{} {}", facts.version, facts.kind);
         }
     }
 }

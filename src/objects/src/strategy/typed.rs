@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::scale::Scale;
-use super::{Context, Facts, Grace, Part, SelectableField, Strategy};
+use super::{Context, Facts, Grace, Part, Propagation, SelectableField, Strategy};
 use crate::columns::{self, Column};
 use crate::decode::decode;
 use crate::field::Errors;
@@ -82,7 +82,7 @@ pub trait Rules: Send + Sync + 'static {
     const CREATE_ON_UPDATE: bool = false;
     const UNCONDITIONAL_UPDATE: bool = true;
     const FIELDS: &'static [SelectableField] = METADATA_FIELDS;
-    const COLUMNS: &'static [Column] = columns::NAME_AND_AGE;
+    const COLUMNS: &'static [Column] = columns::NAME_AND_CREATED;
 
     /// Upstream's `SetDefaults_*`.
     fn default(object: &mut Self::Object) {
@@ -128,12 +128,27 @@ pub trait Rules: Send + Sync + 'static {
 
     /// One cell per column.
     fn cells(object: &Self::Object, now: Timestamp) -> Vec<Value> {
-        columns::name_and_age(object.metadata(), now)
+        let _ = now;
+        columns::name_and_created(object.metadata())
     }
 
     fn grace(object: &Self::Object, requested: Option<i64>) -> Grace {
         let (_, _) = (object, requested);
         Grace::Immediate
+    }
+
+    /// What becomes of dependents when a delete does not say.
+    const PROPAGATION: Propagation = Propagation::Background;
+
+    /// See [`Strategy::is_held`].
+    fn is_held(object: &Self::Object) -> bool {
+        let _ = object;
+        false
+    }
+
+    /// See [`Strategy::mark_deleted`].
+    fn mark_deleted(object: &mut Self::Object) {
+        let _ = object;
     }
 
     fn scale(object: &Self::Object) -> Option<Scale> {
@@ -356,21 +371,40 @@ impl<R: Rules> Strategy for Typed<R> {
         R::Object::deserialize(object).map_or(Grace::Immediate, |object| R::grace(&object, requested))
     }
 
+    fn default_propagation(&self) -> Propagation {
+        R::PROPAGATION
+    }
+
+    fn is_held(&self, object: &Value) -> bool {
+        R::Object::deserialize(object).is_ok_and(|object| R::is_held(&object))
+    }
+
+    fn mark_deleted(&self, object: &mut Value) {
+        change::<R>(object, |typed| {
+            R::mark_deleted(typed);
+            true
+        });
+    }
+
     fn scale(&self, object: &Value) -> Option<Scale> {
         R::scale(&R::Object::deserialize(object).ok()?)
     }
 
     fn set_scale(&self, object: &mut Value, replicas: i32) -> bool {
-        let Ok(mut typed) = R::Object::deserialize(&*object) else { return false };
-        if !R::set_scale(&mut typed, replicas) {
-            return false;
-        }
-        match serde_json::to_value(&typed) {
-            Ok(value) => {
-                *object = value;
-                true
-            }
-            Err(_) => false,
-        }
+        change::<R>(object, |typed| R::set_scale(typed, replicas))
     }
+}
+
+/// Applies a typed change to an object. False, and nothing done, when `change` refuses or changes nothing.
+fn change<R: Rules>(object: &mut Value, change: impl FnOnce(&mut R::Object) -> bool) -> bool {
+    let Ok(mut typed) = R::Object::deserialize(&*object) else { return false };
+    if !change(&mut typed) {
+        return false;
+    }
+    let Ok(mut value) = serde_json::to_value(&typed) else { return false };
+    if let (None, Some(status)) = (value.get("status"), object.get("status")) {
+        value["status"] = status.clone();
+    }
+    *object = value;
+    true
 }

@@ -58,7 +58,9 @@ fn entries(subcommand: &clap::Command, path: &Path, text: &str) -> anyhow::Resul
         if argument.get_env().and_then(|name: &OsStr| std::env::var_os(name)).is_some() {
             continue;
         }
-        for value in scalars(&value).with_context(|| format!("{}: {key} must be a value or a list of values", place()))? {
+        for value in
+            scalars(&value).with_context(|| format!("{}: {key} must be a value or a list of values", place()))?
+        {
             arguments.push(format!("--{key}={value}"));
         }
     }

@@ -200,7 +200,8 @@ impl Files {
     fn load(&self, token: &JoinToken, now: Timestamp) -> anyhow::Result<Option<Membership>> {
         let read = |name: &str| files::read_if_present(&self.path(name));
         let Some(cert_pem) = read("client.crt")? else { return Ok(None) };
-        let (Some(key_pem), Some(ca_pem), Some(network)) = (read("client.key")?, read("ca.crt")?, read("network.json")?)
+        let (Some(key_pem), Some(ca_pem), Some(network)) =
+            (read("client.key")?, read("ca.crt")?, read("network.json")?)
         else {
             return Ok(None);
         };

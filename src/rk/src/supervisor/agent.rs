@@ -5,7 +5,8 @@ use crate::config::AgentConfig;
 use crate::https::Https;
 use crate::join::client::{Membership, membership, verified_tls};
 use crate::tunnel;
-use client::{Backoff, Credentials, HttpsConfig, Informers, ServerList};
+use client::backoff::Backoff;
+use client::{Credentials, HttpsConfig, Informers, ServerList};
 use node::Node;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,8 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
         },
     })?;
     let informers = Informers::new(client.clone());
-    let worker = worker::start(&config.node, &membership.network, client, informers.clone(), stop.clone()).await?;
+    let worker =
+        worker::start(&config.node, &membership.network, client, informers.clone(), None, stop.clone()).await?;
     crate::notify::ready();
     let tunnel = tokio::spawn(keep_tunnel(config.server.clone(), membership, worker.node.clone(), stop.clone()));
     super::asked_to_stop().await?;

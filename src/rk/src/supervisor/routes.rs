@@ -25,7 +25,8 @@ impl ExtraRoute for Routes {
     fn handle(&self, request: Request<RequestBody>, user: Arc<User>) -> BoxFuture<'static, Response<Body>> {
         let routes = self.clone();
         Box::pin(async move {
-            match (request.method(), request.uri().path()) {
+            let place = (request.method().clone(), request.uri().path().to_owned());
+            match (&place.0, place.1.as_str()) {
                 (&Method::GET, CA_PATH) => {
                     text(StatusCode::OK, "application/x-pem-file", routes.joins.ca.cert_pem().to_owned())
                 }
@@ -40,7 +41,7 @@ impl ExtraRoute for Routes {
 impl Routes {
     async fn join(&self, request: Request<RequestBody>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, MAX_JOIN_BYTES).collect().await else {
+        let Ok(body) = Limited::new(body, MAX_JOIN_BYTES).boxed_unsync().collect().await else {
             return explain(StatusCode::PAYLOAD_TOO_LARGE, "the join request is too large");
         };
         let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -57,7 +58,7 @@ impl Routes {
         }
     }
 
-    fn tunnel(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+    fn tunnel(&self, mut request: Request<RequestBody>, user: &User) -> Response<Body> {
         let Some(node) = user.name.strip_prefix(NODE_USER).map(str::to_owned) else {
             return explain(StatusCode::FORBIDDEN, "a tunnel takes a node's certificate");
         };
@@ -65,8 +66,9 @@ impl Routes {
             return explain(StatusCode::UPGRADE_REQUIRED, "a tunnel takes Upgrade: rk-tunnel/1");
         }
         let tunnels = self.tunnels.clone();
+        let connection = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
-            match hyper::upgrade::on(request).await {
+            match connection.await {
                 Ok(connection) => tunnels.serve(node, TokioIo::new(connection)).await,
                 Err(error) => tracing::debug!(%node, %error, "tunnel not opened"),
             }

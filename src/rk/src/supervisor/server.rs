@@ -6,11 +6,11 @@ use super::worker::{self, Worker};
 use crate::config::{NodeConfig, ServerConfig, nth_address};
 use crate::join::server::Joins;
 use crate::progress::Progress;
-use crate::{KUBERNETES_VERSION, demo, kubeconfig, manifests, notify, preflight};
+use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::Context;
 use apiserver::{ApiServer, ServiceAccountConfig, User};
 use base64::Engine;
-use client::Informers;
+use client::{Informers, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::runtime::wait::await_condition;
@@ -66,6 +66,8 @@ struct Server {
     api: ApiServer,
     ca: Ca,
     dialer: Dialer,
+    /// One watch per kind for all components of this process.
+    informers: Informers,
     port: u16,
 }
 
@@ -101,11 +103,13 @@ impl Server {
             anonymous: true,
             event_ttl: Duration::from_secs(3600),
             compaction_interval: Duration::from_secs(300),
-            version: format!("v{KUBERNETES_VERSION}+rk{}", env!("CARGO_PKG_VERSION")),
+            version: crate::version(),
         })
         .await
         .context("start the API server")?;
-        let server = Self { store, api, ca, dialer, port };
+        let observer = User::new("system:rk:informers", &["system:masters".to_owned()]);
+        let informers = Informers::new(client::in_process(api.service_for(observer)));
+        let server = Self { store, api, ca, dialer, informers, port };
         server.add_routes(config)?;
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
@@ -142,21 +146,16 @@ impl Server {
     /// Controllers, scheduler and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
-        let informers = Informers::new(controllers.clone());
-        let settings = controllers::Config {
-            root_ca_pem: self.ca.cert_pem().to_owned(),
-            cluster_cidr: config.network.cluster_cidr.into(),
-            ..controllers::Config::default()
-        };
+        let settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
-        let scheduler_informers = Informers::new(scheduler.clone());
+        let informers = self.informers.clone();
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
         let folder = config.data_dir.join("server/manifests");
         let dns = embedded::KUBE_DNS.replace("${CLUSTER_DNS}", &config.network.dns.to_string());
         let own = admin.clone();
         vec![
-            tokio::spawn(controllers::run(controllers, informers, settings, stop.clone())),
-            tokio::spawn(scheduler::run(scheduler, scheduler_informers, scheduler::Config::default(), stop.clone())),
+            tokio::spawn(controllers::run(controllers, informers.clone(), settings, stop.clone())),
+            tokio::spawn(scheduler::run(scheduler, informers, scheduler::Config::default(), stop.clone())),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
@@ -174,8 +173,9 @@ impl Server {
     ) -> anyhow::Result<Option<Worker>> {
         let Some(node_config) = &config.node else { return std::future::pending().await };
         let client = self.client(&Identity::node(&node_config.name));
-        let informers = Informers::new(client.clone());
-        let worker = worker::start(node_config, &config.network, client, informers, stop.clone()).await?;
+        let informers = self.informers.clone();
+        let scope = Some(Scope::all());
+        let worker = worker::start(node_config, &config.network, client, informers, scope, stop.clone()).await?;
         self.dialer.set_local(&node_config.name, worker.node.clone());
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
         wait_ready(&admin, node_config).await?;
@@ -188,6 +188,7 @@ impl Server {
     }
 
     async fn stop(&self) {
+        self.informers.shutdown().await;
         self.api.shutdown(DRAIN).await;
         self.store.shutdown().await;
     }

@@ -1,9 +1,9 @@
 //! A node on this box, for a server and an agent alike: runtime, images, network, DNS, then the node agent.
 
 use crate::config::{ClusterNetwork, NodeConfig, registries};
-use crate::{images, preflight};
+use crate::{images, local, preflight};
 use anyhow::Context;
-use client::Informers;
+use client::{Informers, Scope};
 use kube::Client;
 use net::{Net, NetConfig};
 use node::Node;
@@ -31,12 +31,14 @@ fn list(missing: &[net::Missing]) -> String {
     missing.iter().map(|feature| format!("  {feature}\n")).collect()
 }
 
-/// Starts the node. Its pods of an earlier life are adopted.
+/// Starts the node; its pods of an earlier life are adopted. `pods_scope` is the scope of an informer on pods that this
+/// process has anyway; `None`: the node watches its own pods only.
 pub(crate) async fn start(
     config: &NodeConfig,
     network: &ClusterNetwork,
     client: Client,
     informers: Informers,
+    pods_scope: Option<Scope>,
     stop: CancellationToken,
 ) -> anyhow::Result<Worker> {
     let runtime = Runtime::open(RuntimeConfig {
@@ -48,6 +50,7 @@ pub(crate) async fn start(
     })
     .await
     .context("start the container runtime")?;
+    tokio::spawn(local::serve(local::bind(&config.state_dir)?, runtime.images().clone(), stop.clone()));
     import_folder(runtime.images().clone(), &config.images_dir()).await?;
     let IpAddr::V4(node_ip) = config.ip else {
         anyhow::bail!("node address {} is IPv6: rk's pod network is IPv4; give an IPv4 one with --node-ip", config.ip)
@@ -66,13 +69,17 @@ pub(crate) async fn start(
         ip: config.ip,
         labels: config.labels.clone(),
         taints: config.taints.clone(),
-        max_pods: config.max_pods,
-        data_dir: config.data_dir.join("agent"),
-        state_dir: config.state_dir.clone(),
-        cgroup_root: config.cgroup_root.clone(),
-        cluster_dns: network.dns,
         cluster_domain: network.domain.clone(),
-        version: format!("v{}+rk{}", crate::KUBERNETES_VERSION, env!("CARGO_PKG_VERSION")),
+        cluster_dns: vec![network.dns],
+        pods: pods_scope,
+        root: config.data_dir.join("agent"),
+        pod_logs: config.log_dir.join("pods"),
+        container_logs: config.log_dir.join("containers"),
+        cgroup_parent: config.cgroup_root.clone(),
+        seccomp_root: config.data_dir.join("agent/seccomp"),
+        max_pods: config.max_pods,
+        version: crate::version(),
+        ..node::NodeConfig::default()
     };
     let node = Node::start(settings, client, informers, runtime.clone(), net, stop).await.context("start the node")?;
     Ok(Worker { node, runtime })

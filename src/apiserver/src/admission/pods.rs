@@ -1,0 +1,175 @@
+//! Steps on new pods: Priority, DefaultTolerationSeconds, RuntimeClass (overhead and scheduling), and tolerations for
+//! the taints that follow from what the pod asks for.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    core::v1::{Pod, PodSpec, Toleration},
+    node::v1::RuntimeClass,
+    scheduling::v1::PriorityClass,
+};
+use objects::status::{Qualified, Status};
+use serde_json::Value;
+
+use super::Review;
+
+const TOLERATION_SECONDS: i64 = 300;
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";
+
+/// Completes a new pod.
+pub(super) fn mutate(review: &Review<'_>, object: &mut Value) -> Result<(), Status> {
+    let mut pod: Pod = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
+    runtime_class(review, &name, spec)?;
+    priority(review, &name, spec)?;
+    tolerate(spec);
+    object["spec"] = serde_json::to_value(spec).map_err(Status::internal)?;
+    Ok(())
+}
+
+fn priority(review: &Review<'_>, name: &str, spec: &mut PodSpec) -> Result<(), Status> {
+    let classes = review.inner.hub.kind("scheduling.k8s.io/priorityclasses")?;
+    let wanted = spec.priority_class_name.clone().filter(|class| !class.is_empty());
+    let class: Option<PriorityClass> = match &wanted {
+        Some(wanted) => match classes.get(wanted) {
+            Some(entry) => Some(entry.typed()?),
+            None => {
+                let why = format!("no PriorityClass with name {wanted} was found");
+                return Err(review.forbid(name, &why));
+            }
+        },
+        None => {
+            let all = classes.list("", |_| true).entries;
+            let defaults = all.iter().filter_map(|entry| entry.typed::<PriorityClass>().ok());
+            defaults.filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value)
+        }
+    };
+    let value = class.as_ref().and_then(|class| class.value).unwrap_or(0);
+    let policy = class.as_ref().and_then(|class| class.preemption_policy.clone());
+    if let Some(given) = spec.priority.filter(|given| *given != value) {
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        );
+        return Err(review.forbid(name, &why));
+    }
+    spec.priority = Some(value);
+    spec.priority_class_name = wanted.or_else(|| class.and_then(|class| class.metadata.name));
+    let policy = policy.unwrap_or_else(|| "PreemptLowerPriority".into());
+    if let Some(given) = spec.preemption_policy.as_ref().filter(|given| **given != policy) {
+        let why = format!(
+            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+        );
+        return Err(review.forbid(name, &why));
+    }
+    spec.preemption_policy = Some(policy);
+    Ok(())
+}
+
+fn runtime_class(review: &Review<'_>, name: &str, spec: &mut PodSpec) -> Result<(), Status> {
+    let Some(class_name) = spec.runtime_class_name.clone() else {
+        if spec.overhead.as_ref().is_some_and(|overhead| !overhead.is_empty()) {
+            return Err(review
+                .forbid(name, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
+        }
+        return Ok(());
+    };
+    let Some(entry) = review.inner.hub.kind("node.k8s.io/runtimeclasses")?.get(&class_name) else {
+        let missing = Status::not_found(Qualified::new("node.k8s.io", "runtimeclasses"), &class_name);
+        return Err(review.forbid(name, &format!("pod rejected: RuntimeClass \"{class_name}\" not found: {missing}")));
+    };
+    let class: RuntimeClass = entry.typed()?;
+    if let Some(fixed) = class.overhead.and_then(|overhead| overhead.pod_fixed) {
+        match &spec.overhead {
+            Some(own) if *own != fixed => {
+                let why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+                return Err(review.forbid(name, why));
+            }
+            _ => spec.overhead = Some(fixed),
+        }
+    }
+    let Some(scheduling) = class.scheduling else { return Ok(()) };
+    let mut selector: BTreeMap<String, String> = spec.node_selector.clone().unwrap_or_default();
+    for (key, value) in scheduling.node_selector.unwrap_or_default() {
+        if selector.get(&key).is_some_and(|own| *own != value) {
+            let why = "pod rejected: conflict: runtimeClass.scheduling.nodeSelector and pod.spec.nodeSelector differ";
+            return Err(review.forbid(name, why));
+        }
+        selector.insert(key, value);
+    }
+    if !selector.is_empty() {
+        spec.node_selector = Some(selector);
+    }
+    for toleration in scheduling.tolerations.unwrap_or_default() {
+        add(spec, toleration);
+    }
+    Ok(())
+}
+
+fn add(spec: &mut PodSpec, toleration: Toleration) {
+    let own = spec.tolerations.get_or_insert_default();
+    if !own.contains(&toleration) {
+        own.push(toleration);
+    }
+}
+
+/// Whether one of the pod's tolerations covers `key` with `effect`.
+fn tolerates(spec: &PodSpec, key: &str, effect: &str) -> bool {
+    spec.tolerations.iter().flatten().any(|toleration| {
+        let any_key = toleration.key.as_deref().unwrap_or_default().is_empty();
+        let any_effect = toleration.effect.as_deref().unwrap_or_default().is_empty();
+        (any_key || toleration.key.as_deref() == Some(key))
+            && (any_effect || toleration.effect.as_deref() == Some(effect))
+    })
+}
+
+fn tolerate(spec: &mut PodSpec) {
+    for key in [NOT_READY, UNREACHABLE] {
+        if !tolerates(spec, key, "NoExecute") {
+            add(spec, toleration(key, "NoExecute", Some(TOLERATION_SECONDS)));
+        }
+    }
+    // A pod with requests or limits is not the first that has to go when memory runs short.
+    if !is_best_effort(spec) && !tolerates(spec, MEMORY_PRESSURE, "NoSchedule") {
+        add(spec, toleration(MEMORY_PRESSURE, "NoSchedule", None));
+    }
+}
+
+fn toleration(key: &str, effect: &str, seconds: Option<i64>) -> Toleration {
+    Toleration {
+        key: Some(key.into()),
+        operator: Some("Exists".into()),
+        effect: Some(effect.into()),
+        toleration_seconds: seconds,
+        value: None,
+    }
+}
+
+fn is_best_effort(spec: &PodSpec) -> bool {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    containers.filter_map(|container| container.resources.as_ref()).all(|resources| {
+        let none = |list: &Option<BTreeMap<_, _>>| list.as_ref().is_none_or(BTreeMap::is_empty);
+        none(&resources.requests) && none(&resources.limits)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations_are_added_only_where_missing() {
+        let mut spec = PodSpec::default();
+        tolerate(&mut spec);
+        tolerate(&mut spec);
+        assert_eq!(spec.tolerations.as_ref().map(Vec::len), Some(2));
+        let mut all = PodSpec {
+            tolerations: Some(vec![Toleration { operator: Some("Exists".into()), ..Toleration::default() }]),
+            ..PodSpec::default()
+        };
+        tolerate(&mut all);
+        assert_eq!(all.tolerations.map(|t| t.len()), Some(1));
+    }
+}

@@ -1,0 +1,147 @@
+//! The node authorizer: a node may read the secrets, config maps, claims, volumes and service accounts that the pods
+//! bound to it use, its own pods, Node, Lease and CSINode, and nothing else of these. What a pod uses is read from
+//! the pod in the cache when asked; a node has at most a few hundred.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use objects::status::Status;
+
+use super::{Attributes, Decision};
+use crate::{
+    cache::{Entry, Hub},
+    pod_refs,
+};
+
+const LEASES: &str = "kube-node-lease";
+
+/// See the module's documentation.
+pub(crate) struct NodeAuthorizer {
+    hub: Arc<Hub>,
+}
+
+fn allow() -> Result<Decision, Status> {
+    Ok(Decision::Allow(String::new()))
+}
+
+fn refuse(reason: impl Into<String>) -> Result<Decision, Status> {
+    Ok(Decision::NoOpinion(reason.into()))
+}
+
+fn allow_if(allowed: bool, reason: impl Into<String>) -> Result<Decision, Status> {
+    if allowed { allow() } else { refuse(reason) }
+}
+
+impl NodeAuthorizer {
+    pub(crate) fn new(hub: Arc<Hub>) -> NodeAuthorizer {
+        NodeAuthorizer { hub }
+    }
+
+    /// Decides a request of the node named `node`.
+    pub(crate) fn authorize(&self, node: &str, wanted: &Attributes<'_>) -> Result<Decision, Status> {
+        if !wanted.is_resource() {
+            return refuse("");
+        }
+        let reading = matches!(wanted.verb, "get" | "list" | "watch");
+        match (wanted.group, wanted.resource, wanted.subresource) {
+            ("", "secrets" | "configmaps", "") if reading => self.named(node, wanted),
+            ("", "persistentvolumeclaims" | "persistentvolumes", "") if wanted.verb == "get" => {
+                self.named(node, wanted)
+            }
+            ("", "serviceaccounts", "") if wanted.verb == "get" => self.named(node, wanted),
+            ("", "serviceaccounts", "token") if wanted.verb == "create" => self.named(node, wanted),
+            ("", "persistentvolumeclaims", "status") => {
+                allow_if(matches!(wanted.verb, "get" | "update" | "patch"), "can only write the status of claims")
+            }
+            ("coordination.k8s.io", "leases", "") => allow_if(
+                wanted.namespace == LEASES && (wanted.name == node || wanted.verb == "create") && !is_sweeping(wanted),
+                "can only access its own lease",
+            ),
+            ("storage.k8s.io", "csinodes", "") => {
+                allow_if(wanted.name == node || wanted.verb == "create", "can only access its own CSINode")
+            }
+            ("storage.k8s.io", "volumeattachments", "") => {
+                allow_if(wanted.verb == "get", "can only get volume attachments")
+            }
+            ("resource.k8s.io", "resourceslices", "") => allow(),
+            ("", "nodes", "") => {
+                allow_if(reading || matches!(wanted.verb, "create" | "update" | "patch"), "cannot delete nodes")
+            }
+            ("", "nodes", "status") => allow_if(matches!(wanted.verb, "get" | "update" | "patch"), ""),
+            ("", "pods", "") => self.pods(node, wanted),
+            ("", "pods", "status") => allow_if(matches!(wanted.verb, "get" | "update" | "patch"), ""),
+            ("", "pods", "eviction") => allow_if(wanted.verb == "create", ""),
+            ("certificates.k8s.io", "certificatesigningrequests", "") => {
+                allow_if(matches!(wanted.verb, "create" | "get" | "list" | "watch"), "")
+            }
+            ("" | "events.k8s.io", "events", "") => allow_if(matches!(wanted.verb, "create" | "update" | "patch"), ""),
+            ("authentication.k8s.io", "tokenreviews", "")
+            | ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => {
+                allow_if(wanted.verb == "create", "")
+            }
+            ("", "services", "") | ("storage.k8s.io", "csidrivers", "") | ("node.k8s.io", "runtimeclasses", "") => {
+                allow_if(reading, "")
+            }
+            _ => refuse(""),
+        }
+    }
+
+    fn pods(&self, node: &str, wanted: &Attributes<'_>) -> Result<Decision, Status> {
+        match wanted.verb {
+            "list" | "watch" if wanted.name.is_empty() => {
+                allow_if(wanted.selected_node == node, "can only list/watch pods with spec.nodeName field selector")
+            }
+            "get" | "list" | "watch" => {
+                let pod = self.hub.kind("pods")?.get_in(wanted.namespace, wanted.name);
+                // Not there: the answer is "not found" anyway.
+                let own = pod.is_none_or(|pod| pod_refs::node_of(&pod, &self.hub) == Some(node.into()));
+                allow_if(own, "can only read pods that are bound to it")
+            }
+            // NodeRestriction looks closer.
+            "create" | "delete" => allow(),
+            _ => refuse(""),
+        }
+    }
+
+    /// Whether a pod of this node uses the named object.
+    fn named(&self, node: &str, wanted: &Attributes<'_>) -> Result<Decision, Status> {
+        if wanted.name.is_empty() {
+            return refuse(format!("No Object name found: node '{node}' can only read single objects"));
+        }
+        let pods = pod_refs::on_node(&self.hub, node)?;
+        let in_namespace = |entry: &&Arc<Entry>| entry.namespace() == wanted.namespace;
+        let used = match wanted.resource {
+            "persistentvolumes" => self.uses_volume(&pods, wanted.name)?,
+            resource => pods
+                .iter()
+                .filter(in_namespace)
+                .filter_map(|entry| entry.typed::<Pod>().ok())
+                .any(|pod| pod_refs::uses(&pod, resource, wanted.name)),
+        };
+        let kind = wanted.resource.trim_end_matches('s');
+        allow_if(used, format!("no relationship found between node '{node}' and this object ({kind})"))
+    }
+
+    fn uses_volume(&self, pods: &[Arc<Entry>], name: &str) -> Result<bool, Status> {
+        let Some(volume) = self.hub.kind("persistentvolumes")?.get(name) else { return Ok(false) };
+        let volume: PersistentVolume = volume.typed()?;
+        let Some(claim) = volume.spec.and_then(|spec| spec.claim_ref) else { return Ok(false) };
+        let (namespace, name) = (claim.namespace.unwrap_or_default(), claim.name.unwrap_or_default());
+        let bound = self
+            .hub
+            .kind("persistentvolumeclaims")?
+            .get_in(&namespace, &name)
+            .and_then(|entry| entry.typed::<PersistentVolumeClaim>().ok())
+            .is_some_and(|found| claim.uid.is_none() || found.metadata.uid == claim.uid);
+        Ok(bound
+            && pods
+                .iter()
+                .filter(|entry| entry.namespace() == namespace)
+                .filter_map(|entry| entry.typed::<Pod>().ok())
+                .any(|pod| pod_refs::uses(&pod, "persistentvolumeclaims", &name)))
+    }
+}
+
+fn is_sweeping(wanted: &Attributes<'_>) -> bool {
+    matches!(wanted.verb, "deletecollection" | "list" | "watch")
+}

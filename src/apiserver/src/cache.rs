@@ -1,0 +1,187 @@
+//! The watch cache: one store watch for all keys feeds one [`KindCache`] for each kind that somebody has read.
+//!
+//! Invariants: a kind's cache is complete up to [`Hub::revision`] once that revision is published; events reach a
+//! cache in revision order and only from the committed log; cached values are the store's own `Bytes`.
+//! Read by LIST and WATCH, by authorization and by admission. The store's GETs bypass it.
+
+pub(crate) mod entry;
+pub(crate) mod kind;
+pub(crate) mod projection;
+pub(crate) mod window;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use objects::status::Status;
+use storage::{RangeRequest, Revision, Store, WatchBatch, WatchError, WatchRequest};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::{
+    entry::Entry,
+    kind::KindCache,
+    projection::Projector,
+    window::{Change, Expired},
+};
+use crate::{keys, registry::Resource};
+
+/// Longest wait for the cache to reach a revision the client has seen.
+const CATCH_UP: Duration = Duration::from_secs(3);
+
+/// Owner of all kinds' caches.
+pub(crate) struct Hub {
+    store: Store,
+    kinds: Mutex<HashMap<Box<str>, Arc<KindCache>>>,
+    revision: watch::Sender<Revision>,
+}
+
+impl Hub {
+    /// A hub that begins at the store's present revision. [`Hub::run`] must be spawned for it to move.
+    pub(crate) fn new(store: Store) -> Arc<Hub> {
+        let revision = watch::Sender::new(store.revision());
+        Arc::new(Hub { store, kinds: Mutex::default(), revision })
+    }
+
+    /// The newest revision that every cache has seen.
+    pub(crate) fn revision(&self) -> Revision {
+        *self.revision.borrow()
+    }
+
+    /// The cache of the built-in kind stored under `prefix`.
+    pub(crate) fn kind(&self, prefix: &str) -> Result<Arc<KindCache>, Status> {
+        self.kind_with(prefix, || Projector::of_built_in(prefix))
+    }
+
+    /// The cache of any resource.
+    pub(crate) fn of(&self, resource: &Resource) -> Result<Arc<KindCache>, Status> {
+        self.kind_with(resource.prefix(), || resource.projector.clone())
+    }
+
+    /// The cache of the kind stored under `prefix`, filled on first use.
+    fn kind_with(&self, prefix: &str, projector: impl FnOnce() -> Projector) -> Result<Arc<KindCache>, Status> {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = kinds.get(prefix) {
+            return Ok(cache.clone());
+        }
+        // Batches are applied under the same lock, so nothing falls between this range and the next batch.
+        let cache = Arc::new(KindCache::new(projector()));
+        self.fill(prefix, &cache)?;
+        kinds.insert(prefix.into(), cache.clone());
+        Ok(cache)
+    }
+
+    /// Forgets a kind (its CustomResourceDefinition is gone or has changed); open watches on it end.
+    pub(crate) fn forget(&self, prefix: &str) {
+        let removed = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).remove(prefix);
+        if let Some(cache) = removed {
+            cache.close();
+        }
+    }
+
+    fn fill(&self, prefix: &str, cache: &KindCache) -> Result<(), Status> {
+        let revision = self.revision();
+        let mut request = RangeRequest::prefix(keys::collection(prefix, ""));
+        request.revision = Some(revision).filter(|r| *r > 0);
+        let at = self.store.range(&request).or_else(|error| {
+            tracing::debug!(prefix, revision, %error, "cache start falls back to the newest revision");
+            request.revision = None;
+            self.store.range(&request)
+        });
+        cache.reset(prefix, at.map_err(Status::internal)?.kvs, revision);
+        Ok(())
+    }
+
+    /// Waits until the caches hold everything up to `revision`.
+    pub(crate) async fn wait_for(&self, revision: Revision) -> Result<(), Status> {
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        let mut seen = self.revision.subscribe();
+        let reached = tokio::time::timeout(CATCH_UP, seen.wait_for(|r| *r >= revision)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Status::unavailable("the server is shutting down")),
+            Err(_) => Err(Status::too_large_revision(revision, self.revision())),
+        }
+    }
+
+    /// Waits until the caches hold everything acknowledged before this call.
+    pub(crate) async fn linearize(&self) -> Result<(), Status> {
+        let revision = self.store.read_barrier().await.map_err(|error| store_status(&error))?;
+        self.wait_for(revision).await
+    }
+
+    /// Drops window events older than `revision`, which the store no longer holds either.
+    pub(crate) fn trim(&self, revision: Revision) {
+        for cache in self.kinds.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            cache.trim(revision);
+        }
+    }
+
+    /// Feeds the caches until the store closes or `stop` is cancelled.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let request = WatchRequest {
+                key: Bytes::from_static(b"\0"),
+                end: Some(Bytes::new()),
+                from: self.revision() + 1,
+                prev_kv: false,
+            };
+            let ended = match self.store.watch(request) {
+                Ok(mut watcher) => loop {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        batch = watcher.next() => match batch {
+                            Ok(batch) => self.apply(&batch),
+                            Err(error) => break error,
+                        }
+                    }
+                },
+                Err(error) => error,
+            };
+            match ended {
+                WatchError::TooSlow { .. } => tracing::warn!("watch cache fell behind the store; resuming"),
+                WatchError::Compacted { .. } => self.refill(),
+                WatchError::Closed => return,
+            }
+        }
+    }
+
+    fn apply(&self, batch: &WatchBatch) {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in &batch.events {
+            if let Some((cache, key)) = keys::split(&event.kv.key, |prefix| kinds.get(prefix)) {
+                cache.apply(key, event);
+            }
+        }
+        self.revision.send_replace(batch.revision);
+    }
+
+    /// Starts all caches over: the history between them and the store is gone.
+    fn refill(&self) {
+        tracing::warn!("watch cache lost its place in the store; refilling");
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        self.revision.send_replace(self.store.revision());
+        for (prefix, cache) in kinds.iter() {
+            if let Err(error) = self.fill(prefix, cache) {
+                tracing::error!(%prefix, %error, "cannot refill the watch cache");
+            }
+        }
+    }
+}
+
+/// A store failure as clients see it.
+pub(crate) fn store_status(error: &storage::StoreError) -> Status {
+    use storage::StoreError::{Closed, DiskFull, Failed, NoLeader, TooLarge};
+    match error {
+        Closed | Failed | NoLeader | DiskFull { .. } => {
+            Status::unavailable(format!("the store cannot answer: {error}"))
+        }
+        TooLarge { .. } => Status::too_large(&error.to_string()),
+        other => Status::internal(other),
+    }
+}

@@ -1,0 +1,97 @@
+//! Requests that end on a node: logs, exec, attach, port-forward by the kubelet API, and the HTTP proxies to nodes,
+//! pods and services. Each is forwarded as one HTTP/1.1 exchange on a stream of its own; when the far side switches
+//! protocols, the two byte streams are joined.
+
+mod forward;
+mod target;
+
+use std::net::SocketAddr;
+
+use http::{Method, Response, Uri};
+use k8s_openapi::api::core::v1::Pod;
+use objects::status::Status;
+use serde_json::Value;
+
+use self::forward::Forward;
+use crate::{
+    body::Body,
+    encoded,
+    handler::Call,
+    rest::{Place, store},
+};
+
+/// `log`, `exec`, `attach` and `portforward` of a pod.
+pub(crate) async fn kubelet(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
+    let kv = store::read(&call.inner, &place.store_key()).await?.ok_or_else(|| place.not_found())?;
+    let pod: Pod = serde_json::from_slice(&kv.value).map_err(Status::internal)?;
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let (verb, needs_container) = match place.subresource {
+        "log" => ("containerLogs", true),
+        "exec" => ("exec", true),
+        "attach" => ("attach", true),
+        _ => ("portForward", false),
+    };
+    let mut path = format!("/{verb}/{}/{}", place.namespace, place.name);
+    if needs_container {
+        let container = target::container(&pod, call.query.text("container"), place)?;
+        path.push('/');
+        path.push_str(&container);
+    }
+    if node.is_empty() {
+        return match place.subresource {
+            // Nothing has run, so there is nothing to show yet.
+            "log" => Ok(crate::respond::text(http::StatusCode::OK, "")),
+            _ => Err(Status::bad_request(format!("pod {} does not have a host assigned", place.name))),
+        };
+    }
+    let query = target::kubelet_query(&call.query, place.subresource);
+    let uri = if query.is_empty() { path } else { format!("{path}?{query}") };
+    let method = if place.subresource == "log" { Method::GET } else { call.method.clone() };
+    let uri: Uri = uri.parse().map_err(Status::internal)?;
+    let stream = dial(call, &node).await?;
+    Forward { method, uri, host: node, rewrite: None }.run(call, stream).await
+}
+
+async fn dial(call: &Call, node: &str) -> Result<Box<dyn crate::dial::NodeStream>, Status> {
+    call.inner.dialer.dial(node.to_owned()).await.map_err(|error| {
+        tracing::debug!(node, %error, "cannot reach the node");
+        Status::internal(format!("error dialing backend: node {node}: {error}"))
+    })
+}
+
+/// `proxy` of a node, a pod or a service.
+pub(crate) async fn proxy(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
+    let (base, rest) = target::proxy_path(call.uri.path());
+    let query = call.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let uri: Uri = format!("/{}{query}", rest.trim_start_matches('/')).parse().map_err(Status::internal)?;
+    let method = call.method.clone();
+    let base = base.to_owned();
+    if place.resource.is("", "nodes") {
+        let name = place.name.split(':').next().unwrap_or_default().to_owned();
+        let stream = dial(call, &name).await?;
+        return Forward { method, uri, host: name, rewrite: Some(base) }.run(call, stream).await;
+    }
+    let (node, address) = if place.resource.is("", "pods") {
+        pod_address(call, place).await?
+    } else {
+        target::service_address(call, place).await?
+    };
+    let stream =
+        call.inner.dialer.dial_tcp(node, address).await.map_err(|error| {
+            Status::unavailable(format!("error trying to reach service: dial tcp {address}: {error}"))
+        })?;
+    Forward { method, uri, host: address.to_string(), rewrite: Some(base) }.run(call, stream).await
+}
+
+async fn pod_address(call: &Call, place: &Place<'_>) -> Result<(Option<String>, SocketAddr), Status> {
+    let (_, name, port) = target::split_name(place.name);
+    let key = crate::keys::object("pods", place.namespace, name);
+    let kv =
+        store::read(&call.inner, &key).await?.ok_or_else(|| Status::not_found(place.resource.qualified(), name))?;
+    let object: Value = encoded::decode(&kv.value, kv.mod_revision)?;
+    let pod: Pod = serde_json::from_value(object).map_err(Status::internal)?;
+    let port = target::pod_port(&pod, port)?;
+    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap_or_default();
+    let ip = ip.parse().map_err(|_| Status::bad_request("address not allowed"))?;
+    Ok((pod.spec.and_then(|spec| spec.node_name), SocketAddr::new(ip, port)))
+}

@@ -1,0 +1,264 @@
+//! GET of a collection. From the watch cache when the newest state, or any state not older than one, will do; from
+//! the store's history for an exact revision and for the following pages of a limited list.
+
+use std::sync::Arc;
+
+use http::Response;
+use objects::{
+    field::{Errors, Path},
+    status::{Qualified, Status},
+};
+use serde_json::{Map, Value};
+use storage::{RangeError, RangeRequest, Revision, prefix_end};
+
+use super::{Place, get::invalid_version, page::Continue};
+use crate::{
+    body::Body,
+    cache::Entry,
+    convert, encoded,
+    handler::Call,
+    keys,
+    negotiate::{self, Form, View},
+    query::Query,
+    registry::Resource,
+    respond,
+    selection::Selection,
+    views,
+};
+
+/// Most objects read at once when selectors leave most of them out.
+const CHUNK: usize = 500;
+
+/// Objects to send, in key order.
+struct Page {
+    entries: Vec<Arc<Entry>>,
+    revision: Revision,
+    token: Option<String>,
+    remaining: Option<u64>,
+}
+
+/// Which state of the collection is wanted.
+enum Freshness {
+    Newest,
+    NotOlderThan(Revision),
+    Exact(Revision),
+}
+
+/// Answers a list.
+pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
+    let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
+    let selection = Selection::of(&call.query, &place.resource)?;
+    let limit = limit(&call.query)?;
+    let page = match call.query.text("continue") {
+        Some(token) => {
+            let from = Continue::parse(token)?;
+            if call.query.text("resourceVersion").is_some_and(|v| v != "0") {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            history(call, place, &selection, from, limit, true)?
+        }
+        None => match freshness(&call.query)? {
+            Freshness::Exact(revision) => {
+                let from = Continue { revision, start: String::new() };
+                if revision > call.inner.config.store.revision() {
+                    call.inner.hub.wait_for(revision).await?;
+                }
+                history(call, place, &selection, from, limit, false)?
+            }
+            Freshness::Newest => {
+                call.inner.hub.linearize().await?;
+                cached(call, place, &selection, limit)?
+            }
+            Freshness::NotOlderThan(revision) => {
+                call.inner.hub.wait_for(revision).await?;
+                // A list that takes any state is answered whole, as upstream answers it from its cache.
+                cached(call, place, &selection, if revision == 0 { 0 } else { limit })?
+            }
+        },
+    };
+    send(call, &place.resource, &page, form)
+}
+
+fn limit(query: &Query) -> Result<usize, Status> {
+    match query.text("limit") {
+        Some(text) => text
+            .parse()
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))),
+        None => Ok(0),
+    }
+}
+
+fn freshness(query: &Query) -> Result<Freshness, Status> {
+    let version = query.text("resourceVersion");
+    let rule = query.text("resourceVersionMatch");
+    let refuse = |detail: &str| {
+        let mut errors = Errors::default();
+        errors.forbidden(&Path::root("resourceVersionMatch"), detail);
+        Err(Status::invalid(Qualified::new("meta.k8s.io", "ListOptions"), "", errors.as_slice()))
+    };
+    let Some(version) = version else {
+        return match rule {
+            Some(_) => refuse("resourceVersionMatch is forbidden unless resourceVersion is provided"),
+            None => Ok(Freshness::Newest),
+        };
+    };
+    let revision: Revision = version.parse().map_err(|_| invalid_version(version))?;
+    match rule {
+        Some("Exact") if revision == 0 => {
+            refuse("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
+        }
+        Some("Exact") => Ok(Freshness::Exact(revision)),
+        // Paging through a state the client named has always meant exactly that state.
+        None if revision > 0 && query.text("limit").is_some_and(|l| l != "0") => Ok(Freshness::Exact(revision)),
+        None | Some("NotOlderThan") => Ok(Freshness::NotOlderThan(revision)),
+        Some(other) => {
+            let mut errors = Errors::default();
+            errors.not_supported(&Path::root("resourceVersionMatch"), other, &["Exact", "NotOlderThan", ""]);
+            Err(Status::invalid(Qualified::new("meta.k8s.io", "ListOptions"), "", errors.as_slice()))
+        }
+    }
+}
+
+fn cached(call: &Call, place: &Place<'_>, selection: &Selection, limit: usize) -> Result<Page, Status> {
+    let cache = call.inner.hub.of(&place.resource)?;
+    // Read before the list: whatever this revision covers, the list has.
+    let seen = call.inner.hub.revision();
+    let listing = match selection.name() {
+        Some(name) if !place.namespace.is_empty() || !place.resource.kind.is_namespaced() => {
+            let mut listing = cache.list("\0", |_| false);
+            listing.entries =
+                cache.get_in(place.namespace, name).filter(|entry| selection.matches(entry)).into_iter().collect();
+            listing
+        }
+        _ => cache.list(place.namespace, |entry| selection.matches(entry)),
+    };
+    let revision = seen.max(listing.revision);
+    let mut entries = listing.entries;
+    let total = entries.len();
+    if limit == 0 || total <= limit {
+        return Ok(Page { entries, revision, token: None, remaining: None });
+    }
+    entries.truncate(limit);
+    let token = entries.last().map(|entry| Continue::after(&entry.key, revision));
+    let remaining = selection.is_empty().then_some((total - limit) as u64);
+    Ok(Page { entries, revision, token, remaining })
+}
+
+/// Reads one revision from the store.
+fn history(
+    call: &Call,
+    place: &Place<'_>,
+    selection: &Selection,
+    from: Continue,
+    limit: usize,
+    paging: bool,
+) -> Result<Page, Status> {
+    let resource = &place.resource;
+    let kind = keys::collection(resource.prefix(), "");
+    let scope = keys::collection(resource.prefix(), place.namespace);
+    let mut start = if from.start.is_empty() { scope.clone() } else { format!("{kind}{}", from.start) };
+    if !start.starts_with(&scope) {
+        return Err(Status::bad_request("continue key is not valid"));
+    }
+    let mut entries = Vec::new();
+    loop {
+        let wanted =
+            if limit == 0 { 0 } else { (limit - entries.len()).max(if selection.is_empty() { 1 } else { CHUNK }) };
+        let request = RangeRequest {
+            key: start.clone().into(),
+            end: Some(prefix_end(scope.as_bytes())),
+            revision: Some(from.revision),
+            limit: wanted,
+            ..RangeRequest::default()
+        };
+        let range = call.inner.config.store.range(&request).map_err(|error| range_status(error, paging))?;
+        for (index, kv) in range.kvs.iter().enumerate() {
+            let Some(key) = kv.key.get(kind.len()..).and_then(|key| std::str::from_utf8(key).ok()) else { continue };
+            let entry = Entry::new(key, kv, &resource.projector);
+            if !selection.matches(&entry) {
+                continue;
+            }
+            entries.push(Arc::new(entry));
+            let behind = range.count - index as u64 - 1;
+            if entries.len() == limit && behind > 0 {
+                let token = Some(Continue::after(key, from.revision));
+                let remaining = selection.is_empty().then_some(behind);
+                return Ok(Page { entries, revision: from.revision, token, remaining });
+            }
+        }
+        match range.kvs.last() {
+            Some(last) if range.more => {
+                start = String::from_utf8_lossy(&last.key).into_owned() + "\0";
+            }
+            _ => return Ok(Page { entries, revision: from.revision, token: None, remaining: None }),
+        }
+    }
+}
+
+fn range_status(error: RangeError, paging: bool) -> Status {
+    match error {
+        RangeError::Compacted { .. } if paging => Status::continue_expired(),
+        RangeError::Compacted { revision, oldest } => Status::too_old(revision, oldest),
+        RangeError::Future { revision, current } => Status::too_large_revision(revision, current),
+    }
+}
+
+fn list_metadata(page: &Page) -> Map<String, Value> {
+    let mut metadata = Map::new();
+    if let Some(token) = &page.token {
+        metadata.insert("continue".into(), token.as_str().into());
+    }
+    if let Some(remaining) = page.remaining {
+        metadata.insert("remainingItemCount".into(), remaining.into());
+    }
+    metadata.insert("resourceVersion".into(), page.revision.to_string().into());
+    metadata
+}
+
+fn send(call: &Call, resource: &Resource, page: &Page, form: Form) -> Result<Response<Body>, Status> {
+    if form == Form::PLAIN && resource.same_shape {
+        return Ok(respond::bytes(call, 200, form.encoding, spliced(resource, page)?.into()));
+    }
+    let objects = page
+        .entries
+        .iter()
+        .map(|entry| entry.decode().map(|value| convert::from_stored(resource, value)))
+        .collect::<Result<Vec<Value>, Status>>()?;
+    let metadata = Value::Object(list_metadata(page));
+    let list = match form.view {
+        View::Table => views::table(resource, objects.into_iter(), views::Include::of(&call.query), Some(metadata)),
+        View::PartialMetadata | View::PartialMetadataList => serde_json::json!({
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": metadata,
+            "items": objects.iter().map(views::partial).collect::<Vec<_>>(),
+        }),
+        View::Full => serde_json::json!({
+            "kind": resource.kind.list_kind,
+            "apiVersion": resource.api_version,
+            "metadata": metadata,
+            "items": objects,
+        }),
+    };
+    Ok(respond::bytes(call, 200, form.encoding, respond::encode(&list, form.encoding)?.into()))
+}
+
+fn spliced(resource: &Resource, page: &Page) -> Result<Vec<u8>, Status> {
+    let size: usize = page.entries.iter().map(|entry| entry.value.len() + 48).sum();
+    let mut out = Vec::with_capacity(size + 256);
+    out.extend_from_slice(b"{\"kind\":\"");
+    out.extend_from_slice(resource.kind.list_kind.as_bytes());
+    out.extend_from_slice(b"\",\"apiVersion\":\"");
+    out.extend_from_slice(resource.api_version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    serde_json::to_writer(&mut out, &list_metadata(page)).map_err(Status::internal)?;
+    out.extend_from_slice(b",\"items\":[");
+    for (index, entry) in page.entries.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        encoded::splice(&mut out, &entry.value, entry.revision, &resource.api_version, &resource.kind.kind);
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}

@@ -1,0 +1,250 @@
+//! PUT, and the read-modify-write loop that every other change of an object goes through: patches, status, scale,
+//! evictions, bindings. Optimistic: the store's mod revision is compared, nothing is locked.
+
+use bytes::Bytes;
+use http::Response;
+use jiff::Timestamp;
+use objects::{
+    field::{Errors, Path},
+    status::Status,
+    strategy::{Context, Part, deletion},
+};
+use serde_json::Value;
+use storage::{KeyValue, Revision};
+
+use super::{
+    Place, body,
+    create::{Created, create_object, strategy_user},
+    options::WriteOptions,
+    store::{self, Written},
+};
+use crate::{
+    admission::{self, Operation, Review},
+    authn::User,
+    body::Body,
+    convert, encoded,
+    encoded::meta_str,
+    handler::Call,
+    managed, negotiate, respond,
+    server::Inner,
+};
+
+/// How often a change that does not insist on a revision is tried anew.
+const TRIES: usize = 32;
+
+/// What became of an update.
+pub(crate) enum Outcome {
+    Stored(Bytes, Revision),
+    /// The update took away the last thing a deletion waited for; this is the final state.
+    Removed(Value),
+    /// What would have been stored.
+    Dry(Value),
+}
+
+/// Who changes an object, and how.
+pub(crate) struct Change<'c> {
+    pub(crate) inner: &'c Inner,
+    pub(crate) user: &'c User,
+    pub(crate) part: Part,
+    pub(crate) options: &'c WriteOptions,
+    pub(crate) mode: Mode,
+}
+
+/// What the new state has been through already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Nothing: a client's object.
+    Plain,
+    /// Its managed fields are as they should be (server-side apply).
+    Applied,
+    /// Made by this server itself from the stored state: written as it is.
+    Direct,
+}
+
+/// Answers a PUT of an object or of one of its parts.
+pub(crate) async fn update(call: &mut Call, place: &Place<'_>, part: Part) -> Result<Response<Body>, Status> {
+    let options = WriteOptions::of(call)?;
+    let object = body::object(call, place).await?;
+    check_name(place, &object)?;
+    let inner = call.inner.clone();
+    let user = call.user.clone();
+    let wanted_version = meta_str(&object, "resourceVersion").to_owned();
+    check_version_given(place, part, &wanted_version)?;
+    if part == Part::Main
+        && place.resource.strategy.facts().allow_create_on_update
+        && store::read(&inner, &place.store_key()).await?.is_none()
+        && wanted_version.is_empty()
+    {
+        let created = create_object(&inner, &user, place, object, &options, &mut call.warnings).await?;
+        return match created {
+            Created::Stored(bytes, revision) => respond::stored(call, 201, &place.resource, &bytes, revision),
+            Created::Dry(value) => answer(call, place, Outcome::Dry(value)),
+        };
+    }
+    let change = Change { inner: &inner, user: &user, part, options: &options, mode: Mode::Plain };
+    let outcome = apply(&change, place, &mut call.warnings, |_| Ok(object.clone())).await?;
+    answer(call, place, outcome)
+}
+
+/// Sends what an update led to.
+pub(crate) fn answer(call: &Call, place: &Place<'_>, outcome: Outcome) -> Result<Response<Body>, Status> {
+    match outcome {
+        Outcome::Stored(bytes, revision) => respond::stored(call, 200, &place.resource, &bytes, revision),
+        Outcome::Removed(value) | Outcome::Dry(value) => {
+            let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
+            respond::object(call, 200, &place.resource, convert::from_stored(&place.resource, value), form)
+        }
+    }
+}
+
+fn check_name(place: &Place<'_>, object: &Value) -> Result<(), Status> {
+    let (name, namespace) = (meta_str(object, "name"), meta_str(object, "namespace"));
+    if name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    if name != place.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            place.name
+        )));
+    }
+    if place.resource.kind.is_namespaced() && !namespace.is_empty() && namespace != place.namespace {
+        return Err(Status::bad_request(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
+            place.namespace
+        )));
+    }
+    Ok(())
+}
+
+fn check_version_given(place: &Place<'_>, part: Part, version: &str) -> Result<(), Status> {
+    let strategy = &place.resource.strategy;
+    if version.is_empty() && part == Part::Main && !strategy.facts().allow_unconditional_update {
+        let mut errors = Errors::default();
+        let metadata = Path::root("metadata");
+        errors.invalid(&metadata.child("resourceVersion"), 0_i64, "must be specified for an update");
+        return Err(Status::invalid(place.resource.qualified_kind(), place.name, errors.as_slice()));
+    }
+    Ok(())
+}
+
+/// Reads the object, lets `next` say what it should become, and writes that; again from the start when somebody else
+/// wrote in between, unless the new state names the resourceVersion it was made from.
+pub(crate) async fn apply(
+    change: &Change<'_>,
+    place: &Place<'_>,
+    warnings: &mut Vec<String>,
+    next: impl Fn(&Value) -> Result<Value, Status> + Send,
+) -> Result<Outcome, Status> {
+    let key = place.store_key();
+    let mut found = store::read(change.inner, &key).await?;
+    for _ in 0..TRIES {
+        let kv = found.ok_or_else(|| place.not_found())?;
+        let old = encoded::decode(&kv.value, kv.mod_revision)?;
+        let new = next(&old)?;
+        let pinned = check_preconditions(place, &new, &old)?;
+        let value = Box::pin(prepare(change, place, warnings, new, &old)).await?;
+        match write(change, place, &kv, value, &old).await? {
+            Some(outcome) => return Ok(outcome),
+            None if pinned => return Err(Status::modified(place.resource.qualified(), place.name)),
+            None => found = store::read(change.inner, &key).await?,
+        }
+    }
+    Err(Status::modified(place.resource.qualified(), place.name))
+}
+
+/// Whether the new state insists on a revision; an error when that, or its UID, is not the stored one's.
+fn check_preconditions(place: &Place<'_>, new: &Value, old: &Value) -> Result<bool, Status> {
+    let (uid, stored_uid) = (meta_str(new, "uid"), meta_str(old, "uid"));
+    if !uid.is_empty() && uid != stored_uid {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored_uid}");
+        return Err(Status::conflict(place.resource.qualified(), place.name, &why));
+    }
+    let version = meta_str(new, "resourceVersion");
+    if version.is_empty() || version == "0" {
+        return Ok(false);
+    }
+    if version.parse::<u64>().is_err() {
+        return Err(super::get::invalid_version(version));
+    }
+    if version != meta_str(old, "resourceVersion") {
+        return Err(Status::modified(place.resource.qualified(), place.name));
+    }
+    Ok(true)
+}
+
+/// Everything between the client's new state and the one to store.
+async fn prepare(
+    change: &Change<'_>,
+    place: &Place<'_>,
+    warnings: &mut Vec<String>,
+    new: Value,
+    old: &Value,
+) -> Result<Value, Status> {
+    if change.mode == Mode::Direct {
+        return Ok(new);
+    }
+    let strategy = &*place.resource.strategy;
+    let mut object = strategy.decode(new)?;
+    let mut review = Review {
+        inner: change.inner,
+        user: change.user,
+        place,
+        operation: Operation::Update,
+        old: Some(old),
+        warnings: Vec::new(),
+    };
+    if admission::mutate(&mut review, &mut object).await? {
+        object = strategy.decode(object)?;
+    }
+    if change.part == Part::Main {
+        change.inner.allocators.assign(change.inner, &place.resource, &mut object, Some(old))?;
+    }
+    let requester = strategy_user(change.user);
+    let context = Context {
+        namespace: place.resource.kind.is_namespaced().then_some(place.namespace),
+        name: Some(place.name),
+        now: Timestamp::now(),
+        uid: "",
+        name_suffix: "",
+        user: Some(&requester),
+    };
+    let mut value = strategy.update(change.part, object, old, &context)?;
+    if change.mode == Mode::Plain {
+        managed::record_update(&place.resource, &mut value, old, &change.options.field_manager, place.subresource);
+    }
+    admission::validate(&mut review, Some(&value)).await?;
+    warnings.append(&mut review.warnings);
+    Ok(value)
+}
+
+/// Writes the final state; `None` when somebody else wrote in between.
+async fn write(
+    change: &Change<'_>,
+    place: &Place<'_>,
+    kv: &KeyValue,
+    value: Value,
+    old: &Value,
+) -> Result<Option<Outcome>, Status> {
+    let (inner, resource) = (change.inner, &place.resource);
+    let finished = deletion::is_finished(&*resource.strategy, &value);
+    if change.options.dry_run {
+        return Ok(Some(Outcome::Dry(value)));
+    }
+    if finished {
+        let extra = inner.allocators.extra(resource, None, Some(old))?;
+        return Ok(match store::remove(inner, kv.key.clone(), kv.mod_revision, extra).await? {
+            Written::At(_) => Some(Outcome::Removed(value)),
+            Written::Raced => None,
+        });
+    }
+    let bytes = encoded::encode(&value, &resource.storage_api_version, &resource.kind.kind)?;
+    if bytes == kv.value || managed::only_times_differ(&value, old) {
+        return Ok(Some(Outcome::Stored(kv.value.clone(), kv.mod_revision)));
+    }
+    let extra = inner.allocators.extra(resource, Some(&value), Some(old))?;
+    Ok(match store::write(inner, resource, kv.key.clone(), bytes.clone(), kv.mod_revision, extra).await? {
+        Written::At(revision) => Some(Outcome::Stored(bytes, revision)),
+        Written::Raced => None,
+    })
+}

@@ -1,0 +1,278 @@
+//! WATCH: initial state where asked for, then the changes of the kind's window, each watcher at its own pace.
+//!
+//! Nothing is queued for a watcher: it reads the window when its client takes the next chunk, so a slow client costs
+//! nothing but its place; when that has left the window it gets a 410 event and has to list again.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use objects::{
+    field::{Errors, Path},
+    status::{Qualified, Status},
+};
+use storage::Revision;
+use tokio::{sync::watch as signal, time::Instant};
+
+use super::{Place, get::invalid_version};
+use crate::{
+    body::{Body, BoxError},
+    cache::{Change, Entry, Expired, KindCache},
+    frames::{EventType, Frames},
+    handler::Call,
+    negotiate::{self, Encoding},
+    selection::Selection,
+    server::Inner,
+};
+
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Changes read from the window at once.
+const BATCH: usize = 256;
+/// Size at which a chunk of initial events is sent.
+const CHUNK: usize = 256 * 1024;
+/// A watch without timeoutSeconds ends after half an hour to an hour, so that clients spread again.
+const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
+
+struct Options {
+    from: From,
+    bookmarks: bool,
+    initial_end: bool,
+    lifetime: Duration,
+}
+
+enum From {
+    /// Initial state, then changes.
+    State,
+    /// Changes behind this revision.
+    Revision(Revision),
+}
+
+impl Options {
+    fn of(call: &Call) -> Result<Options, Status> {
+        let query = &call.query;
+        let bookmarks = query.flag("allowWatchBookmarks");
+        let initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        check_initial_events(initial, query.text("resourceVersionMatch"))?;
+        let from = match query.text("resourceVersion") {
+            None | Some("0") if initial != Some(false) => From::State,
+            _ if initial == Some(true) => From::State,
+            None => From::Revision(call.inner.hub.revision()),
+            Some(version) => From::Revision(version.parse().map_err(|_| invalid_version(version))?),
+        };
+        let seconds = match query.text("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
+            Some(seconds) if seconds > 0 => seconds,
+            _ => rand::random_range(DEFAULT_SECONDS),
+        };
+        let lifetime = Duration::from_secs(seconds);
+        Ok(Options { from, bookmarks, initial_end: initial == Some(true) && bookmarks, lifetime })
+    }
+}
+
+fn check_initial_events(initial: Option<bool>, rule: Option<&str>) -> Result<(), Status> {
+    let mut errors = Errors::default();
+    match (initial, rule) {
+        (None, Some(_)) => errors.forbidden(
+            &Path::root("resourceVersionMatch"),
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (Some(_), None) => errors.forbidden(
+            &Path::root("resourceVersionMatch"),
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        (Some(_), Some(rule)) if rule != "NotOlderThan" => {
+            errors.not_supported(&Path::root("resourceVersionMatch"), rule, &["NotOlderThan"]);
+        }
+        _ => return Ok(()),
+    }
+    Err(Status::invalid(Qualified::new("meta.k8s.io", "ListOptions"), "", errors.as_slice()))
+}
+
+/// Answers a watch.
+pub(crate) async fn watch(call: &Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
+    let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
+    let mut selection = Selection::of(&call.query, &place.resource)?;
+    if !place.name.is_empty() {
+        selection.only(place.name);
+    }
+    let options = Options::of(call)?;
+    let inner = &call.inner;
+    match (&options.from, call.query.text("resourceVersion")) {
+        (From::Revision(revision), _) => inner.hub.wait_for(*revision).await?,
+        (From::State, None) => inner.hub.linearize().await?,
+        (From::State, Some(version)) => {
+            inner.hub.wait_for(version.parse().map_err(|_| invalid_version(version))?).await?;
+        }
+    }
+    let cache = inner.hub.of(&place.resource)?;
+    let watcher = Watcher::new(inner.clone(), cache, place, selection, &options, Frames::new(&call.query, place, form));
+    inner.metrics.watchers.inc();
+    let chunks = stream::unfold(watcher, |mut watcher| async move {
+        let chunk = watcher.next().await?;
+        Some((Ok::<_, BoxError>(chunk), watcher))
+    });
+    let mut response = Response::new(Body::stream(chunks));
+    let content_type = match form.encoding {
+        Encoding::Protobuf => HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch"),
+        _ => HeaderValue::from_static("application/json"),
+    };
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    Ok(response)
+}
+
+struct Watcher {
+    inner: Arc<Inner>,
+    cache: Arc<KindCache>,
+    changed: signal::Receiver<()>,
+    namespace: String,
+    selection: Selection,
+    frames: Frames,
+    initial: VecDeque<Arc<Entry>>,
+    /// Send the bookmark that ends the initial events, with this revision.
+    initial_end: Option<Revision>,
+    /// Place in the window; an error is sent as the only event.
+    next: Result<u64, Expired>,
+    asked: Revision,
+    ends: Instant,
+    bookmark: Option<Instant>,
+    done: bool,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.inner.metrics.watchers.dec();
+    }
+}
+
+impl Watcher {
+    fn new(
+        inner: Arc<Inner>,
+        cache: Arc<KindCache>,
+        place: &Place<'_>,
+        selection: Selection,
+        options: &Options,
+        frames: Frames,
+    ) -> Watcher {
+        let now = Instant::now();
+        let mut watcher = Watcher {
+            changed: cache.changes(),
+            namespace: place.namespace.to_owned(),
+            selection,
+            frames,
+            initial: VecDeque::new(),
+            initial_end: None,
+            next: Ok(0),
+            asked: 0,
+            ends: now + options.lifetime,
+            bookmark: options.bookmarks.then_some(now + BOOKMARK_EVERY),
+            done: false,
+            inner,
+            cache,
+        };
+        match options.from {
+            From::State => {
+                let seen = watcher.inner.hub.revision();
+                let listing = watcher.cache.list(place.namespace, |entry| watcher.selection.matches(entry));
+                watcher.initial_end = options.initial_end.then_some(seen.max(listing.revision));
+                watcher.next = Ok(listing.next);
+                watcher.initial = listing.entries.into();
+            }
+            From::Revision(revision) => {
+                watcher.asked = revision;
+                watcher.next = watcher.cache.after(revision);
+            }
+        }
+        watcher
+    }
+
+    /// The next chunk of events; `None` ends the watch.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        loop {
+            if self.done {
+                return None;
+            }
+            self.write_initial(&mut out);
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+            // Read before the window: all changes up to this revision are in what the window yields next.
+            let seen = self.inner.hub.revision();
+            if !self.write_changes(&mut out) && out.is_empty() {
+                self.wait(seen, &mut out).await;
+            }
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+        }
+    }
+
+    fn write_initial(&mut self, out: &mut Vec<u8>) {
+        while out.len() < CHUNK {
+            let Some(entry) = self.initial.pop_front() else { break };
+            self.frames.event(out, EventType::Added, &entry, entry.revision);
+        }
+        if self.initial.is_empty()
+            && let Some(revision) = self.initial_end.take()
+        {
+            self.frames.bookmark(out, revision, true);
+        }
+    }
+
+    /// Writes pending changes; false when there were none.
+    fn write_changes(&mut self, out: &mut Vec<u8>) -> bool {
+        let changes = match self.next {
+            Ok(next) => self.cache.read_changes(next, BATCH).map(|changes| (next, changes)),
+            Err(Expired { oldest }) => Err(Expired { oldest }),
+        };
+        match changes {
+            Ok((next, changes)) => {
+                self.next = Ok(next + changes.len() as u64);
+                for change in &changes {
+                    self.write_change(out, change);
+                }
+                !changes.is_empty()
+            }
+            Err(Expired { oldest }) => {
+                self.frames.error(out, &Status::too_old(self.asked, oldest));
+                self.done = true;
+                true
+            }
+        }
+    }
+
+    fn write_change(&mut self, out: &mut Vec<u8>, change: &Change) {
+        self.asked = change.revision;
+        let ours = |entry: &&Arc<Entry>| {
+            (self.namespace.is_empty() || entry.namespace() == self.namespace) && self.selection.matches(entry)
+        };
+        let (before, after) = (change.before.as_ref().filter(ours), change.after.as_ref().filter(ours));
+        match (before, after) {
+            (None, Some(entry)) => self.frames.event(out, EventType::Added, entry, entry.revision),
+            (Some(_), Some(entry)) => self.frames.event(out, EventType::Modified, entry, entry.revision),
+            (Some(entry), None) => self.frames.event(out, EventType::Deleted, entry, change.revision),
+            (None, None) => {}
+        }
+    }
+
+    /// Waits for a change, the next bookmark or the end.
+    async fn wait(&mut self, seen: Revision, out: &mut Vec<u8>) {
+        if self.cache.is_closed() {
+            self.done = true;
+            return;
+        }
+        let bookmark = self.bookmark.unwrap_or(self.ends);
+        tokio::select! {
+            changed = self.changed.changed() => self.done = changed.is_err(),
+            () = self.inner.stop.cancelled() => self.done = true,
+            () = tokio::time::sleep_until(self.ends.min(bookmark)) => {
+                if self.bookmark.is_some() {
+                    // Also at the end, so that the client resumes from here and not from its last event.
+                    self.frames.bookmark(out, seen, false);
+                    self.bookmark = Some(Instant::now() + BOOKMARK_EVERY);
+                }
+                self.done = Instant::now() >= self.ends;
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The server's shared state, its start and its stop. Start: caches, then keys and roles that every cluster has,
+//! then ready; stop: no new connections, running requests drain, watches end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+    server::{VerifierBuilderError, WebPkiClientVerifier},
+};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::quota::Turns,
+    alloc::Allocators,
+    authn::{
+        Authenticator, User,
+        jwt::{JwtError, SigningKey},
+        service_account::TokenAuthenticator,
+    },
+    authz::Authorizer,
+    body::{Body, RequestBody},
+    bootstrap,
+    cache::Hub,
+    config::Config,
+    dial::SharedDialer,
+    discovery::Documents,
+    events::TtlLeases,
+    in_process::InProcess,
+    metrics::Metrics,
+    registry::Registry,
+    serve,
+};
+
+/// Why the server cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The client CA bundle has no usable certificate.
+    #[error("the client CA bundle cannot be used")]
+    ClientCa(#[source] VerifierBuilderError),
+    /// A certificate of the bundle is broken.
+    #[error("a certificate of the client CA bundle cannot be used")]
+    Certificate(#[source] rustls::Error),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    /// The service-account signing key is of no use.
+    #[error("the service-account signing key cannot be used")]
+    SigningKey(#[source] JwtError),
+    /// The objects every cluster has could not be written.
+    #[error("cannot write the objects every cluster has")]
+    Bootstrap(#[source] objects::status::Status),
+}
+
+/// Paths beyond the Kubernetes API, served behind the same listener and authentication but without authorization:
+/// the route decides by the user it gets. An upgrade is taken from the request as hyper's `OnUpgrade`.
+pub trait ExtraRoute: Send + Sync + 'static {
+    /// Answers one request; `user` is `system:anonymous` when no credential was shown.
+    fn handle(&self, request: Request<RequestBody>, user: Arc<User>) -> BoxFuture<'static, Response<Body>>;
+}
+
+/// The API server. Cheap to clone; all clones are one server.
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+}
+
+/// What every request needs. Fields are set once at start.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) registry: Registry,
+    pub(crate) authn: Authenticator,
+    pub(crate) authz: Authorizer,
+    pub(crate) signing_key: Arc<SigningKey>,
+    pub(crate) allocators: Allocators,
+    pub(crate) documents: Documents,
+    pub(crate) event_leases: TtlLeases,
+    pub(crate) quota_turns: Turns,
+    pub(crate) metrics: Metrics,
+    pub(crate) dialer: SharedDialer,
+    pub(crate) routes: ArcSwap<Vec<(String, Arc<dyn ExtraRoute>)>>,
+    pub(crate) tls: TlsAcceptor,
+    pub(crate) ready: AtomicBool,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl ApiServer {
+    /// Starts the server's own tasks and writes the objects every cluster has. No connection is accepted until
+    /// [`ApiServer::serve`]; [`ApiServer::service_for`] works at once.
+    ///
+    /// # Errors
+    /// When keys or certificates are unusable or the store refuses the first writes.
+    pub async fn start(mut config: Config) -> Result<ApiServer, StartError> {
+        let signing_key =
+            Arc::new(SigningKey::from_pkcs8(&config.service_accounts.signing_key).map_err(StartError::SigningKey)?);
+        config.service_accounts.signing_key.clear();
+        let tls = tls_acceptor(&config)?;
+        let hub = Hub::new(config.store.clone());
+        let registry = Registry::built_in();
+        let tokens = Arc::new(TokenAuthenticator::new(signing_key.clone(), &config.service_accounts, hub.clone()));
+        let inner = Arc::new(Inner {
+            authn: Authenticator::new(&config.tokens, tokens, config.anonymous),
+            authz: Authorizer::new(hub.clone()),
+            allocators: Allocators::new(&config.service_cidrs, config.node_ports.clone()),
+            documents: Documents::default(),
+            event_leases: TtlLeases::new(config.store.clone(), config.event_ttl),
+            quota_turns: Turns::default(),
+            metrics: Metrics::new(),
+            dialer: config.dialer.clone(),
+            routes: ArcSwap::default(),
+            ready: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            signing_key,
+            tls,
+            hub,
+            registry,
+            config,
+        });
+        inner.tasks.spawn(inner.hub.clone().run(inner.stop.clone()));
+        bootstrap::run(&inner).await.map_err(StartError::Bootstrap)?;
+        inner.ready.store(true, Ordering::Release);
+        tracing::info!("api server ready");
+        Ok(ApiServer { inner })
+    }
+
+    /// Accepts connections until [`ApiServer::shutdown`].
+    pub async fn serve(&self, listener: TcpListener) {
+        serve::accept(&self.inner, listener).await;
+    }
+
+    /// Serves TLS on one connection that was accepted elsewhere.
+    pub async fn serve_connection(&self, stream: tokio::net::TcpStream) {
+        serve::connection(self.inner.clone(), stream).await;
+    }
+
+    /// A tower service that sends requests as `user` through the same chain as the network does.
+    pub fn service_for(&self, user: User) -> InProcess {
+        InProcess::new(self.inner.clone(), Arc::new(user.authenticated()))
+    }
+
+    /// Adds a handler for all paths that begin with `prefix`, for example `/rk/v1/`.
+    pub fn add_route(&self, prefix: &str, route: Arc<dyn ExtraRoute>) {
+        self.inner.routes.rcu(|routes| {
+            let mut routes = routes.as_ref().clone();
+            routes.push((prefix.to_owned(), route.clone()));
+            routes
+        });
+    }
+
+    /// Whether the server answers `/readyz` with ok.
+    pub fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::Acquire) && !self.inner.stop.is_cancelled()
+    }
+
+    /// Stops accepting, ends watches, and waits up to `grace` for running requests.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.inner.ready.store(false, Ordering::Release);
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
+            tracing::warn!(open = self.inner.tasks.len(), "requests still running at the end of the grace period");
+        }
+    }
+}
+
+fn tls_acceptor(config: &Config) -> Result<TlsAcceptor, StartError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(config.client_ca_pem.as_bytes()).flatten() {
+        roots.add(certificate).map_err(StartError::Certificate)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(StartError::ClientCa)?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(StartError::Tls)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(config.serving.clone());
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(tls)))
+}

@@ -1,0 +1,80 @@
+//! Views of objects that clients ask for in the Accept header: Table rows and bare metadata.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::{query::Query, registry::Resource};
+
+/// What a table row carries besides its cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub(crate) fn of(query: &Query) -> Include {
+        match query.text("includeObject") {
+            Some("None") => Include::None,
+            Some("Object") => Include::Object,
+            _ => Include::Metadata,
+        }
+    }
+}
+
+/// The PartialObjectMetadata of an object.
+pub(crate) fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| Value::Object(Map::new())),
+    })
+}
+
+/// A Table of objects. `metadata` is the list's; a single object's own resourceVersion is used without.
+pub(crate) fn table(
+    resource: &Resource,
+    objects: impl Iterator<Item = Value>,
+    include: Include,
+    metadata: Option<Value>,
+) -> Value {
+    let now = Timestamp::now();
+    let mut version = Value::Null;
+    let rows: Vec<Value> = objects
+        .map(|object| {
+            version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
+            row(resource, object, include, now)
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata.unwrap_or_else(|| json!({ "resourceVersion": version })),
+        "columnDefinitions": columns(resource),
+        "rows": rows,
+    })
+}
+
+fn columns(resource: &Resource) -> Vec<Value> {
+    let definition = |column: &objects::columns::Column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    };
+    resource.strategy.columns().iter().map(definition).collect()
+}
+
+fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> Value {
+    let cells = resource.strategy.cells(&object, now);
+    let carried = match include {
+        Include::None => return json!({ "cells": cells }),
+        Include::Metadata => partial(&object),
+        Include::Object => object,
+    };
+    json!({ "cells": cells, "object": carried })
+}

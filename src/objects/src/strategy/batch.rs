@@ -1,0 +1,5 @@
+//! Strategies of the batch group.
+
+pub mod cron_job;
+pub mod job;
+mod job_rules;

@@ -1,0 +1,76 @@
+//! Core events. `events.k8s.io` events are a view of these.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
+use serde_json::Value;
+
+use crate::columns::{self, Column};
+use crate::field::{Errors, Path};
+use crate::strategy::SelectableField;
+use crate::strategy::typed::Rules;
+use crate::validation::text;
+
+/// Fields of events, in whichever form.
+pub const FIELDS: &[SelectableField] = &[
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
+    SelectableField { label: "involvedObject.kind", path: &["involvedObject", "kind"], absent: "" },
+    SelectableField { label: "involvedObject.namespace", path: &["involvedObject", "namespace"], absent: "" },
+    SelectableField { label: "involvedObject.name", path: &["involvedObject", "name"], absent: "" },
+    SelectableField { label: "involvedObject.uid", path: &["involvedObject", "uid"], absent: "" },
+    SelectableField { label: "involvedObject.apiVersion", path: &["involvedObject", "apiVersion"], absent: "" },
+    SelectableField {
+        label: "involvedObject.resourceVersion",
+        path: &["involvedObject", "resourceVersion"],
+        absent: "",
+    },
+    SelectableField { label: "involvedObject.fieldPath", path: &["involvedObject", "fieldPath"], absent: "" },
+    SelectableField { label: "reason", path: &["reason"], absent: "" },
+    SelectableField { label: "reportingComponent", path: &["reportingComponent"], absent: "" },
+    SelectableField { label: "source", path: &["source", "component"], absent: "" },
+    SelectableField { label: "type", path: &["type"], absent: "" },
+];
+
+pub struct EventRules;
+
+impl Rules for EventRules {
+    type Object = Event;
+    const CREATE_ON_UPDATE: bool = true;
+    const FIELDS: &'static [SelectableField] = FIELDS;
+    const COLUMNS: &'static [Column] = columns::core::EVENT;
+
+    fn validate(event: &Event, errors: &mut Errors) {
+        let own = text(event.metadata.namespace.as_ref());
+        let path = Path::root("involvedObject");
+        // Events about cluster-scoped objects live in the default namespace.
+        match text(event.involved_object.namespace.as_ref()) {
+            "" if own != "default" && own != "kube-system" => {
+                errors.invalid(&path.child("namespace"), "", "does not match event.namespace");
+            }
+            "" => {}
+            other if other != own => {
+                errors.invalid(&path.child("namespace"), other, "does not match event.namespace");
+            }
+            _ => {}
+        }
+        if event.event_time.is_some() {
+            let required = [
+                ("reportingComponent", &event.reporting_component),
+                ("reportingInstance", &event.reporting_instance),
+                ("action", &event.action),
+                ("reason", &event.reason),
+            ];
+            for (field, value) in required {
+                if text(value.as_ref()).is_empty() {
+                    errors.required(&Path::root(field), "");
+                }
+            }
+        }
+    }
+
+    fn validate_update(_new: &Event, _old: &Event, _errors: &mut Errors) {}
+
+    fn cells(event: &Event, now: Timestamp) -> Vec<Value> {
+        columns::core::event(event, now)
+    }
+}

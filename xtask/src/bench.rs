@@ -1,0 +1,121 @@
+//! `cargo xtask bench`: what the release executable costs and how fast it is, on this machine, as a table and as JSON.
+//!
+//! Each server under test runs on a host of its own, a network namespace, with fresh folders; all of it is removed
+//! again, whatever the outcome. The clients are part of this process and share the machine's cores with the server,
+//! so the server's CPU seconds are the steadier figure. What each row means stands in docs/benchmarks.md.
+
+mod api;
+mod executable;
+mod idle;
+mod latency;
+mod load;
+mod machine;
+mod pods;
+mod processes;
+mod python;
+mod report;
+mod start;
+mod subject;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use report::Report;
+use subject::Subject;
+
+/// The numbers of clients the API is loaded with.
+const CLIENTS: [usize; 3] = [1, 16, 64];
+const PODS: usize = 50;
+const FULL_NODE: usize = 110;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The executable to measure [default: built with `cargo build --release -p rk`]
+    #[arg(long)]
+    rk: Option<PathBuf>,
+    /// Also write the results as JSON to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Folder on the disk to measure; folders made in it are removed again
+    #[arg(long, default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Starts on a fresh data dir
+    #[arg(long, default_value_t = 3)]
+    starts: usize,
+    /// Seconds before and during which the idle cluster is observed
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    /// ConfigMaps, and pods for LIST, that the API is loaded with
+    #[arg(long, default_value_t = 2000)]
+    objects: usize,
+    /// A Python load client to use for the API rows instead of the built-in one, so that peers can be measured with
+    /// the same: called with --kubeconfig, --n, --clients, --pids and --json
+    #[arg(long)]
+    load_client: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let needs = [
+        rk_tests::need::Need::Root,
+        rk_tests::need::Need::Program("ip"),
+        rk_tests::need::Need::Program("nsenter"),
+        rk_tests::need::Need::File("/bin/busybox"),
+    ];
+    ensure!(rk_tests::need::met("bench", &needs), "this machine cannot run the bench");
+    ensure!(args.starts > 0 && args.objects > 0, "--starts and --objects must be above 0");
+    let rk = executable::find(args.rk.as_deref())?;
+    let mut report = Report::new(machine::describe(&args.dir)?, executable::describe(&rk)?);
+    measure(args, &rk, &mut report)?;
+    print!("\n{}", report.text());
+    if let Some(path) = &args.json {
+        fs::write(path, report.json()?).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn measure(args: &Args, rk: &std::path::Path, report: &mut Report) -> anyhow::Result<()> {
+    progress("start on a fresh data dir");
+    let mut last = None;
+    let mut starts = Vec::new();
+    for _ in 0..args.starts {
+        drop(last.take());
+        let mut subject = Subject::prepare(rk, &args.dir)?;
+        starts.push(start::measure(&mut subject)?);
+        last = Some(subject);
+    }
+    let subject = last.context("no start")?;
+    report.add_starts(&starts);
+
+    progress("idle");
+    let idle = idle::measure(&subject, Duration::from_secs(args.idle))?;
+    report.add_idle(&idle, args.idle);
+
+    progress("pods, one after another");
+    subject.import_busybox()?;
+    let one_by_one = subject.inside(pods::one_by_one(&subject, PODS))?;
+    report.add_pods(&one_by_one);
+    report.add_memory(&format!("memory with {PODS} pods, PSS"), &processes::memory(&subject)?, None);
+    subject.inside(pods::remove_all(&subject))?;
+
+    progress("pods, a full node at once");
+    let seconds = subject.inside(pods::all_at_once(&subject, FULL_NODE))?;
+    report.add(&format!("{FULL_NODE} pods, all Running"), seconds, "s", Some(15.0));
+    subject.inside(pods::remove_all(&subject))?;
+
+    progress("API");
+    let phases = match &args.load_client {
+        Some(script) => python::run(&subject, script, args.objects, &CLIENTS)?,
+        None => subject.inside(load::run(&subject, args.objects, &CLIENTS))?,
+    };
+    report.add_phases(phases);
+    report.add_memory("memory after the load, PSS", &processes::memory(&subject)?, None);
+    subject.stop()
+}
+
+/// What is being measured now, for whoever waits.
+fn progress(what: &str) {
+    eprintln!("bench: {what}");
+}
