@@ -104,6 +104,8 @@ async fn handle(api: &Arc<Api>, request: Request<Incoming>) -> Response<Body> {
 }
 
 #[cfg(test)]
+mod kubectl_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -310,7 +310,7 @@ async fn run_answers_with_the_output() {
 }
 
 /// Entering a namespace, even one's own, takes privileges.
-fn may_enter_namespaces() -> bool {
+pub(super) fn may_enter_namespaces() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("SKIPPED: port-forward tests need root to enter network namespaces");
@@ -319,7 +319,7 @@ fn may_enter_namespaces() -> bool {
 }
 
 /// Answers each connection with what it was sent, in upper case, when that has ended.
-async fn shouting_server() -> u16 {
+pub(super) async fn shouting_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

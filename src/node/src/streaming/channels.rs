@@ -135,7 +135,8 @@ where
         read(messages, coding, inputs).await;
         gone.cancel();
     }));
-    // An empty message tells clients that the connection stands.
+    // An empty message tells clients that the connection stands. Those of version 5 need none, and complain of one that
+    // comes before they have set up their channels.
     let first = if wanted.stdout {
         STDOUT
     } else if wanted.stderr {
@@ -143,7 +144,7 @@ where
     } else {
         ERROR
     };
-    if sender.send(Outgoing::Data(coding.encode(first, &[]))).await.is_err() {
+    if protocol != "v5.channel.k8s.io" && sender.send(Outgoing::Data(coding.encode(first, &[]))).await.is_err() {
         return;
     }
     command::run(command, client).await;

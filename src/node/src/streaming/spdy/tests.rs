@@ -114,7 +114,7 @@ async fn data_for_no_stream_is_reset_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_stream_number_out_of_order_ends_the_connection() {
+async fn a_stream_number_of_the_server_ends_the_connection() {
     let (mut client, session) = pair();
     client.send(&Frame::SynStream { id: 4, fin: false, headers: super::header::Headers::default() }).await;
     tokio::time::timeout(Duration::from_secs(10), session.gone.cancelled()).await.unwrap();
