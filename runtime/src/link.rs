@@ -2,10 +2,11 @@
 
 use crate::error::RuntimeError;
 use crate::protocol::{self, Call, Failure, FailureKind, Kind, Notice, Reply, Request, Response};
+use crate::records::PodDir;
 use crate::spec::{ContainerId, PodId};
+use crate::sys;
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,8 +32,11 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Inbox(OwnedReadHalf);
 
-pub(crate) async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(socket).await
+/// Connecting to a local socket does not block for longer than its backlog is full. The path may be of any length.
+pub(crate) fn connect(pod: &PodDir) -> io::Result<UnixStream> {
+    let stream = sys::fd::connect_in(pod.path(), PodDir::SOCKET)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 impl Link {
@@ -103,10 +107,10 @@ impl Link {
 }
 
 /// Opens a session: the stream, once the shim has agreed.
-pub(crate) async fn open_session(pod: &PodId, socket: &Path, call: Call) -> Result<UnixStream, RuntimeError> {
+pub(crate) async fn open_session(pod: &PodId, dir: &PodDir, call: Call) -> Result<UnixStream, RuntimeError> {
     let channel = |source| RuntimeError::Channel { pod: pod.clone(), source };
     let subject = subject(&call);
-    let mut stream = connect(socket).await.map_err(channel)?;
+    let mut stream = connect(dir).map_err(channel)?;
     let payload = serde_json::to_vec(&Request { seq: 1, call }).map_err(|e| channel(e.into()))?;
     write_frame(&mut stream, Kind::Request, &payload).await.map_err(channel)?;
     let (kind, payload) = read_frame(&mut stream).await.map_err(channel)?;

@@ -143,7 +143,9 @@ impl Pod {
     }
 
     pub(crate) fn netns(&self) -> PathBuf {
-        self.record.netns.clone().unwrap_or_else(|| PathBuf::from("/proc/1/ns/net"))
+        // A pod on the host's network is where this process is.
+        let own = || PathBuf::from(format!("/proc/{}/ns/net", std::process::id()));
+        self.record.netns.clone().unwrap_or_else(own)
     }
 
     pub(crate) fn status(&self) -> PodStatus {

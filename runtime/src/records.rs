@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct PodDir(PathBuf);
 
 impl PodDir {
+    pub(crate) const SOCKET: &'static str = "shim.sock";
+
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
@@ -27,7 +29,7 @@ impl PodDir {
         self.0.join("pod.json")
     }
     pub(crate) fn socket(&self) -> PathBuf {
-        self.0.join("shim.sock")
+        self.0.join(Self::SOCKET)
     }
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("shim.log")

@@ -219,6 +219,8 @@ impl Store {
             .collect();
         for mut other in others {
             other.names.retain(|n| !names.contains(n));
+            // What was pinned for its name has lost its reason to stay.
+            other.pinned &= !other.names.is_empty();
             self.save(&other)?;
             state.images.insert(other.id.clone(), other);
         }

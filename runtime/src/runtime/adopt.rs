@@ -30,7 +30,7 @@ pub(super) async fn all(inner: &Arc<Inner>) -> Result<()> {
 
 async fn one(inner: &Arc<Inner>, dir: PodDir, record: PodRecord) {
     let id = record.spec.id.clone();
-    let alive = match spawn::reach(&id, &dir).await {
+    let alive = match spawn::reach(&id, &dir) {
         Ok((link, mut inbox)) => match spawn::hello(&link, &mut inbox).await {
             Ok((pid, containers)) => Some((link, inbox, pid, containers)),
             Err(error) => {

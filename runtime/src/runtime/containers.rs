@@ -161,7 +161,7 @@ impl Runtime {
         if let PodPhase::Gone { reason } = pod.phase() {
             return Err(RuntimeError::ShimGone { pod: pod.record.spec.id.clone(), reason });
         }
-        let stream = link::open_session(&pod.record.spec.id, &pod.dir.socket(), call).await?;
+        let stream = link::open_session(&pod.record.spec.id, &pod.dir, call).await?;
         Ok(Session::start(stream, wanted))
     }
 

@@ -14,7 +14,6 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::net::UnixStream;
 
 pub(super) async fn pod(inner: &Arc<Inner>, spec: PodSpec) -> Result<Arc<Pod>> {
     let id = spec.id.clone();
@@ -59,9 +58,8 @@ async fn start(inner: &Arc<Inner>, dir: &PodDir, record: &PodRecord) -> Result<(
         .create(&record.cgroup_path)
         .map_err(|source| RuntimeError::Cgroup { path: record.cgroup_path.clone(), source })?;
     launch(inner, dir).await?;
-    let (link, mut inbox) = reach(&record.spec.id, dir)
-        .await
-        .map_err(|source| RuntimeError::Channel { pod: record.spec.id.clone(), source })?;
+    let (link, mut inbox) =
+        reach(&record.spec.id, dir).map_err(|source| RuntimeError::Channel { pod: record.spec.id.clone(), source })?;
     let (pid, _) = hello(&link, &mut inbox).await?;
     Ok((link, inbox, pid))
 }
@@ -89,9 +87,8 @@ async fn launch(inner: &Arc<Inner>, dir: &PodDir) -> Result<()> {
     }))
 }
 
-pub(super) async fn reach(pod: &PodId, dir: &PodDir) -> std::io::Result<(Link, Inbox)> {
-    let stream: UnixStream = link::connect(&dir.socket()).await?;
-    Ok(Link::new(pod.clone(), stream))
+pub(super) fn reach(pod: &PodId, dir: &PodDir) -> std::io::Result<(Link, Inbox)> {
+    Ok(Link::new(pod.clone(), link::connect(dir)?))
 }
 
 /// The shim's pid and what it knows of its containers.

@@ -13,7 +13,6 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 /// Second argument of the second execution, from the sealed view.
@@ -101,7 +100,7 @@ fn become_shim(dir: &PodDir) -> Result<Server, String> {
     } else {
         None
     };
-    let listener = UnixListener::bind(dir.socket()).map_err(context("socket"))?;
+    let listener = sys::fd::bind_in(dir.path(), PodDir::SOCKET).map_err(context("socket"))?;
     Server::new(dir.clone(), record, cgroups, listener, pid_holder).map_err(context("signals"))
 }
 

@@ -45,6 +45,8 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
     repair::once(inner).await?;
     kubernetes_service(&writer).await?;
     crate::crd::registrar::sync(inner)?;
+    crate::role_sums::once(inner).await?;
+    crate::api_services::sync(inner).await?;
     crate::background::spawn(inner);
     Ok(())
 }

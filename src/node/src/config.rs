@@ -96,8 +96,8 @@ impl Default for Eviction {
     fn default() -> Self {
         Self {
             memory_available: 100 << 20,
-            nodefs_available_percent: 10,
-            imagefs_available_percent: 15,
+            nodefs_available_percent: 5,
+            imagefs_available_percent: 5,
             inodes_free_percent: 5,
             settle: Duration::from_secs(300),
         }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node as NodeObject;
@@ -19,7 +20,15 @@ async fn run(context: Arc<Context>) {
     let mut changes = context.node.subscribe();
     let mut own: Option<Ipv4Net> = None;
     let mut peers: Option<Vec<Peer>> = None;
-    while changes.next().await.is_some() {
+    let mut pause = Duration::from_millis(200);
+    let mut failed = false;
+    loop {
+        // A change, or another try at what the kernel refused.
+        tokio::select! {
+            change = changes.next() => if change.is_none() { return },
+            () = tokio::time::sleep(pause), if failed => pause = (pause * 2).min(Duration::from_secs(30)),
+        }
+        failed = false;
         let nodes = context.node.list();
         let cidr = context.own_node().and_then(|n| pod_cidr(&n));
         if cidr.is_some()
@@ -33,7 +42,10 @@ async fn run(context: Arc<Context>) {
                     context.workers.wake_all();
                     context.health.send_modify(|health| health.network = true);
                 }
-                Err(error) => tracing::error!(%wanted, error = %chain(&error), "cannot use the pod range"),
+                Err(error) => {
+                    failed = true;
+                    tracing::error!(%wanted, error = %chain(&error), "cannot use the pod range");
+                }
             }
         }
         let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(context.config.name.as_str()));
@@ -42,7 +54,10 @@ async fn run(context: Arc<Context>) {
         if peers.as_ref() != Some(&wanted) {
             match context.net.set_peers(wanted.clone()).await {
                 Ok(()) => peers = Some(wanted),
-                Err(error) => tracing::error!(error = %chain(&error), "cannot set the peers of the overlay"),
+                Err(error) => {
+                    failed = true;
+                    tracing::error!(error = %chain(&error), "cannot set the peers of the overlay");
+                }
             }
         }
     }

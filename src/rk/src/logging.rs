@@ -20,7 +20,7 @@ pub(crate) fn start(verbose: u8, format: Format) -> anyhow::Result<()> {
     let filter = match std::env::var("RK_LOG") {
         Ok(filter) => EnvFilter::try_new(&filter).with_context(|| format!("RK_LOG={filter:?} is no log filter"))?,
         Err(_) => EnvFilter::new(format!(
-            "{level},openraft=warn,hyper=warn,h2=warn,rustls=warn,kube=warn,tower=warn,libcontainer=warn,libcgroups=warn,hickory_resolver=warn,hickory_proto=warn"
+            "{level},openraft=warn,hyper=warn,h2=warn,rustls=warn,kube=warn,tower=warn,libcontainer=warn,libcgroups=warn,hickory_resolver=warn,hickory_proto=warn,nlink=error"
         )),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

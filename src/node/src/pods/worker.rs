@@ -215,7 +215,12 @@ impl Worker {
 
     /// Looks at what runs, computes the status and reports it.
     pub(super) fn observe(&mut self, pod: &Arc<Pod>, now: Timestamp) -> PodView {
-        let view = self.messages.view(&self.context, &self.uid);
+        let mut view = self.messages.view(&self.context, &self.uid);
+        // Namespaces without an address are half a sandbox: making it again is how it is completed.
+        let host_network = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        if view.sandbox == Sandbox::Ready && !host_network && self.context.net.address(&self.uid).is_none() {
+            view.sandbox = Sandbox::Absent;
+        }
         self.memory.probes = self.probes.sync(pod, &view, self.memory.pod_ips.first().map(String::as_str));
         let status = status::compute(pod, &view, &self.memory, &self.host_ips(), false, now);
         self.publish(pod, status);

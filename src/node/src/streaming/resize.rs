@@ -26,14 +26,19 @@ impl Sizes {
         self.pending.extend_from_slice(data);
         let mut sizes = Vec::new();
         let mut stream = serde_json::Deserializer::from_slice(&self.pending).into_iter::<Size>();
-        let mut broken = false;
-        for size in stream.by_ref() {
+        let (mut taken, mut broken) = (0, false);
+        while let Some(size) = stream.next() {
             match size {
-                Ok(Size { width, height }) => sizes.push(TtySize { width, height }),
-                Err(error) => broken = !error.is_eof(),
+                Ok(Size { width, height }) => {
+                    sizes.push(TtySize { width, height });
+                    taken = stream.byte_offset();
+                }
+                Err(error) => {
+                    broken = !error.is_eof();
+                    break;
+                }
             }
         }
-        let taken = stream.byte_offset();
         // What can't be a size is dropped, so that the next one can be read.
         let drop = if broken || self.pending.len() > LONGEST { self.pending.len() } else { taken };
         self.pending.drain(..drop);

@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::lifecycle::settings;
 use crate::machine::{SERVE, is_phase, is_ready, on_a_machine, shell, waits_for};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_object_is_named_and_waited_for() {
+#[test]
+fn a_missing_object_is_named_and_waited_for() {
     on_a_machine(|machine, rk| async move {
         let mut web = shell("c", &format!("echo $COLOUR; {SERVE}"));
         web["env"] =
@@ -19,12 +19,11 @@ async fn a_missing_object_is_named_and_waited_for() {
         machine.api.put(&settings("blue")).unwrap();
         machine.pod("web", "readiness", is_ready).await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn images_that_cannot_be_had_are_told() {
+#[test]
+fn images_that_cannot_be_had_are_told() {
     on_a_machine(|machine, rk| async move {
         let image = |name: &str, policy: &str| json!({"name": "c", "image": name, "imagePullPolicy": policy});
         machine.create("never", json!({"containers": [image("rk.local/none:1", "Never")]}));
@@ -37,24 +36,22 @@ async fn images_that_cannot_be_had_are_told() {
         machine.event("refused", "Failed", "Failed to pull image \"127.0.0.1:1/x:1\"").await;
         machine.event("refused", "Failed", "Error: ErrImagePull").await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_root_image_is_refused_where_root_is_forbidden() {
+#[test]
+fn a_root_image_is_refused_where_root_is_forbidden() {
     on_a_machine(|machine, rk| async move {
         let context = json!({"runAsNonRoot": true});
         machine.create("root", json!({"securityContext": context, "containers": [shell("c", SERVE)]}));
         let message = machine.pod("root", "the reason", waits_for("CreateContainerConfigError")).await;
         assert!(message.starts_with("container has runAsNonRoot and image will run as root"), "{message}");
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_does_not_exist_is_told() {
+#[test]
+fn a_command_that_does_not_exist_is_told() {
     on_a_machine(|machine, rk| async move {
         let spec = json!({"name": "c", "image": crate::machine::IMAGE, "command": ["/no/such/program"]});
         machine.create("once", json!({"restartPolicy": "Never", "containers": [spec]}));
@@ -63,12 +60,11 @@ async fn a_command_that_does_not_exist_is_told() {
         machine.pod("once", "the failure", is_phase("Failed")).await;
         machine.pod("bad", "the back-off", waits_for("CrashLoopBackOff")).await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_finds_its_names_users_and_services() {
+#[test]
+fn a_container_finds_its_names_users_and_services() {
     on_a_machine(|machine, rk| async move {
         let service: Service = serde_json::from_value(json!({"metadata": {"name": "my-db", "namespace": "default"},
             "spec": {"clusterIP": "10.143.0.9", "ports": [{"port": 5432}]}}))
@@ -93,6 +89,5 @@ async fn a_container_finds_its_names_users_and_services() {
         assert!(log.contains("nameserver 10.43.0.10\noptions ndots:2\n"), "{log}");
         assert!(log.contains("\tdb-0.db.default.svc.cluster.local\tdb-0\n10.143.0.9:5432\n/bin\n"), "{log}");
         (machine, rk)
-    })
-    .await;
+    });
 }

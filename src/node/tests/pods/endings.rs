@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::machine::{SERVE, container, is_phase, is_ready, on_a_machine, shell, waits_for};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_succeeds_and_its_log_stays() {
+#[test]
+fn a_job_succeeds_and_its_log_stays() {
     on_a_machine(|machine, rk| async move {
         let script = "echo done; echo result > /dev/termination-log";
         machine.create("job", json!({"restartPolicy": "Never", "containers": [shell("c", script)]}));
@@ -25,12 +25,11 @@ async fn a_job_succeeds_and_its_log_stays() {
         let rk = machine.restart(rk, |_| {}).await;
         assert!(rk.node.container("default", "job", None, "c", false).is_ok_and(|c| !c.running && c.attempt == 0));
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crashing_container_backs_off() {
+#[test]
+fn a_crashing_container_backs_off() {
     on_a_machine(|machine, rk| async move {
         machine.create("crash", json!({"containers": [shell("c", "echo oops >&2; exit 3")]}));
         let message = machine.pod("crash", "the back-off", waits_for("CrashLoopBackOff")).await;
@@ -42,12 +41,11 @@ async fn a_crashing_container_backs_off() {
         assert_eq!(status.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
         machine.event("crash", "BackOff", "Back-off restarting failed container c in pod crash_default").await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deletion_runs_pre_stop_then_ends_sidecars_last() {
+#[test]
+fn deletion_runs_pre_stop_then_ends_sidecars_last() {
     on_a_machine(|machine, rk| async move {
         let record = machine.path("record");
         fs::create_dir(&record).unwrap();
@@ -73,12 +71,11 @@ async fn deletion_runs_pre_stop_then_ends_sidecars_last() {
         assert_eq!(fs::read_to_string(record.join("order")).unwrap(), "hook\nmain\nside\n");
         machine.event("web", "Killing", "Stopping container main").await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shortened_grace_period_cuts_the_waiting_short() {
+#[test]
+fn a_shortened_grace_period_cuts_the_waiting_short() {
     on_a_machine(|machine, rk| async move {
         let deaf = "trap 'echo asked' TERM; while :; do busybox sleep 0.05; done";
         machine.create("deaf", json!({"terminationGracePeriodSeconds": 300, "containers": [shell("c", deaf)]}));
@@ -94,12 +91,11 @@ async fn a_shortened_grace_period_cuts_the_waiting_short() {
         machine.api.put(&pod).unwrap();
         machine.gone("deaf").await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_deleted_while_rk_was_away_is_cleared() {
+#[test]
+fn a_pod_deleted_while_rk_was_away_is_cleared() {
     on_a_machine(|machine, rk| async move {
         machine.create("orphan", json!({"containers": [shell("c", SERVE)]}));
         machine.create("stays", json!({"containers": [shell("c", SERVE)]}));
@@ -124,24 +120,22 @@ async fn a_pod_deleted_while_rk_was_away_is_cleared() {
         pod.spec.as_mut().unwrap().node_name = None;
         machine.api.put(&pod).unwrap();
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_fails_the_pod() {
+#[test]
+fn a_deadline_fails_the_pod() {
     on_a_machine(|machine, rk| async move {
         machine.create("late", json!({"activeDeadlineSeconds": 1, "containers": [shell("c", SERVE)]}));
         machine.pod("late", "failure", is_phase("Failed")).await;
         let status = machine.api.get::<Pod>("default", "late").unwrap().status.unwrap();
         assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_does_not_fit_is_rejected() {
+#[test]
+fn a_pod_that_does_not_fit_is_rejected() {
     on_a_machine(|machine, rk| async move {
         let mut big = shell("c", SERVE);
         big["resources"] = json!({"requests": {"cpu": "4000"}});
@@ -151,12 +145,11 @@ async fn a_pod_that_does_not_fit_is_rejected() {
         assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
         assert!(status.message.unwrap().starts_with("Pod was rejected: Node didn't have enough resource: cpu"));
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sidecars_do_not_keep_a_finished_pod_alive() {
+#[test]
+fn sidecars_do_not_keep_a_finished_pod_alive() {
     on_a_machine(|machine, rk| async move {
         let mut side = shell("side", SERVE);
         side["restartPolicy"] = json!("Always");
@@ -166,6 +159,5 @@ async fn sidecars_do_not_keep_a_finished_pod_alive() {
         );
         machine.pod("job", "success", is_phase("Succeeded")).await;
         (machine, rk)
-    })
-    .await;
+    });
 }

@@ -32,8 +32,8 @@ pub(crate) fn settings(colour: &str) -> ConfigMap {
         .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pods_whole_life() {
+#[test]
+fn a_pods_whole_life() {
     on_a_machine(|machine, rk| async move {
         // It starts once the object it needs is there.
         machine.create("web", web());
@@ -53,8 +53,7 @@ async fn a_pods_whole_life() {
         dies_and_comes_back(&machine, &rk, &handle, &id).await;
         leaves_nothing(&machine, &rk).await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
 fn runs_as_told(machine: &Machine, rk: &Running, id: &str) -> ContainerHandle {

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node as NodeObject, Pod
 use kube::Api;
 use kube::api::DeleteParams;
 use net::{Net, NetConfig};
+use nix::sched::{CloneFlags, unshare};
 use node::{Node, NodeConfig};
 use runtime::images::{FileSource, ImageFile};
 use runtime::{ImageConfig, Runtime, RuntimeConfig};
@@ -40,8 +41,9 @@ pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
 }
 
-/// Runs the scenario on a machine of its own and clears up after it, or says why it can't.
-pub(crate) async fn on_a_machine<F>(scenario: impl FnOnce(Arc<Machine>, Running) -> F)
+/// Runs the scenario on a machine of its own, whose network is a namespace, and clears up after it; or says why it
+/// can't.
+pub(crate) fn on_a_machine<F>(scenario: impl FnOnce(Arc<Machine>, Running) -> F + Send + 'static)
 where
     F: Future<Output = (Arc<Machine>, Running)> + Send + 'static,
 {
@@ -50,6 +52,29 @@ where
         eprintln!("SKIPPED: root and a static busybox at {BUSYBOX} are needed");
         return;
     }
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        // Its threads are made from this one, and inherit the namespace.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            raise_loopback().await;
+            play(scenario).await;
+        });
+    });
+    if let Err(failure) = thread.join() {
+        std::panic::resume_unwind(failure);
+    }
+}
+
+/// A fresh namespace's loopback is down.
+async fn raise_loopback() {
+    nlink::Connection::<nlink::Route>::new().unwrap().set_link_up("lo").await.unwrap();
+}
+
+async fn play<F>(scenario: impl FnOnce(Arc<Machine>, Running) -> F)
+where
+    F: Future<Output = (Arc<Machine>, Running)> + Send + 'static,
+{
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = (std::process::id() * 8 + NUMBER.fetch_add(1, Ordering::Relaxed)) & 0x3fff;
     let machine = Arc::new(Machine { folder: tempfile::tempdir().unwrap(), api: FakeApi::new(), number });
@@ -80,7 +105,6 @@ impl Machine {
         self.folder.path().join(name)
     }
 
-    /// Each machine has a range of its own: tests run side by side in one network namespace.
     pub(crate) fn pod_cidr(&self) -> String {
         format!("10.{}.{}.0/24", 64 + (self.number >> 8), self.number & 0xff)
     }

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::machine::{container, is_ready, on_a_machine, shell};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_http_probe_makes_a_pod_ready() {
+#[test]
+fn an_http_probe_makes_a_pod_ready() {
     on_a_machine(|machine, rk| async move {
         let mut web = shell("c", "mkdir -p /www; echo ok > /www/healthz; exec busybox httpd -f -p 8080 -h /www");
         web["command"] =
@@ -17,12 +17,11 @@ async fn an_http_probe_makes_a_pod_ready() {
         machine.create("web", json!({"containers": [web]}));
         machine.pod("web", "readiness", is_ready).await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failed_liveness_probe_restarts() {
+#[test]
+fn a_failed_liveness_probe_restarts() {
     on_a_machine(|machine, rk| async move {
         let mut sick = shell("c", "trap 'exit 0' TERM; while :; do busybox sleep 0.05; done");
         sick["livenessProbe"] = json!({"exec": {"command": ["sh", "-c", "echo sick; exit 1"]}, "periodSeconds": 1,
@@ -33,12 +32,11 @@ async fn a_failed_liveness_probe_restarts() {
         machine.event("sick", "Unhealthy", "Liveness probe failed: sick").await;
         machine.event("sick", "Killing", "Container c failed liveness probe, will be restarted").await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_post_start_hook_runs_before_the_container_counts_as_started() {
+#[test]
+fn a_post_start_hook_runs_before_the_container_counts_as_started() {
     on_a_machine(|machine, rk| async move {
         let mut web = shell("c", "trap 'exit 0' TERM; while :; do busybox sleep 0.05; done");
         web["lifecycle"] = json!({"postStart": {"exec": {"command": ["sh", "-c", "echo hooked > /hooked"]}}});
@@ -46,12 +44,11 @@ async fn a_post_start_hook_runs_before_the_container_counts_as_started() {
         machine.create("hook", json!({"containers": [web]}));
         machine.pod("hook", "readiness", is_ready).await;
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failed_post_start_hook_kills() {
+#[test]
+fn a_failed_post_start_hook_kills() {
     on_a_machine(|machine, rk| async move {
         let mut web = shell("c", "trap 'exit 0' TERM; while :; do busybox sleep 0.05; done");
         web["lifecycle"] = json!({"postStart": {"exec": {"command": ["sh", "-c", "exit 4"]}}});
@@ -60,6 +57,5 @@ async fn a_failed_post_start_hook_kills() {
         let restarted = |pod: &Pod| container(pod).filter(|c| c.restart_count >= 1).map(|_| ());
         machine.pod("hook", "the restart", restarted).await;
         (machine, rk)
-    })
-    .await;
+    });
 }

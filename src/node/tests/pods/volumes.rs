@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::machine::{is_phase, on_a_machine, shell, vanishes};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn all_kinds_of_volumes_hold_what_they_should() {
+#[test]
+fn all_kinds_of_volumes_hold_what_they_should() {
     on_a_machine(|machine, rk| async move {
         let secret: Secret = serde_json::from_value(
             json!({"metadata": {"name": "key", "namespace": "default"}, "data": {"pw": "aHVzaA=="}}),
@@ -56,12 +56,11 @@ async fn all_kinds_of_volumes_hold_what_they_should() {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(folder.to_str().unwrap()));
         (machine, rk)
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_cannot_be_had_is_told() {
+#[test]
+fn a_volume_that_cannot_be_had_is_told() {
     on_a_machine(|machine, rk| async move {
         let spec = |source: serde_json::Value| {
             let mut volume = source;
@@ -76,6 +75,5 @@ async fn a_volume_that_cannot_be_had_is_told() {
         machine.event("nfs", "FailedMount", &format!("{failed}nfs volumes are not supported by this node")).await;
         machine.event("host", "FailedMount", "hostPath type check failed: /no/such/file is not a file").await;
         (machine, rk)
-    })
-    .await;
+    });
 }

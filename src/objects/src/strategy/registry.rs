@@ -150,4 +150,40 @@ mod tests {
             assert_eq!(facts.namespaced, kind.is_namespaced(), "{}", kind.kind);
         }
     }
+
+    /// An object of every kind with nothing but a name: refused or not, it must be handled.
+    #[test]
+    fn every_strategy_handles_a_bare_object() {
+        let context = crate::strategy::Context {
+            namespace: Some("default"),
+            name: None,
+            now: "2026-01-02T03:04:05Z".parse().unwrap(),
+            uid: "u",
+            name_suffix: "abcde",
+            user: None,
+        };
+        for strategy in all() {
+            let facts = strategy.facts();
+            let bare = serde_json::json!({"metadata": {"name": "x"}});
+            let decoded = strategy.decode(bare).unwrap();
+            assert_eq!(decoded["kind"], facts.kind);
+            let again = strategy.decode(decoded.clone()).unwrap();
+            assert_eq!(again, decoded, "defaults of {} are not stable", facts.kind);
+            assert_eq!(strategy.cells(&decoded, context.now).len(), strategy.columns().len(), "{}", facts.kind);
+            assert!(strategy.selectable_fields().iter().any(|field| field.label == "metadata.name"));
+            let context =
+                crate::strategy::Context { namespace: context.namespace.filter(|_| facts.namespaced), ..context };
+            if let Err(status) = strategy.create(decoded, &context) {
+                assert_eq!(status.code(), 422, "{}: {status}", facts.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn no_kind_is_listed_twice() {
+        let mut seen = std::collections::HashSet::new();
+        for facts in all().map(Strategy::facts) {
+            assert!(seen.insert((facts.group, facts.version, facts.kind)), "{} {}", facts.version, facts.kind);
+        }
+    }
 }

@@ -11,8 +11,7 @@ pub(super) fn host_name() -> anyhow::Result<String> {
     Ok(name.to_string_lossy().to_lowercase())
 }
 
-/// The source address of the default route; without one, the first address of an interface that is up; on a box
-/// with no network at all, loopback: one box is a whole cluster then.
+/// The source address of the default route; without one, the first address of an interface that is up.
 pub(super) fn default_source() -> anyhow::Result<IpAddr> {
     // Connecting a UDP socket sends nothing; the kernel only picks route and source. 192.0.2.1 is a documentation
     // address (RFC 5737), so only the default route leads there.
@@ -27,5 +26,8 @@ pub(super) fn default_source() -> anyhow::Result<IpAddr> {
         .context("list network interfaces")?
         .filter(|interface| interface.flags.contains(up) && !skip(&interface.interface_name))
         .find_map(|interface| interface.address?.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip));
-    Ok(first.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4))
+    first.map(IpAddr::V4).context(
+        "this box has no address but loopback, which pods cannot reach: connect it, or give it one with \
+         `ip address add 10.44.0.1/32 dev lo` and name that with --node-ip",
+    )
 }
