@@ -143,7 +143,7 @@ impl Bench {
         let shown = async {
             loop {
                 let changed = self.board.changed.notified();
-                let seen = self.board.edit(|seen| wanted(seen).ok_or_else(|| seen.ended.clone()));
+                let seen = self.board.look(|seen| wanted(seen).ok_or_else(|| seen.ended.clone()));
                 match seen {
                     Ok(found) => return Ok(found),
                     Err(Some(reason)) => bail!("the watch ended: {reason}"),
@@ -151,7 +151,7 @@ impl Bench {
                 }
             }
         };
-        let timed_out = || self.board.edit(|seen| format!("after {LIMIT:?} {} pods are Running", seen.running.len()));
+        let timed_out = || self.board.look(|seen| format!("after {LIMIT:?} {} pods are Running", seen.running.len()));
         tokio::time::timeout(LIMIT, shown).await.with_context(timed_out)?
     }
 }
@@ -169,6 +169,11 @@ struct ListMetadata {
 }
 
 impl Board {
+    /// Reads without waking anybody: who waits would wake itself for ever.
+    fn look<T>(&self, read: impl FnOnce(&Seen) -> T) -> T {
+        read(&self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn edit<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
         let result = change(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_waiters();

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use rk_tests::process::{Background, check};
 use rk_tests::{Host, Network};
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::api::Kubeconfig;
 
@@ -108,17 +109,19 @@ impl Subject {
         log.lines().skip(skipped).flat_map(|line| [line, "\n"]).collect()
     }
 
-    /// Runs `work` to its end on a thread that is on this host: its sockets are, too. Ctrl-C is an error, so that
-    /// everything is cleaned up.
+    /// Runs `work` to its end on a thread that is on this host: its sockets are, too. Ctrl-C and SIGTERM are
+    /// errors, so that everything is cleaned up.
     pub(super) fn inside<T: Send>(&self, work: impl Future<Output = anyhow::Result<T>> + Send) -> anyhow::Result<T> {
         let namespace = fs::File::open(format!("/proc/{}/ns/net", self.pid()?)).context("open the host's namespace")?;
         let on_host = move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).context("enter the host's namespace")?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
+                let mut told = signal(SignalKind::terminate())?;
                 tokio::select! {
                     done = work => done,
                     asked = tokio::signal::ctrl_c() => { asked?; bail!("interrupted") }
+                    _ = told.recv() => bail!("told to stop"),
                 }
             })
         };
