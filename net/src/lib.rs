@@ -144,11 +144,9 @@ impl Net {
         if let Some(peers) = &fabric.peers {
             overlay::set_peers(route, config.backend, &uplink, overlay, peers).await?;
         }
-        for chain in self.inner.rules.lock().await.strict_chains().await {
-            warn!(%chain, range = %config.cluster_cidr, "another firewall drops by default: it must allow the cluster's range");
-        }
+        warn_of_strict(&self.inner.rules.lock().await.strict_chains().await, config.cluster_cidr);
         let host_ports = host_ports(&ipam);
-        info!(%cidr, %gateway, mtu, uplink = %uplink.name, bridge = %config.bridge, "pod network is up");
+        report_up(config, cidr, gateway, mtu, &uplink.name);
         fabric.up = Some(Up { uplink, bridge, overlay, mtu });
         *self.lock_ipam() = Some(ipam);
         let change = |inputs: &mut Inputs| {
@@ -294,6 +292,16 @@ impl Net {
     fn with_ipam<T>(&self, act: impl FnOnce(&mut Ipam) -> Result<T, NetError>) -> Result<T, NetError> {
         act(self.lock_ipam().as_mut().ok_or(NetError::NotReady)?)
     }
+}
+
+fn warn_of_strict(chains: &[String], range: Ipv4Net) {
+    for chain in chains {
+        warn!(%chain, %range, "another firewall drops by default: it must allow the cluster's range");
+    }
+}
+
+fn report_up(config: &NetConfig, cidr: Ipv4Net, gateway: Ipv4Addr, mtu: u32, uplink: &str) {
+    info!(%cidr, %gateway, mtu, %uplink, bridge = %config.bridge, "pod network is up");
 }
 
 fn host_ports(ipam: &Ipam) -> Vec<(Ipv4Addr, HostPort)> {

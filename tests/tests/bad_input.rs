@@ -84,6 +84,29 @@ fn a_wrong_token_and_another_cluster_are_told_apart() {
     assert!(error.contains("the token is not this cluster's"), "{error}");
     let error = join(format!("K10{}::node:secret", "0".repeat(64)));
     assert!(error.contains("is another cluster"), "{error}");
+    let mut create = cluster.server.rk(&["token", "create", "--ttl=1s"]);
+    create.arg(format!("--kubeconfig={}", cluster.server.kubeconfig().display()));
+    let short = rk_tests::process::check(&mut create, None).expect("make a token");
+    let error = rk_tests::until("the token expires", rk_tests::cluster::START, || {
+        let expired = now_seconds() > expires_at(&cluster, &short);
+        if expired { Ok(join(short.trim().to_owned())) } else { Err("still good") }
+    });
+    assert!(error.contains("the token expired at"), "{error}");
+}
+
+/// The end of a token's life, in seconds since 1970, as the server has it.
+fn expires_at(cluster: &Cluster, token: &str) -> u64 {
+    let id = token.split("::").nth(1).and_then(|rest| rest.split(':').next()).expect("a token has an id");
+    let path = "jsonpath={.data.expiration}";
+    let name = format!("bootstrap-token-{id}");
+    let encoded = cluster.kubectl(|kubectl| kubectl.ok(&["get", "secret", "-n", "kube-system", &name, "-o", path]));
+    let mut decode = Command::new("sh");
+    decode.args(["-c", &format!("date -d $(echo {encoded} | base64 -d) +%s")]);
+    rk_tests::process::check(&mut decode, None).expect("read the time").trim().parse().expect("a number")
+}
+
+fn now_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 #[test]

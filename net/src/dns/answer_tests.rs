@@ -1,3 +1,5 @@
+//! Answers to queries, from the zone alone.
+
 use std::net::Ipv4Addr;
 
 use hickory_proto::op::{Edns, Query};

@@ -1,3 +1,5 @@
+//! The rendered rules of small service tables.
+
 use std::time::Duration;
 
 use super::*;

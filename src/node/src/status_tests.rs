@@ -1,3 +1,5 @@
+//! The status told of pods in every stage of their life.
+
 use super::*;
 use crate::plan::view::{ContainerView, Exit, Sandbox, State};
 use crate::plan::{ProbeState, Verdict, Waiting};

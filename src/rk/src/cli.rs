@@ -1,7 +1,7 @@
 //! The command line: what each subcommand takes. Values are raw here; `config` resolves them.
 
 use crate::config::{self, AgentConfig, ServerConfig};
-use crate::{hello, images, kill_all, logging, supervisor};
+use crate::{hello, images, kill_all, logging, supervisor, token};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -177,8 +177,23 @@ pub(crate) enum ImagesCommand {
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
     /// Folder of the server's data
-    #[arg(long, env = "RK_DATA_DIR", default_value = config::DEFAULT_DATA_DIR)]
+    #[arg(long, env = "RK_DATA_DIR", default_value = config::DEFAULT_DATA_DIR, global = true)]
     pub(crate) data_dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Option<TokenCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token that expires, for one machine or one afternoon
+    Create {
+        /// How long it is good for, such as 30m, 24h
+        #[arg(long, default_value = "24h")]
+        ttl: String,
+        /// The administrator's kubeconfig
+        #[arg(long, env = "KUBECONFIG", default_value = "/etc/rk/rk.yaml")]
+        kubeconfig: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -221,11 +236,7 @@ impl Command {
                 Box::pin(supervisor::agent::run(AgentConfig::resolve(args)?)).await
             }
             Self::Images(args) => Box::pin(images::run(args)).await,
-            Self::Token(args) => {
-                let path = config::node_token_path(&args.data_dir);
-                print!("{}", pki::files::read(&path)?);
-                Ok(())
-            }
+            Self::Token(args) => Box::pin(token::run(args)).await,
             Self::KillAll(args) => Box::pin(kill_all::run(args)).await,
             Self::Hello(args) => hello::serve(args.listen).await,
         }

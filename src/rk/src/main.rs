@@ -20,6 +20,7 @@ mod notify;
 mod preflight;
 mod progress;
 mod supervisor;
+mod token;
 mod tunnel;
 
 use anyhow::Context;

@@ -75,7 +75,7 @@ async fn run(client: &Client, folder: &Path) -> anyhow::Result<()> {
         .add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)
         .context("watch the folder")?;
     let descriptor = inotify.as_fd().try_clone_to_owned()?;
-    let readable = AsyncFd::new(descriptor)?;
+    let readable = AsyncFd::register(descriptor)?;
     let mut pending = files(folder)?;
     loop {
         let mut failed = Vec::new();

@@ -35,16 +35,18 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         Err(error) => return tracing::error!(%error, "cannot watch custom resource definitions"),
     };
     loop {
-        if let Err(error) = sync(&inner) {
-            tracing::warn!(%error, "cannot read the custom resource definitions");
-        }
-        if let Err(error) = answer_all(&inner).await {
-            tracing::warn!(%error, "cannot write the status of a custom resource definition");
-        }
+        warn_of("cannot read the custom resource definitions", sync(&inner));
+        warn_of("cannot write the status of a custom resource definition", answer_all(&inner).await);
         tokio::select! {
             () = inner.stop.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+fn warn_of(what: &str, outcome: Result<(), Status>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "{what}");
     }
 }
 

@@ -1,3 +1,5 @@
+//! What the plan does next, over pods in every stage of their life.
+
 use super::*;
 use crate::plan::ProbeState;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Pod validation, in upstream's words.
+
 use crate::strategy::{Context, Part, strategy_for};
 use serde_json::{Value, json};
 
