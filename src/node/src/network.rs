@@ -10,6 +10,8 @@ use net::Peer;
 
 use crate::context::Context;
 
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
 /// Follows the Node objects for ever.
 pub(crate) fn task(context: &Arc<Context>) -> futures::future::BoxFuture<'static, ()> {
     let context = context.clone();
@@ -18,48 +20,60 @@ pub(crate) fn task(context: &Arc<Context>) -> futures::future::BoxFuture<'static
 
 async fn run(context: Arc<Context>) {
     let mut changes = context.node.subscribe();
-    let mut own: Option<Ipv4Net> = None;
-    let mut peers: Option<Vec<Peer>> = None;
-    let mut pause = Duration::from_millis(200);
-    let mut failed = false;
+    let mut known = Known::default();
+    let mut pause = FIRST_PAUSE;
+    let mut settled = true;
     loop {
         // A change, or another try at what the kernel refused.
         tokio::select! {
             change = changes.next() => if change.is_none() { return },
-            () = tokio::time::sleep(pause), if failed => pause = (pause * 2).min(Duration::from_secs(30)),
+            () = tokio::time::sleep(pause), if !settled => pause = (pause * 2).min(Duration::from_secs(30)),
         }
-        failed = false;
+        settled = known.range(&context).await & known.peers(&context).await;
+        if settled {
+            pause = FIRST_PAUSE;
+        }
+    }
+}
+
+/// What the network has been told.
+#[derive(Default)]
+struct Known {
+    range: Option<Ipv4Net>,
+    peers: Option<Vec<Peer>>,
+}
+
+impl Known {
+    /// Tells the node's own range; false: it was refused.
+    async fn range(&mut self, context: &Context) -> bool {
+        let wanted = context.own_node().and_then(|n| pod_cidr(&n));
+        let Some(wanted) = wanted.filter(|w| self.range != Some(*w)) else { return true };
+        if let Err(error) = context.net.set_pod_cidr(wanted).await {
+            tracing::error!(%wanted, error = %chain(&error), "cannot use the pod range");
+            return false;
+        }
+        self.range = Some(wanted);
+        // Pods that were waiting for the network can go on.
+        context.workers.wake_all();
+        context.health.send_modify(|health| health.network = true);
+        true
+    }
+
+    /// Tells the other nodes; false: they were refused.
+    async fn peers(&mut self, context: &Context) -> bool {
         let nodes = context.node.list();
-        let cidr = context.own_node().and_then(|n| pod_cidr(&n));
-        if cidr.is_some()
-            && cidr != own
-            && let Some(wanted) = cidr
-        {
-            match context.net.set_pod_cidr(wanted).await {
-                Ok(()) => {
-                    own = cidr;
-                    // Pods that were waiting for the network can go on.
-                    context.workers.wake_all();
-                    context.health.send_modify(|health| health.network = true);
-                }
-                Err(error) => {
-                    failed = true;
-                    tracing::error!(%wanted, error = %chain(&error), "cannot use the pod range");
-                }
-            }
-        }
         let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(context.config.name.as_str()));
         let mut wanted: Vec<Peer> = others.filter_map(|n| peer(n)).collect();
         wanted.sort();
-        if peers.as_ref() != Some(&wanted) {
-            match context.net.set_peers(wanted.clone()).await {
-                Ok(()) => peers = Some(wanted),
-                Err(error) => {
-                    failed = true;
-                    tracing::error!(error = %chain(&error), "cannot set the peers of the overlay");
-                }
-            }
+        if self.peers.as_ref() == Some(&wanted) {
+            return true;
         }
+        if let Err(error) = context.net.set_peers(wanted.clone()).await {
+            tracing::error!(error = %chain(&error), "cannot set the peers of the overlay");
+            return false;
+        }
+        self.peers = Some(wanted);
+        true
     }
 }
 

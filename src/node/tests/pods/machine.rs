@@ -16,7 +16,7 @@ use kube::Api;
 use kube::api::DeleteParams;
 use net::{Net, NetConfig};
 use nix::sched::{CloneFlags, unshare};
-use node::{Node, NodeConfig};
+use node::{Eviction, Node, NodeConfig};
 use runtime::images::{FileSource, ImageFile};
 use runtime::{ImageConfig, Runtime, RuntimeConfig};
 use serde_json::{Value, json};
@@ -152,6 +152,14 @@ impl Machine {
             pod_logs: self.path("logs/pods"),
             container_logs: self.path("logs/containers"),
             cgroup_parent: self.cgroup(),
+            // How full the disk of the machine that runs the tests is, is not their concern.
+            eviction: Eviction {
+                memory_available: 0,
+                nodefs_available_percent: 0,
+                imagefs_available_percent: 0,
+                inodes_free_percent: 0,
+                ..Eviction::default()
+            },
             ..NodeConfig::default()
         };
         let client = self.api.client();
