@@ -296,19 +296,21 @@ impl Store {
         self.inner.closing.send_replace(true);
         let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return };
-        if let Err(error) = writer.await {
-            tracing::error!(%error, "the writer failed");
-        }
+        report("the writer", writer.await);
         self.inner.upkeep.iter().for_each(AbortHandle::abort);
-        if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::error!(%error, "the raft core failed");
-        }
+        report("the raft core", self.inner.raft.shutdown().await);
         self.inner.shared.hub().close();
         let files = self.inner.files.clone();
-        match tokio::task::spawn_blocking(move || files.release()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "cannot record the orderly end"),
-            Err(error) => tracing::error!(%error, "cannot record the orderly end"),
+        let released = tokio::task::spawn_blocking(move || files.release()).await;
+        if let Ok(released) = released {
+            report("the record of an orderly end", released);
         }
+    }
+}
+
+/// Logs what went wrong on the way out: there is nobody left to tell.
+fn report<T, E: std::fmt::Display>(what: &str, outcome: Result<T, E>) {
+    if let Err(error) = outcome {
+        tracing::error!(%error, "{what} failed");
     }
 }

@@ -77,25 +77,30 @@ pub(crate) struct Snapshots {
 }
 
 impl Snapshots {
+    /// Ends with the raft core.
     pub(crate) async fn run(self) {
         loop {
             self.due.notified().await;
             let covered = self.files.since_snapshot.load(Ordering::Relaxed);
             // On failure too: the next attempt comes after as much log again, not after every write.
             self.files.since_snapshot.fetch_sub(covered, Ordering::Relaxed);
-            let (shared, cluster_id, dir) = (self.shared.clone(), self.cluster_id, self.dir.clone());
-            let written = tokio::task::spawn_blocking(move || snapshot::write(&shared, cluster_id, &dir)).await;
-            match written {
-                Ok(Ok(meta)) => {
-                    tracing::debug!(revision = meta.revision, "wrote a snapshot");
-                    if let Err(error) = self.raft.trigger().snapshot().await {
-                        tracing::debug!(%error, "the raft core is gone");
-                        return;
-                    }
-                }
-                Ok(Err(error)) => tracing::warn!(%error, "cannot write a snapshot; the log grows until it can"),
-                Err(error) => tracing::error!(%error, "the snapshot task failed"),
+            if self.write().await
+                && let Err(error) = self.raft.trigger().snapshot().await
+            {
+                tracing::debug!(%error, "the raft core is gone");
+                return;
             }
         }
+    }
+
+    /// Whether a snapshot was written.
+    async fn write(&self) -> bool {
+        let (shared, cluster_id, dir) = (self.shared.clone(), self.cluster_id, self.dir.clone());
+        match tokio::task::spawn_blocking(move || snapshot::write(&shared, cluster_id, &dir)).await {
+            Ok(Ok(_)) => return true,
+            Ok(Err(error)) => tracing::warn!(%error, "cannot write a snapshot; the log grows until it can"),
+            Err(error) => tracing::error!(%error, "the snapshot task failed"),
+        }
+        false
     }
 }

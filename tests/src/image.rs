@@ -52,6 +52,11 @@ pub fn busybox(archive: &Path, name: &str) {
     std::fs::write(archive, image.into_inner().expect("finish a tar in memory")).expect("write the archive");
 }
 
+/// A shell command for busybox that prints a page's body: its wget crashes in a static build, its nc does not.
+pub fn fetch(address: &str, port: &str) -> String {
+    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {address} {port} | busybox sed '1,/^\\r*$/d'")
+}
+
 const APPLETS: &[&str] = &[
     "sh", "ls", "cat", "echo", "sleep", "env", "id", "hostname", "nslookup", "wget", "nc", "httpd", "true", "false",
     "ps", "kill", "mount", "stat", "touch", "mkdir", "rm", "grep", "head", "tail", "seq", "date", "tar", "ip", "wc",

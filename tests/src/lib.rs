@@ -1,6 +1,7 @@
 //! The black-box suite's harness: the real executable on hosts that are network namespaces, driven by the real
 //! kubectl. Tests live in `tests/`; what the machine lacks skips a test loudly, with the reason ([`need`]).
 #![forbid(unsafe_code)]
+#![expect(clippy::panic, reason = "a broken expectation ends the test that has it")]
 
 pub mod cluster;
 pub mod host;

@@ -1,6 +1,7 @@
 //! A second machine: joining, pods across nodes, and the node's API through its outbound connection.
 #![forbid(unsafe_code)]
 
+use rk_tests::image::fetch;
 use rk_tests::{Cluster, need, one_at_a_time};
 use std::time::Duration;
 
@@ -36,9 +37,9 @@ fn an_agent_joins_and_its_pods_are_reached_from_everywhere() {
         }
         for (from, to) in [("on-server", "on-edge"), ("on-edge", "on-server")] {
             let address = kubectl.ok(&["get", "pod", to, "-o", "jsonpath={.status.podIP}"]);
-            let url = format!("http://{address}:8080");
-            let fetch = &["exec", from, "--", "wget", "-qO-", "-T", "5", &url];
-            assert_eq!(kubectl.until(SOON, fetch, |text| !text.is_empty()), format!("{to}\n"));
+            let fetch = fetch(&address, "8080");
+            let page = kubectl.until(SOON, &["exec", from, "--", "sh", "-c", &fetch], |text| !text.is_empty());
+            assert_eq!(page, format!("{to}\n"));
         }
         assert_eq!(kubectl.ok(&["logs", "on-edge"]), "");
     });

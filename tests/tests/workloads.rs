@@ -1,6 +1,7 @@
 //! Pods on a server's own node, driven by kubectl.
 #![forbid(unsafe_code)]
 
+use rk_tests::image::fetch;
 use rk_tests::kubectl::Kubectl;
 use rk_tests::{Cluster, need, one_at_a_time};
 use std::time::Duration;
@@ -111,14 +112,18 @@ fn services_and_names_lead_to_pods() {
         kubectl.ok_with(&["apply", "-f", "-"], &pod("client", "exec sleep 1000", ""));
         wait_ready(kubectl, "web");
         wait_ready(kubectl, "client");
-        for url in ["http://web", "http://web.default.svc.cluster.local"] {
-            let page = kubectl.until(SOON, &["exec", "client", "--", "wget", "-qO-", "-T", "5", url], |text| !text.is_empty());
-            assert_eq!(page, "web\n");
+        let address = kubectl.ok(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]);
+        for name in ["web", "web.default.svc.cluster.local"] {
+            let found = kubectl.until(SOON, &["exec", "client", "--", "sh", "-c", &format!("nslookup {name}; true")], |text| {
+                text.contains(&address)
+            });
+            assert!(found.contains("10.43.0.10"), "the cluster's DNS answers: {found}");
         }
+        kubectl.until(SOON, &["exec", "client", "--", "sh", "-c", &fetch(&address, "80")], |page| page == "web\n");
         let port = kubectl.ok(&["get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
-        let mut fetch = cluster.server.host.command("/bin/busybox");
-        fetch.args(["wget", "-qO-", "-T", "5", &format!("http://{}:{port}", cluster.server.host.address)]);
-        assert_eq!(rk_tests::process::check(&mut fetch, None).expect("the node port answers"), "web\n");
+        let mut outside = cluster.server.host.command("/bin/busybox");
+        outside.args(["sh", "-c", &fetch(&cluster.server.host.address, &port)]);
+        assert_eq!(rk_tests::process::check(&mut outside, None).expect("the node port answers"), "web\n");
     });
 }
 

@@ -113,4 +113,29 @@ mod tests {
         let code = program(&[]);
         assert_eq!(code[code.len() - 2..], [Instruction::mov_imm(0, 0), Instruction::exit()]);
     }
+
+    /// On a hybrid machine the unified hierarchy is mounted aside; device programs work there just as well.
+    #[test]
+    fn the_kernel_takes_the_program_and_goes_by_it() {
+        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let Some(root) = root.into_iter().find(|r| r.join("cgroup.controllers").exists()) else {
+            eprintln!("SKIPPED: no cgroup v2 hierarchy is mounted");
+            return;
+        };
+        let group = root.join(format!("rkdev{}", std::process::id()));
+        if let Err(error) = std::fs::create_dir(&group) {
+            eprintln!("SKIPPED: {}: {error}", group.display());
+            return;
+        }
+        let allowed = DeviceRule { kind: 'c', major: Some(1), minor: Some(5), access: "r".into() };
+        let attached = attach(&group, &[allowed]);
+        let script = "echo 0 > $0/cgroup.procs; for f in /dev/zero /dev/full; do head -c 1 $f >/dev/fd/1 && echo $f; done; \
+                      echo x > /dev/zero || echo no write";
+        let output = std::process::Command::new("sh").args(["-c", script]).arg(&group).output();
+        std::fs::remove_dir(&group).unwrap();
+        attached.unwrap();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).replace('\0', "");
+        assert_eq!(text, "/dev/zero\nno write\n", "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

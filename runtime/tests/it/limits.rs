@@ -155,3 +155,29 @@ async fn making_and_starting_a_container_takes_milliseconds() {
     println!("create+start: median {:?}, worst {:?}", times[5], times[9]);
     host.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pods_start_side_by_side() {
+    if !able() {
+        return;
+    }
+    let host = Host::new().await;
+    let begin = std::time::Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for count in 0..25 {
+        let runtime = host.runtime.clone();
+        tasks.spawn(async move {
+            let id = format!("many{count}").as_str().into();
+            let pod = runtime.run_pod(PodSpec { id, ..PodSpec::default() }).await.unwrap().spec.id.clone();
+            let container = runtime.create_container(&pod, sleeper("c")).await.unwrap();
+            runtime.start_container(&container).await.unwrap();
+            let session = runtime.exec(&container, command(&["true"])).await.unwrap();
+            assert_eq!(outcome(session).await.0, 0);
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+    }
+    println!("25 pods with a container and an exec each: {:?}", begin.elapsed());
+    host.close().await;
+}

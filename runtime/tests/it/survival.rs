@@ -57,3 +57,36 @@ async fn a_pod_whose_shim_dies_is_gone_and_leaves_nothing() {
     assert!(std::fs::read_link(format!("/proc/{}/exe", status.pid)).is_err());
     host.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_the_runtimes_process_harms_no_container() {
+    if !able() {
+        return;
+    }
+    use tokio::io::AsyncBufReadExt;
+    let mut host = Host::new().await;
+    let mut holder = tokio::process::Command::new(env!("CARGO_BIN_EXE_rk-shim-test"))
+        .arg("hold")
+        .args([host.dir.path().to_str().unwrap(), &host.cgroup, crate::support::IMAGE])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(holder.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(crate::support::DEADLINE, lines.next_line()).await.unwrap().unwrap();
+    let id = runtime::ContainerId::new(line.unwrap());
+    holder.kill().await.unwrap();
+
+    host.runtime = host.reopen().await;
+    let pod = host.runtime.list_pods().pop().unwrap();
+    assert_eq!(pod.phase, PodPhase::Ready);
+    assert_eq!(host.runtime.container_status(&id).unwrap().state, ContainerState::Running);
+    let shim = nix::unistd::Pid::from_raw(pod.shim_pid);
+    assert_eq!(nix::unistd::getsid(Some(shim)).unwrap(), shim, "a session of its own");
+    let groups = std::fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap();
+    assert!(groups.contains(&format!(":pids:{}/shims\n", host.cgroup)) || groups.contains("0::/rkrt"), "{groups}");
+    let spec = crate::sessions::command(&["touch", "/tmp/stop"]);
+    crate::sessions::outcome(host.runtime.exec(&id, spec).await.unwrap()).await;
+    assert_eq!(host.wait(&id).await.exit.unwrap().code, 6);
+    host.close().await;
+}

@@ -3,16 +3,20 @@
 //! resource and operation, so a ConfigMap meets two and a Pod a dozen.
 
 mod defaults;
+mod escalation;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
 mod owner;
+mod pod_security;
 mod pods;
+pub(crate) mod quota;
 mod service_account;
 
 use objects::status::Status;
 use serde_json::Value;
 
+use self::quota::Turn;
 use crate::{authn::User, namespaces, rest::Place, server::Inner};
 
 /// What a request does.
@@ -31,7 +35,6 @@ pub(crate) struct Review<'r> {
     pub(crate) operation: Operation,
     /// The stored object, for updates and deletes.
     pub(crate) old: Option<&'r Value>,
-    pub(crate) dry_run: bool,
     /// Texts for `Warning` headers.
     pub(crate) warnings: Vec<String>,
 }
@@ -67,8 +70,9 @@ pub(crate) async fn mutate(review: &mut Review<'_>, object: &mut Value) -> Resul
     Ok(changed)
 }
 
-/// Steps that only look. `object` is the final state; none for a delete.
-pub(crate) async fn validate(review: &mut Review<'_>, object: Option<&Value>) -> Result<(), Status> {
+/// Steps that only look. `object` is the final state; none for a delete. The turn, where there is one, is to be kept
+/// until the object is written and visible.
+pub(crate) async fn validate(review: &mut Review<'_>, object: Option<&Value>) -> Result<Option<Turn>, Status> {
     if review.operation == Operation::Delete {
         namespaces::check_delete(&review.place.resource, review.place.name)?;
     }
@@ -77,7 +81,10 @@ pub(crate) async fn validate(review: &mut Review<'_>, object: Option<&Value>) ->
         owner::validate(review, object)?;
         if review.is("", "pods") {
             limit_ranger::validate(review, object)?;
+            pod_security::validate(review, object)?;
         }
+        escalation::validate(review, object)?;
+        return quota::validate(review, object).await;
     }
-    Ok(())
+    Ok(None)
 }

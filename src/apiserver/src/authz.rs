@@ -21,7 +21,6 @@ pub(crate) struct Attributes<'a> {
     pub(crate) user: &'a User,
     pub(crate) verb: &'a str,
     pub(crate) group: &'a str,
-    pub(crate) version: &'a str,
     pub(crate) resource: &'a str,
     pub(crate) subresource: &'a str,
     pub(crate) namespace: &'a str,
@@ -39,7 +38,6 @@ impl<'a> Attributes<'a> {
             user,
             verb: "",
             group: "",
-            version: "",
             resource: "",
             subresource: "",
             namespace: "",
@@ -84,7 +82,6 @@ impl<'a> Attributes<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Allow(String),
-    Deny(String),
     NoOpinion(String),
 }
 

@@ -45,6 +45,8 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
     repair::once(inner).await?;
     kubernetes_service(&writer).await?;
     crate::crd::registrar::sync(inner)?;
+    crate::role_sums::once(inner).await?;
+    crate::api_services::sync(inner).await?;
     crate::background::spawn(inner);
     Ok(())
 }
@@ -204,6 +206,11 @@ async fn kubernetes_service(writer: &Writer<'_>) -> Result<(), Status> {
     };
     writer.ensure("v1", "services", service, complete).await?;
     let ip = config.advertise.ip();
+    if ip.is_loopback() || ip.is_unspecified() {
+        // Such an address means another machine in every pod; better no endpoint than a wrong one.
+        tracing::warn!(%ip, "the advertised address cannot be reached from pods: the kubernetes service gets no endpoint");
+        return Ok(());
+    }
     let port = json!({"name": "https", "port": config.advertise.port(), "protocol": "TCP"});
     let endpoints = json!({
         "metadata": {

@@ -51,11 +51,6 @@ impl Hub {
         *self.revision.borrow()
     }
 
-    /// Told of each new revision.
-    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
-    }
-
     /// The cache of the built-in kind stored under `prefix`.
     pub(crate) fn kind(&self, prefix: &str) -> Result<Arc<KindCache>, Status> {
         self.kind_with(prefix, || Projector::of_built_in(prefix))

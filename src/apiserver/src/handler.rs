@@ -153,7 +153,6 @@ fn impersonated(inner: &Inner, user: Arc<User>, headers: &HeaderMap) -> Result<A
             user: &user,
             verb: "impersonate",
             group: check.group,
-            version: "v1",
             resource: check.resource,
             subresource: &check.subresource,
             namespace: &check.namespace,
@@ -169,7 +168,7 @@ fn authorize_path(call: &Call, verb: &str, path: &str) -> Result<(), Status> {
     let attributes = Attributes { user: &call.user, verb, path, ..Attributes::of(&call.user) };
     match call.inner.authz.authorize(&attributes) {
         Decision::Allow(_) => Ok(()),
-        Decision::Deny(_) | Decision::NoOpinion(_) => Err(Status::forbidden_path(&call.user.name, verb, path)),
+        Decision::NoOpinion(_) => Err(Status::forbidden_path(&call.user.name, verb, path)),
     }
 }
 
@@ -184,7 +183,6 @@ fn authorize_resource(call: &Call, at: &ResourcePath<'_>) -> Result<(), Status> 
         user: &call.user,
         verb: verb_of(&call.method, at, call.uri.query()),
         group: at.group(),
-        version: at.version(),
         resource: at.resource,
         subresource: at.subresource,
         namespace: &at.namespace,
@@ -205,7 +203,7 @@ fn selected_field(query: &Query, prefix: &str) -> Option<String> {
 fn permit(decision: Decision, attributes: &Attributes<'_>) -> Result<(), Status> {
     match decision {
         Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+        Decision::NoOpinion(reason) => {
             let why = attributes.refusal(&reason);
             let resource = if attributes.subresource.is_empty() {
                 attributes.resource.to_owned()

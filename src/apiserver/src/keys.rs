@@ -21,7 +21,7 @@ pub(crate) fn collection(prefix: &str, namespace: &str) -> String {
 
 /// Splits a key into storage prefix and the rest (`ns/name` or `name`). The prefixes of core kinds are one segment
 /// (`pods`), all others two (`apps/deployments`); `is_prefix` says whether a text is a prefix in use.
-pub(crate) fn split<'k, T>(key: &'k [u8], lookup: impl Fn(&str) -> Option<T>) -> Option<(T, &'k str)> {
+pub(crate) fn split<T>(key: &[u8], lookup: impl Fn(&str) -> Option<T>) -> Option<(T, &str)> {
     let key = std::str::from_utf8(key).ok()?.strip_prefix(ROOT)?;
     let first = key.find('/')?;
     if let Some(found) = lookup(&key[..first]) {

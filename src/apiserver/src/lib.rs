@@ -8,6 +8,7 @@
 
 mod admission;
 mod alloc;
+mod api_services;
 mod authn;
 mod authz;
 mod background;

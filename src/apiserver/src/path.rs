@@ -37,8 +37,8 @@ impl<'p> ResourcePath<'p> {
         self.group_version.rsplit_once('/').map_or("", |(group, _)| group)
     }
 
-    /// Version of the path.
-    pub(crate) fn version(&self) -> &'p str {
+    #[cfg(test)]
+    fn version(&self) -> &'p str {
         self.group_version.rsplit_once('/').map_or(self.group_version, |(_, version)| version)
     }
 }

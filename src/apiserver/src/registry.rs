@@ -112,19 +112,9 @@ impl Table {
         self.by_path.get(group_version)?.get(plural)
     }
 
-    /// Whether anything is served under this group and version.
-    pub(crate) fn has_group_version(&self, group_version: &str) -> bool {
-        self.by_path.contains_key(group_version)
-    }
-
     /// The resource of an object's `apiVersion` and `kind`.
     pub(crate) fn of_object(&self, api_version: &str, kind: &str) -> Option<&Arc<Resource>> {
         self.by_path.get(api_version)?.values().find(|row| row.kind.kind == kind)
-    }
-
-    /// Any version of a resource.
-    pub(crate) fn of_group(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.rows.iter().find(|row| row.kind.group == group && row.kind.plural == plural)
     }
 
     /// Every served version of every resource.

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::quota::Turns,
     alloc::Allocators,
     authn::{
         Authenticator, User,
@@ -87,6 +88,7 @@ pub(crate) struct Inner {
     pub(crate) allocators: Allocators,
     pub(crate) documents: Documents,
     pub(crate) event_leases: TtlLeases,
+    pub(crate) quota_turns: Turns,
     pub(crate) metrics: Metrics,
     pub(crate) dialer: SharedDialer,
     pub(crate) routes: ArcSwap<Vec<(String, Arc<dyn ExtraRoute>)>>,
@@ -116,6 +118,7 @@ impl ApiServer {
             allocators: Allocators::new(&config.service_cidrs, config.node_ports.clone()),
             documents: Documents::default(),
             event_leases: TtlLeases::new(config.store.clone(), config.event_ttl),
+            quota_turns: Turns::default(),
             metrics: Metrics::new(),
             dialer: config.dialer.clone(),
             routes: ArcSwap::default(),

@@ -1,7 +1,5 @@
 //! The strategy of each row, built-in or custom, behind one reference.
 
-mod path_named;
-
 use std::{ops::Deref, sync::Arc};
 
 use objects::{
@@ -9,14 +7,12 @@ use objects::{
     strategy::{Strategy, strategy_for},
 };
 
-use self::path_named::PathNamed;
 use crate::crd::strategy::CustomStrategy;
 
 /// A strategy with the lifetime of its row.
 #[derive(Clone)]
 pub(crate) enum StrategyRef {
     BuiltIn(&'static dyn Strategy),
-    PathNamed(Arc<PathNamed>),
     Custom(Arc<CustomStrategy>),
 }
 
@@ -26,7 +22,6 @@ impl Deref for StrategyRef {
     fn deref(&self) -> &Self::Target {
         match self {
             StrategyRef::BuiltIn(strategy) => *strategy,
-            StrategyRef::PathNamed(strategy) => strategy.as_ref(),
             StrategyRef::Custom(strategy) => strategy.as_ref(),
         }
     }
@@ -34,10 +29,5 @@ impl Deref for StrategyRef {
 
 /// The strategy of a built-in row: that of the form its objects are stored in.
 pub(crate) fn built_in(kind: &Kind) -> Option<StrategyRef> {
-    let strategy = strategy_for(&kind.storage_group, &kind.storage_version, &kind.kind)?;
-    Some(if kind.group == "rbac.authorization.k8s.io" {
-        StrategyRef::PathNamed(Arc::new(PathNamed(strategy)))
-    } else {
-        StrategyRef::BuiltIn(strategy)
-    })
+    strategy_for(&kind.storage_group, &kind.storage_version, &kind.kind).map(StrategyRef::BuiltIn)
 }

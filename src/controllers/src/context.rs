@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::informer::Observed;
 use client::{Change, EventRecorder, Informer, Informers, ObjectKey};
@@ -78,18 +77,6 @@ impl Context {
     /// Adds the key of every object of `informer` that changes.
     pub(crate) fn feed_own<K: Observed>(&self, informer: &Informer<K>, queue: &Queue) {
         self.feed(informer, queue, |change| vec![ObjectKey::of(&**change.object())]);
-    }
-
-    /// Adds `key` now and then every `period`.
-    pub(crate) fn feed_every(&self, period: Duration, queue: &Queue, key: ObjectKey) {
-        let queue = queue.clone();
-        self.spawn(async move {
-            let mut ticks = tokio::time::interval(period);
-            loop {
-                ticks.tick().await;
-                queue.add(key.clone());
-            }
-        });
     }
 
     pub(crate) fn queue(&self, name: &'static str) -> Queue {

@@ -184,17 +184,16 @@ impl Controller {
         let namespace = deployment.metadata.namespace.as_deref().unwrap_or_default();
         let name = deployment.metadata.name.as_deref().unwrap_or_default();
         let api = self.context.api::<Deployment>(namespace);
-        let mut version = deployment.metadata.resource_version.clone();
+        let mut metadata = deployment.metadata.clone();
         let shown = deployment.metadata.annotations.as_ref().and_then(|a| a.get(view::REVISION));
         if plan.revision.is_some() && plan.revision.as_ref() != shown {
-            let patch = json!({"metadata": {"resourceVersion": version,
+            let patch = json!({"metadata": {"resourceVersion": metadata.resource_version,
                                             "annotations": {(view::REVISION): plan.revision}}});
-            let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-            version = patched.metadata.resource_version;
+            // A status update carries annotations too: it must not take this one back.
+            metadata = api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?.metadata;
         }
         if deployment.status.as_ref() != Some(&plan.status) {
-            let mut object = Deployment { status: Some(plan.status), ..deployment.clone() };
-            object.metadata.resource_version = version;
+            let object = Deployment { metadata, spec: deployment.spec.clone(), status: Some(plan.status) };
             api.replace_status(name, &PostParams::default(), &object).await?;
         }
         Ok(())

@@ -23,8 +23,11 @@ mod runner;
 mod template;
 mod writes;
 
+mod claim_protection;
+mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod job;
@@ -35,6 +38,7 @@ mod pod_gc;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod statefulset;
 
 use client::Informers;
 use tokio_util::sync::CancellationToken;
@@ -78,11 +82,15 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     deployment::start(&context);
     daemonset::start(&context);
     job::start(&context);
+    cronjob::start(&context);
+    statefulset::start(&context);
     endpoints::start(&context);
     node_ipam::start(&context);
     node_lifecycle::start(&context);
     pod_gc::start(&context);
     garbage::start(&context);
+    disruption::start(&context);
+    claim_protection::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

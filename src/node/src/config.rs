@@ -115,7 +115,7 @@ pub struct ImageGc {
 
 impl Default for ImageGc {
     fn default() -> Self {
-        Self { high_percent: 90, minimum_age: Duration::from_secs(120) }
+        Self { high_percent: 85, minimum_age: Duration::from_secs(120) }
     }
 }
 

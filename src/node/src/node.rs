@@ -85,7 +85,10 @@ impl Node {
             let stop = context.stop.clone();
             context.tasks.spawn(async move { stop.run_until_cancelled(task).await });
         }
-        Ok(Node { context })
+        let node = Node { context };
+        crate::services::start(&node);
+        crate::dns::start(&node);
+        Ok(node)
     }
 
     pub fn config(&self) -> &NodeConfig {

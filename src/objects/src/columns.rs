@@ -1,8 +1,10 @@
 //! Table columns and cells, as upstream's printers make them for `kubectl get`.
 
+pub mod cluster;
 pub mod core;
 pub mod network;
 pub mod pods;
+pub mod policy;
 pub mod workloads;
 
 use jiff::Timestamp;
@@ -10,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 
 use crate::duration;
+use crate::strategy::deletion::rfc3339;
 
 /// One column of a Table (`metav1.TableColumnDefinition`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +40,12 @@ impl Column {
     pub const AGE: Self = Self::new("Age", "string");
 }
 
-/// Columns of kinds that have nothing more to show.
-pub const NAME_AND_AGE: &[Column] = &[Column::NAME, Column::AGE];
+/// Columns of kinds that upstream has no printer for.
+pub const NAME_AND_CREATED: &[Column] = &[Column::NAME, Column::new("Created At", "date")];
 
-pub fn name_and_age(meta: &ObjectMeta, now: Timestamp) -> Vec<Value> {
-    vec![name(meta), age(meta, now)]
+pub fn name_and_created(meta: &ObjectMeta) -> Vec<Value> {
+    let created = meta.creation_timestamp.as_ref().map(|time| rfc3339(time.0));
+    vec![name(meta), created.unwrap_or_default().into()]
 }
 
 pub(crate) fn name(meta: &ObjectMeta) -> Value {

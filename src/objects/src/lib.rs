@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod columns;
+pub mod convert;
 pub mod cron;
 pub mod decode;
 pub mod defaults;

@@ -52,7 +52,12 @@ pub fn definition_of(api_version: &str, kind: &str) -> Option<String> {
     let row = |kind: &str| kinds::find_object(api_version, kind).map(|row| row.schema.to_string());
     let list = || Some(row(kind.strip_suffix("List")?)? + "List");
     let shared = || Some(format!("{META}{kind}"));
-    [row(kind), list(), shared()].into_iter().flatten().find(|name| table::message(name).is_some())
+    // Bodies of subresources (TokenRequest, Eviction, Scale) have no row: they are beside one of their group version.
+    let beside = || {
+        let row = kinds::KINDS.iter().find(|row| row.api_version() == api_version)?;
+        Some(format!("{}{kind}", row.schema.strip_suffix(row.kind.as_ref())?))
+    };
+    [row(kind), list(), shared(), beside()].into_iter().flatten().find(|name| table::message(name).is_some())
 }
 
 /// Reads an enveloped object.

@@ -66,6 +66,13 @@ impl Quantity {
         scaled(self.nanos, NANO / 1000)
     }
 
+    /// The same, with anything finer than a thousandth rounded up, as resource lists are stored.
+    #[must_use]
+    pub fn round_up_to_millis(self) -> Self {
+        let milli = NANO / 1000;
+        Self { nanos: (self.nanos / milli + (self.nanos % milli).signum()) * milli, ..self }
+    }
+
     pub fn is_zero(self) -> bool {
         self.nanos == 0
     }
@@ -384,6 +391,7 @@ mod tests {
         assert_eq!(q("1500m"), q("1.5"));
         assert_eq!(q("1500m").value(), 2);
         assert_eq!(q("0.0001").millis(), 1);
+        assert_eq!(q("100u").round_up_to_millis().to_string(), "1m");
         assert_eq!(q("-1500m").value(), -2);
     }
 

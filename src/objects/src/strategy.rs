@@ -8,13 +8,24 @@
 //! admission → store. For an update: decode → mutating admission → [`Strategy::update`] → validating admission →
 //! store. For a delete: [`deletion::before_delete`].
 
+pub mod admission;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
+pub mod certificates;
 pub mod core;
 pub mod deletion;
+pub mod extensions;
+pub mod flow_control;
+pub mod networking;
+pub mod policy;
+pub mod rbac;
 pub mod registry;
 pub mod scale;
+pub mod scheduling;
+pub mod storage;
 pub mod typed;
+pub mod views;
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -43,6 +43,8 @@ impl Subject {
         let host = network.host();
         let name = folder.path().file_name().context("the folder has a name")?.to_string_lossy().into_owned();
         let cgroup = format!("/{name}");
+        // This machine's own configuration must not be read.
+        fs::write(folder.path().join("config.yaml"), "{}\n").context("write an empty configuration")?;
         Ok(Self { process: None, rk: rk.to_owned(), cgroup, folder, state, host, _network: network })
     }
 
@@ -54,6 +56,7 @@ impl Subject {
         command.arg("--registries").arg(self.folder.path().join("registries.yaml"));
         command.arg("--config").arg(self.folder.path().join("config.yaml"));
         command.arg("--data-dir").arg(self.data_dir()).arg("--state-dir").arg(self.state.path());
+        command.arg("--log-dir").arg(self.folder.path().join("log"));
         let before = Instant::now();
         self.process = Some(Background::start(command, &self.folder.path().join("rk.log")));
         before

@@ -192,6 +192,46 @@ fn any(list: Option<&[String]>, test: impl Fn(&str) -> bool) -> bool {
     list.unwrap_or_default().iter().any(|item| test(item))
 }
 
+/// Whether rules allow everything that `wanted` allows.
+pub(crate) fn covers(own: &[PolicyRule], wanted: &PolicyRule) -> bool {
+    let has = |rules: Option<&[String]>, item: &str| any(rules, |text| text == "*" || text == item);
+    let paths = wanted.non_resource_urls.iter().flatten();
+    let paths_covered = paths.into_iter().all(|path| {
+        wanted.verbs.iter().all(|verb| {
+            own.iter().any(|rule| {
+                has(Some(&rule.verbs), verb)
+                    && any(rule.non_resource_urls.as_deref(), |own| match own.strip_suffix('*') {
+                        Some(prefix) => path.starts_with(prefix),
+                        None => own == path,
+                    })
+            })
+        })
+    });
+    let names = wanted.resource_names.clone().filter(|names| !names.is_empty());
+    let resources_covered = wanted.resources.iter().flatten().all(|resource| {
+        let by_star = resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
+        wanted.api_groups.iter().flatten().all(|group| {
+            wanted.verbs.iter().all(|verb| {
+                let one = |name: Option<&String>| {
+                    own.iter().any(|rule| {
+                        let own_names = rule.resource_names.as_deref().unwrap_or_default();
+                        has(Some(&rule.verbs), verb)
+                            && has(rule.api_groups.as_deref(), group)
+                            && (has(rule.resources.as_deref(), resource)
+                                || by_star.as_ref().is_some_and(|star| any(rule.resources.as_deref(), |r| r == star)))
+                            && (own_names.is_empty() || name.is_some_and(|name| own_names.contains(name)))
+                    })
+                };
+                match &names {
+                    None => one(None),
+                    Some(names) => names.iter().all(|name| one(Some(name))),
+                }
+            })
+        })
+    });
+    paths_covered && resources_covered
+}
+
 /// Whether a rule allows a request.
 pub(crate) fn allows(rule: &PolicyRule, wanted: &Attributes<'_>) -> bool {
     if !rule.verbs.iter().any(|verb| verb == "*" || verb == wanted.verb) {
@@ -246,6 +286,16 @@ mod tests {
         assert!(allows(&named, &Attributes { name: "a", ..base }));
         assert!(!allows(&named, &base));
         assert!(!allows(&rule(&["*"], &["apps"], &["*"], &[]), &base));
+    }
+
+    #[test]
+    fn a_rule_is_covered_verb_by_verb() {
+        let own = [rule(&["get"], &["*"], &["*"], &[]), rule(&["list"], &[""], &["pods"], &[])];
+        assert!(covers(&own, &rule(&["get", "list"], &[""], &["pods"], &[])));
+        assert!(!covers(&own, &rule(&["get", "list"], &[""], &["pods", "secrets"], &[])));
+        let named = [rule(&["get"], &[""], &["secrets"], &["a"])];
+        assert!(covers(&named, &rule(&["get"], &[""], &["secrets"], &["a"])));
+        assert!(!covers(&named, &rule(&["get"], &[""], &["secrets"], &[])));
     }
 
     #[test]

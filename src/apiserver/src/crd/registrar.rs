@@ -111,7 +111,8 @@ async fn answer_all(inner: &Arc<Inner>) -> Result<(), Status> {
             write(inner, &definition, wanted).await?;
         }
     }
-    sync(inner)
+    sync(inner)?;
+    crate::api_services::sync(inner).await
 }
 
 /// Takes a definition's names, or says which one is taken already.

@@ -24,7 +24,7 @@ pub(crate) async fn delete_collection(call: &mut Call, place: &Place<'_>) -> Res
             subresource: "",
         };
         match delete::delete_object(&call.inner, &call.user, &one, &options, dry_run, &mut warnings).await {
-            Ok(delete::Deleted::Gone(value) | delete::Deleted::Marked(value, _)) => items.push(value),
+            Ok(delete::Deleted::Gone(value) | delete::Deleted::Marked(value)) => items.push(value),
             Err(status) if status.is_not_found() => {}
             Err(status) => return Err(status),
         }

@@ -16,7 +16,7 @@ use super::{
     store::{self, Written},
 };
 use crate::{
-    admission::{self, Operation, Review},
+    admission::{self, Operation, Review, quota::Turn},
     authn::User,
     body::Body,
     convert, encoded,
@@ -85,7 +85,7 @@ pub(crate) async fn create_object(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let (value, name) = prepare(inner, user, place, object.clone(), options, warnings).await?;
+        let (value, name, turn) = prepare(inner, user, place, object.clone(), options, warnings).await?;
         if options.dry_run {
             return match store::read(inner, &keys::object(place.resource.prefix(), place.namespace, &name)).await? {
                 Some(_) => Err(Status::already_exists(place.resource.qualified(), &name)),
@@ -98,7 +98,12 @@ pub(crate) async fn create_object(
         let extra = inner.allocators.extra(resource, Some(&value), None)?;
         let contended = !extra.is_empty();
         match store::write(inner, resource, key.clone(), bytes.clone(), 0, extra).await? {
-            Written::At(revision) => return Ok(Created::Stored(bytes, revision)),
+            Written::At(revision) => {
+                if turn.is_some() {
+                    inner.hub.wait_for(revision).await?;
+                }
+                return Ok(Created::Stored(bytes, revision));
+            }
             Written::Raced if attempt < tries => {}
             // Not the name, but an address or port was taken in between.
             Written::Raced if contended && attempt < NAME_TRIES && store::read(inner, &key).await?.is_none() => {}
@@ -108,7 +113,7 @@ pub(crate) async fn create_object(
     }
 }
 
-/// Everything before the write: the final value and its name.
+/// Everything before the write: the final value, its name, and the turn to keep until it is written and visible.
 async fn prepare(
     inner: &Inner,
     user: &User,
@@ -116,18 +121,10 @@ async fn prepare(
     object: Value,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
-) -> Result<(Value, String), Status> {
+) -> Result<(Value, String, Option<Turn>), Status> {
     let strategy = &*place.resource.strategy;
     let mut object = strategy.decode(object)?;
-    let mut review = Review {
-        inner,
-        user,
-        place,
-        operation: Operation::Create,
-        old: None,
-        dry_run: options.dry_run,
-        warnings: Vec::new(),
-    };
+    let mut review = Review { inner, user, place, operation: Operation::Create, old: None, warnings: Vec::new() };
     if admission::mutate(&mut review, &mut object).await? {
         object = strategy.decode(object)?;
     }
@@ -145,10 +142,10 @@ async fn prepare(
     };
     let mut value = strategy.create(object, &context)?;
     managed::record_create(&place.resource, &mut value, &options.field_manager, "");
-    admission::validate(&mut review, Some(&value)).await?;
+    let turn = admission::validate(&mut review, Some(&value)).await?;
     warnings.append(&mut review.warnings);
     let name = meta_str(&value, "name").to_owned();
-    Ok((value, name))
+    Ok((value, name, turn))
 }
 
 /// Five characters that cannot spell a word.

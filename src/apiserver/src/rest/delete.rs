@@ -7,7 +7,6 @@ use objects::{
     strategy::deletion::{self, DeleteOptions, Deletion},
 };
 use serde_json::Value;
-use storage::Revision;
 
 use super::{
     Place, body, options,
@@ -21,7 +20,7 @@ use crate::{
     convert, encoded,
     encoded::meta_str,
     handler::Call,
-    namespaces, negotiate, respond,
+    negotiate, respond,
     server::Inner,
 };
 
@@ -42,7 +41,7 @@ pub(crate) enum Deleted {
     /// Gone from the store; this is its last state.
     Gone(Value),
     /// Waiting for finalizers or its grace period.
-    Marked(Value, Revision),
+    Marked(Value),
 }
 
 /// Answers a DELETE.
@@ -59,7 +58,7 @@ pub(crate) async fn delete(call: &mut Call, place: &Place<'_>) -> Result<Respons
             let value = serde_json::to_value(&status).map_err(Status::internal)?;
             respond::value(call, 200, &value)
         }
-        Deleted::Gone(value) | Deleted::Marked(value, _) => {
+        Deleted::Gone(value) | Deleted::Marked(value) => {
             let form = negotiate::form(call.headers(), &call.query, !resource.kind.custom)?;
             respond::object(call, 200, resource, convert::from_stored(resource, value), form)
         }
@@ -80,15 +79,14 @@ pub(crate) async fn delete_object(
         let kv = store::read(inner, &key).await?.ok_or_else(|| place.not_found())?;
         let old = encoded::decode(&kv.value, kv.mod_revision)?;
         let mut review =
-            Review { inner, user, place, operation: Operation::Delete, old: Some(&old), dry_run, warnings: Vec::new() };
+            Review { inner, user, place, operation: Operation::Delete, old: Some(&old), warnings: Vec::new() };
         admission::validate(&mut review, None).await?;
         let decided = deletion::before_delete(&*place.resource.strategy, &old, options, Timestamp::now())?;
-        let decided = namespaces::hold(&place.resource, &old, decided);
         warnings.append(&mut review.warnings);
         let done = match decided {
-            Deletion::Unchanged => Some(Deleted::Marked(old, kv.mod_revision)),
+            Deletion::Unchanged => Some(Deleted::Marked(old)),
             Deletion::Remove if dry_run => Some(Deleted::Gone(old)),
-            Deletion::Mark(value) if dry_run => Some(Deleted::Marked(value, kv.mod_revision)),
+            Deletion::Mark(value) if dry_run => Some(Deleted::Marked(value)),
             Deletion::Remove => {
                 let extra = inner.allocators.extra(&place.resource, None, Some(&old))?;
                 match store::remove(inner, key.clone(), kv.mod_revision, extra).await? {
@@ -102,7 +100,7 @@ pub(crate) async fn delete_object(
                 match store::write(inner, resource, key.clone(), bytes, kv.mod_revision, Extra::default()).await? {
                     Written::At(revision) => {
                         encoded::metadata_mut(&mut value).insert("resourceVersion".into(), revision.to_string().into());
-                        Some(Deleted::Marked(value, revision))
+                        Some(Deleted::Marked(value))
                     }
                     Written::Raced => None,
                 }

@@ -192,7 +192,6 @@ async fn prepare(
         place,
         operation: Operation::Update,
         old: Some(old),
-        dry_run: change.options.dry_run,
         warnings: Vec::new(),
     };
     if admission::mutate(&mut review, &mut object).await? {
@@ -228,7 +227,7 @@ async fn write(
     old: &Value,
 ) -> Result<Option<Outcome>, Status> {
     let (inner, resource) = (change.inner, &place.resource);
-    let finished = deletion::is_finished(&*resource.strategy, &value) && !crate::namespaces::is_held(resource, &value);
+    let finished = deletion::is_finished(&*resource.strategy, &value);
     if change.options.dry_run {
         return Ok(Some(Outcome::Dry(value)));
     }

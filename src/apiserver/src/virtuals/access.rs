@@ -75,7 +75,7 @@ pub(super) fn any(call: &Call, mut review: Value, namespace: &str) -> Result<Val
 fn decide(call: &Call, user: &User, spec: &Spec, namespace: &str) -> Value {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let decision = if let Some(wanted) = &spec.resource_attributes {
-        let (verb, group, version) = (text(&wanted.verb), text(&wanted.group), text(&wanted.version));
+        let (verb, group) = (text(&wanted.verb), text(&wanted.group));
         let (resource, subresource) = (text(&wanted.resource), text(&wanted.subresource));
         let asked = text(&wanted.namespace);
         let name = text(&wanted.name);
@@ -84,7 +84,6 @@ fn decide(call: &Call, user: &User, spec: &Spec, namespace: &str) -> Value {
             user,
             verb: &verb,
             group: &group,
-            version: &version,
             resource: &resource,
             subresource: &subresource,
             namespace: if asked.is_empty() { namespace } else { &asked },
@@ -98,15 +97,11 @@ fn decide(call: &Call, user: &User, spec: &Spec, namespace: &str) -> Value {
         let path = if path.is_empty() { "/".to_owned() } else { path };
         call.inner.authz.authorize(&Attributes { verb: &verb, path: &path, ..Attributes::of(user) })
     };
-    let (allowed, denied, reason) = match decision {
-        Decision::Allow(reason) => (true, false, reason),
-        Decision::Deny(reason) => (false, true, reason),
-        Decision::NoOpinion(reason) => (false, false, reason),
+    let (allowed, reason) = match decision {
+        Decision::Allow(reason) => (true, reason),
+        Decision::NoOpinion(reason) => (false, reason),
     };
     let mut status = json!({ "allowed": allowed });
-    if denied {
-        status["denied"] = true.into();
-    }
     if !reason.is_empty() {
         status["reason"] = reason.into();
     }

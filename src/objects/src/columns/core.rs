@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ComponentStatus, ConfigMap, Event, LimitRange, Namespace, Node, NodeStatus, PersistentVolume,
-    PersistentVolumeClaim, ResourceQuota, Secret, ServiceAccount,
+    ComponentStatus, ConfigMap, Event, Namespace, Node, NodeStatus, PersistentVolume, PersistentVolumeClaim,
+    ResourceQuota, Secret, ServiceAccount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -265,13 +265,6 @@ pub fn resource_quota(quota: &ResourceQuota, now: Timestamp) -> Vec<Value> {
         if resource.starts_with("limits") { limits.push(text) } else { requests.push(text) }
     }
     vec![name(&quota.metadata), requests.join(", ").into(), limits.join(", ").into(), age(&quota.metadata, now)]
-}
-
-pub const LIMIT_RANGE: &[Column] = &[Column::NAME, Column::new("Created At", "date")];
-
-pub fn limit_range(range: &LimitRange, _now: Timestamp) -> Vec<Value> {
-    let created = range.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    vec![name(&range.metadata), created.map(crate::strategy::deletion::rfc3339).unwrap_or_default().into()]
 }
 
 pub const COMPONENT_STATUS: &[Column] =

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{fill, fill_number, fill_value, volumes};
-use crate::resources;
+use crate::{quantity, resources};
 
 const GRACE_SECONDS: i64 = 30;
 
@@ -97,7 +97,7 @@ macro_rules! container_fields {
         fill(&mut $container.image_pull_policy, policy);
         fill(&mut $container.termination_message_path, "/dev/termination-log");
         fill(&mut $container.termination_message_policy, "File");
-        fill_value(&mut $container.resources, Default::default());
+        round($container.resources.get_or_insert_default());
         for port in $container.ports.iter_mut().flatten() {
             fill(&mut port.protocol, "TCP");
         }
@@ -108,6 +108,17 @@ macro_rules! container_fields {
             [&mut lifecycle.post_start, &mut lifecycle.pre_stop].into_iter().flatten().for_each(handler);
         }
     }};
+}
+
+/// Amounts are kept to the thousandth.
+fn round(resources: &mut ResourceRequirements) {
+    let lists = [&mut resources.limits, &mut resources.requests].into_iter().flatten();
+    for amount in lists.flat_map(BTreeMap::values_mut) {
+        let exact = quantity::Quantity::of(amount);
+        if !exact.is_milli_precise() {
+            *amount = exact.round_up_to_millis().to_wire();
+        }
+    }
 }
 
 fn container(container: &mut Container) {

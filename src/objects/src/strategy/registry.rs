@@ -1,11 +1,12 @@
 //! Which strategy each built-in kind follows.
 
 use k8s_openapi::api;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
 
 use super::typed::{Plain, PlainWithStatus, Typed};
-use super::{Strategy, apps, batch, core};
+use super::{
+    Strategy, admission, apps, autoscaling, batch, certificates, core, extensions, flow_control, networking, policy,
+    rbac, scheduling, storage, views,
+};
 use crate::kinds::Kind;
 
 /// The strategy of a built-in kind; `None` for kinds that are not stored (reviews, bindings) or not built in.
@@ -55,62 +56,65 @@ static KINDS: &[&dyn Strategy] = strategies![
     core::quota::LimitRangeRules,
     batch::job::JobRules,
     batch::cron_job::CronJobRules,
+    rbac::RoleRules,
+    rbac::ClusterRoleRules,
+    rbac::RoleBindingRules,
+    rbac::ClusterRoleBindingRules,
+    networking::ingress::IngressRules,
+    networking::ingress::IngressClassRules,
+    networking::policy::NetworkPolicyRules,
+    networking::addresses::ServiceCidrRules,
+    networking::addresses::IpAddressRules,
+    networking::addresses::ServiceCidrBetaRules,
+    networking::addresses::IpAddressBetaRules,
+    policy::PodDisruptionBudgetRules,
+    storage::StorageClassRules,
+    storage::CsiDriverRules,
+    storage::CsiNodeRules,
+    storage::CsiStorageCapacityRules,
+    storage::VolumeAttachmentRules,
+    storage::VolumeAttributesClassRules,
+    storage::VolumeAttributesClassBetaRules,
+    scheduling::PriorityClassRules,
+    scheduling::RuntimeClassRules,
+    scheduling::LeaseRules,
+    autoscaling::HorizontalPodAutoscalerRules,
+    autoscaling::HorizontalPodAutoscalerV1Rules,
+    certificates::CertificateSigningRequestRules,
+    certificates::ClusterTrustBundleRules,
+    certificates::ClusterTrustBundleAlphaRules,
+    admission::ValidatingWebhookRules,
+    admission::MutatingWebhookRules,
+    admission::ValidatingAdmissionPolicyRules,
+    admission::ValidatingAdmissionPolicyBindingRules,
+    extensions::CustomResourceDefinitionRules,
+    extensions::ApiServiceRules,
+    flow_control::FlowSchemaRules,
+    flow_control::PriorityLevelRules,
+    flow_control::StorageVersionRules,
+    flow_control::ComponentStatusRules,
+    views::NewEventRules,
 ];
 
 /// Kinds that are decoded and have their metadata checked, and no more.
 static PLAIN: &[&dyn Strategy] = wrapped![Plain:
-    api::core::v1::ComponentStatus,
-    api::certificates::v1alpha1::ClusterTrustBundle,
-    api::certificates::v1beta1::ClusterTrustBundle,
-    api::coordination::v1::Lease,
     api::coordination::v1alpha2::LeaseCandidate,
     api::coordination::v1beta1::LeaseCandidate,
-    api::events::v1::Event,
-    api::networking::v1::IPAddress,
-    api::networking::v1::IngressClass,
-    api::networking::v1beta1::IPAddress,
-    api::node::v1::RuntimeClass,
-    api::rbac::v1::ClusterRole,
-    api::rbac::v1::ClusterRoleBinding,
-    api::rbac::v1::Role,
-    api::rbac::v1::RoleBinding,
     api::resource::v1::ResourceClaimTemplate,
     api::resource::v1beta1::ResourceClaimTemplate,
     api::resource::v1beta2::ResourceClaimTemplate,
-    api::scheduling::v1::PriorityClass,
     api::scheduling::v1alpha2::Workload,
-    api::storage::v1::CSIDriver,
-    api::storage::v1::CSINode,
-    api::storage::v1::CSIStorageCapacity,
-    api::storage::v1::StorageClass,
-    api::storage::v1::VolumeAttributesClass,
-    api::storage::v1beta1::VolumeAttributesClass,
 ];
 
 /// Plain kinds with a status part and generations.
 static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
     api::admissionregistration::v1::MutatingAdmissionPolicy,
     api::admissionregistration::v1::MutatingAdmissionPolicyBinding,
-    api::admissionregistration::v1::MutatingWebhookConfiguration,
-    api::admissionregistration::v1::ValidatingAdmissionPolicy,
-    api::admissionregistration::v1::ValidatingAdmissionPolicyBinding,
-    api::admissionregistration::v1::ValidatingWebhookConfiguration,
     api::admissionregistration::v1alpha1::MutatingAdmissionPolicy,
     api::admissionregistration::v1alpha1::MutatingAdmissionPolicyBinding,
     api::admissionregistration::v1beta1::MutatingAdmissionPolicy,
     api::admissionregistration::v1beta1::MutatingAdmissionPolicyBinding,
-    api::apiserverinternal::v1alpha1::StorageVersion,
-    api::autoscaling::v1::HorizontalPodAutoscaler,
-    api::autoscaling::v2::HorizontalPodAutoscaler,
-    api::certificates::v1::CertificateSigningRequest,
     api::certificates::v1beta1::PodCertificateRequest,
-    api::flowcontrol::v1::FlowSchema,
-    api::flowcontrol::v1::PriorityLevelConfiguration,
-    api::networking::v1::Ingress,
-    api::networking::v1::NetworkPolicy,
-    api::networking::v1::ServiceCIDR,
-    api::networking::v1beta1::ServiceCIDR,
-    api::policy::v1::PodDisruptionBudget,
     api::resource::v1::DeviceClass,
     api::resource::v1::ResourceClaim,
     api::resource::v1::ResourceSlice,
@@ -124,10 +128,7 @@ static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
     api::resource::v1beta2::ResourceClaim,
     api::resource::v1beta2::ResourceSlice,
     api::scheduling::v1alpha2::PodGroup,
-    api::storage::v1::VolumeAttachment,
     api::storagemigration::v1beta1::StorageVersionMigration,
-    apiextensions::v1::CustomResourceDefinition,
-    apiregistration::v1::APIService,
 ];
 
 /// The strategy of a row of the KINDS table; `None` for rows of custom resources and for kinds that are not stored.
@@ -147,6 +148,42 @@ mod tests {
             let facts = strategy.unwrap().facts();
             assert_eq!(facts.resource, kind.plural);
             assert_eq!(facts.namespaced, kind.is_namespaced(), "{}", kind.kind);
+        }
+    }
+
+    /// An object of every kind with nothing but a name: refused or not, it must be handled.
+    #[test]
+    fn every_strategy_handles_a_bare_object() {
+        let context = crate::strategy::Context {
+            namespace: Some("default"),
+            name: None,
+            now: "2026-01-02T03:04:05Z".parse().unwrap(),
+            uid: "u",
+            name_suffix: "abcde",
+            user: None,
+        };
+        for strategy in all() {
+            let facts = strategy.facts();
+            let bare = serde_json::json!({"metadata": {"name": "x"}});
+            let decoded = strategy.decode(bare).unwrap();
+            assert_eq!(decoded["kind"], facts.kind);
+            let again = strategy.decode(decoded.clone()).unwrap();
+            assert_eq!(again, decoded, "defaults of {} are not stable", facts.kind);
+            assert_eq!(strategy.cells(&decoded, context.now).len(), strategy.columns().len(), "{}", facts.kind);
+            assert!(strategy.selectable_fields().iter().any(|field| field.label == "metadata.name"));
+            let context =
+                crate::strategy::Context { namespace: context.namespace.filter(|_| facts.namespaced), ..context };
+            if let Err(status) = strategy.create(decoded, &context) {
+                assert_eq!(status.code(), 422, "{}: {status}", facts.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn no_kind_is_listed_twice() {
+        let mut seen = std::collections::HashSet::new();
+        for facts in all().map(Strategy::facts) {
+            assert!(seen.insert((facts.group, facts.version, facts.kind)), "{} {}", facts.version, facts.kind);
         }
     }
 }

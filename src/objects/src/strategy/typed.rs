@@ -82,7 +82,7 @@ pub trait Rules: Send + Sync + 'static {
     const CREATE_ON_UPDATE: bool = false;
     const UNCONDITIONAL_UPDATE: bool = true;
     const FIELDS: &'static [SelectableField] = METADATA_FIELDS;
-    const COLUMNS: &'static [Column] = columns::NAME_AND_AGE;
+    const COLUMNS: &'static [Column] = columns::NAME_AND_CREATED;
 
     /// Upstream's `SetDefaults_*`.
     fn default(object: &mut Self::Object) {
@@ -128,7 +128,8 @@ pub trait Rules: Send + Sync + 'static {
 
     /// One cell per column.
     fn cells(object: &Self::Object, now: Timestamp) -> Vec<Value> {
-        columns::name_and_age(object.metadata(), now)
+        let _ = now;
+        columns::name_and_created(object.metadata())
     }
 
     fn grace(object: &Self::Object, requested: Option<i64>) -> Grace {

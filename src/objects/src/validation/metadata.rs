@@ -10,6 +10,9 @@ use crate::names::{self, NameRule};
 use crate::status::{Status, quote};
 use crate::strategy::Context;
 
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+
 /// Fills what only the server sets on a new object.
 ///
 /// # Errors
@@ -74,8 +77,11 @@ pub fn validate(errors: &mut Errors, meta: &ObjectMeta, namespaced: bool, rule: 
     match text(meta.name.as_ref()) {
         "" => errors.required(&path.child("name"), "name or generateName is required"),
         name => {
-            check(errors, &path.child("name"), name, names::path_segment(name, false));
-            check(errors, &path.child("name"), name, rule(name, false));
+            let mut messages = rule(name, false);
+            if messages.is_empty() {
+                messages = names::path_segment(name, false);
+            }
+            check(errors, &path.child("name"), name, messages);
         }
     }
     let namespace = text(meta.namespace.as_ref());
@@ -129,8 +135,12 @@ fn owners(errors: &mut Errors, path: &Path<'_>, owners: &[OwnerReference]) {
 }
 
 fn finalizers(errors: &mut Errors, path: &Path<'_>, finalizers: &[String]) {
-    for finalizer in finalizers {
+    for (n, finalizer) in finalizers.iter().enumerate() {
         check(errors, path, finalizer, names::qualified_name(finalizer));
+        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.index(n), finalizer, detail);
+        }
     }
     let has = |name: &str| finalizers.iter().any(|f| f == name);
     if has("orphan") && has("foregroundDeletion") {

@@ -55,7 +55,7 @@ impl Rules for EventRules {
         }
         if event.event_time.is_some() {
             let required = [
-                ("reportingController", &event.reporting_component),
+                ("reportingComponent", &event.reporting_component),
                 ("reportingInstance", &event.reporting_instance),
                 ("action", &event.action),
                 ("reason", &event.reason),

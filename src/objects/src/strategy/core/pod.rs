@@ -219,9 +219,8 @@ pub fn bind(pod: &Value, binding: &Value, now: Timestamp) -> Result<Value, Statu
     if let Some(annotations) = binding.metadata.annotations {
         pod.metadata.annotations.get_or_insert_default().extend(annotations);
     }
-    let generation = pod.metadata.generation.unwrap_or(0) + 1;
-    pod.metadata.generation = Some(generation);
-    mark_scheduled(pod.status.get_or_insert_default(), now, generation);
+    // Being placed is no change of the desired state: the generation stays.
+    mark_scheduled(pod.status.get_or_insert_default(), now, pod.metadata.generation);
     serde_json::to_value(&pod).map_err(Status::internal)
 }
 
@@ -242,14 +241,14 @@ fn check_binding(binding: &Binding, name: &str) -> Result<(), Status> {
     }
 }
 
-fn mark_scheduled(status: &mut PodStatus, now: Timestamp, generation: i64) {
+fn mark_scheduled(status: &mut PodStatus, now: Timestamp, generation: Option<i64>) {
     let conditions = status.conditions.get_or_insert_default();
     conditions.retain(|condition| condition.type_ != "PodScheduled");
     conditions.push(PodCondition {
         type_: "PodScheduled".to_owned(),
         status: "True".to_owned(),
         last_transition_time: Some(Time(now)),
-        observed_generation: Some(generation),
+        observed_generation: generation,
         ..PodCondition::default()
     });
 }

@@ -124,7 +124,7 @@ pub struct LimitRangeRules;
 
 impl Rules for LimitRangeRules {
     type Object = LimitRange;
-    const COLUMNS: &'static [Column] = columns::core::LIMIT_RANGE;
+    const CREATE_ON_UPDATE: bool = true;
 
     fn default(range: &mut LimitRange) {
         let items = range.spec.iter_mut().flat_map(|spec| spec.limits.iter_mut());
@@ -142,10 +142,6 @@ impl Rules for LimitRangeRules {
                 errors.duplicate(&path.child("type"), &item.type_);
             }
         }
-    }
-
-    fn cells(range: &LimitRange, now: Timestamp) -> Vec<Value> {
-        columns::core::limit_range(range, now)
     }
 }
 

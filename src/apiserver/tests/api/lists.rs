@@ -1,0 +1,89 @@
+//! Lists: selectors, pages, revisions, views.
+
+use serde_json::{Value, json};
+
+use crate::server::{Client, Server};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+async fn make(admin: &Client, count: usize) {
+    for n in 0..count {
+        let color = if n % 2 == 0 { "red" } else { "blue" };
+        let object = json!({"metadata": {"name": format!("m{n:02}"), "labels": {"color": color}}});
+        admin.create(MAPS, object).await;
+    }
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().into_iter().flatten().filter_map(|item| item["metadata"]["name"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn selectors_choose() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 4).await;
+    let (_, red) = admin.get(&format!("{MAPS}?labelSelector=color%3Dred")).await;
+    assert_eq!(names(&red), ["m00", "m02"]);
+    let (_, one) = admin.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dm01")).await;
+    assert_eq!(names(&one), ["m01"]);
+    let (code, refused) = admin.get(&format!("{MAPS}?fieldSelector=data.x%3D1")).await;
+    assert_eq!(code, 400, "{refused}");
+}
+
+#[tokio::test]
+async fn pages_show_one_revision() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 5).await;
+    let (_, first) = admin.get(&format!("{MAPS}?limit=2")).await;
+    assert_eq!(names(&first), ["m00", "m01"]);
+    assert_eq!(first["metadata"]["remainingItemCount"], 3);
+    admin.delete(&format!("{MAPS}/m03")).await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let (_, second) = admin.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    assert_eq!(names(&second), ["m02", "m03"]);
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let token = second["metadata"]["continue"].as_str().unwrap();
+    let (_, last) = admin.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    assert_eq!(names(&last), ["m04"]);
+    assert!(last["metadata"].get("continue").is_none());
+}
+
+#[tokio::test]
+async fn an_exact_revision_shows_the_past() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 2).await;
+    let (_, before) = admin.get(MAPS).await;
+    let version = before["metadata"]["resourceVersion"].as_str().unwrap();
+    admin.delete(&format!("{MAPS}/m00")).await;
+    let (_, past) = admin.get(&format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact")).await;
+    assert_eq!(names(&past), ["m00", "m01"]);
+    let (_, present) = admin.get(MAPS).await;
+    assert_eq!(names(&present), ["m01"]);
+    let (code, refused) = admin.get(&format!("{MAPS}?resourceVersionMatch=Exact")).await;
+    assert_eq!(code, 422, "{refused}");
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 4).await;
+    let (code, _) = admin.delete(&format!("{MAPS}?labelSelector=color%3Dred")).await;
+    assert_eq!(code, 200);
+    let (_, left) = admin.get(MAPS).await;
+    assert_eq!(names(&left), ["m01", "m03"]);
+}
+
+#[tokio::test]
+async fn both_events_are_views_of_one() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let event = json!({"metadata": {"name": "e", "namespace": "default"}, "reason": "R", "message": "text", "type": "Normal",
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    admin.create("/api/v1/namespaces/default/events", event).await;
+    let (_, other) = admin.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await;
+    assert_eq!((&other["note"], &other["regarding"]["name"]), (&json!("text"), &json!("p")));
+}

@@ -1,0 +1,12 @@
+//! The API server as a whole: started on a store of its own, driven over its in-process transport and, with the real
+//! kubectl, over TLS.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests outside of any cfg(test)")]
+
+mod allocation;
+mod authorization;
+mod custom;
+mod kubectl;
+mod lists;
+mod objects;
+mod server;
+mod watches;

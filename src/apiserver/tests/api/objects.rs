@@ -1,0 +1,169 @@
+//! Writing and deleting objects.
+
+use serde_json::{Value, json};
+
+use crate::server::Server;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+#[tokio::test]
+async fn an_object_is_created_read_updated_and_deleted() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let made = admin.create(MAPS, map("a")).await;
+    assert_eq!((&made["kind"], &made["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
+    let (code, mut read) = admin.get(&format!("{MAPS}/a")).await;
+    assert_eq!((code, &read), (200, &made));
+    read["data"]["a"] = "2".into();
+    let (code, updated) = admin.put(&format!("{MAPS}/a"), &read).await;
+    assert_eq!(code, 200);
+    assert_ne!(updated["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let (code, stale) = admin.put(&format!("{MAPS}/a"), &made).await;
+    assert_eq!((code, &stale["reason"]), (409, &json!("Conflict")));
+    let (code, gone) = admin.delete(&format!("{MAPS}/a")).await;
+    assert_eq!((code, &gone["status"]), (200, &json!("Success")));
+    let (code, missing) = admin.get(&format!("{MAPS}/a")).await;
+    assert_eq!((code, &missing["message"]), (404, &json!("configmaps \"a\" not found")));
+}
+
+#[tokio::test]
+async fn an_update_that_changes_nothing_writes_nothing() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let made = admin.create(MAPS, map("same")).await;
+    let (_, again) = admin.put(&format!("{MAPS}/same"), &made).await;
+    assert_eq!(again["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn all_patch_types_apply() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    admin.create(MAPS, map("p")).await;
+    let path = format!("{MAPS}/p");
+    let (_, merged) = admin.patch(&path, "application/merge-patch+json", json!({"data": {"b": "2"}})).await;
+    assert_eq!(merged["data"], json!({"a": "1", "b": "2"}));
+    let ops = json!([{"op": "remove", "path": "/data/a"}]);
+    let (_, patched) = admin.patch(&path, "application/json-patch+json", ops).await;
+    assert_eq!(patched["data"], json!({"b": "2"}));
+    let strategic = json!({"data": {"b": null, "c": "3"}});
+    let (_, patched) = admin.patch(&path, "application/strategic-merge-patch+json", strategic).await;
+    assert_eq!(patched["data"], json!({"c": "3"}));
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "p"}, "data": {"d": "4"}});
+    let apply = format!("{path}?fieldManager=me");
+    let (code, applied) = admin.patch(&apply, "application/apply-patch+yaml", config).await;
+    assert_eq!((code, &applied["data"]), (200, &json!({"c": "3", "d": "4"})));
+    let (code, _) = admin.patch(&path, "text/plain", json!({})).await;
+    assert_eq!(code, 415);
+}
+
+#[tokio::test]
+async fn applying_something_missing_creates_it() {
+    let server = Server::start().await;
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "n"}, "data": {"d": "4"}});
+    let path = format!("{MAPS}/n?fieldManager=me");
+    let (code, made) = server.admin().patch(&path, "application/apply-patch+yaml", config).await;
+    assert_eq!(code, 201);
+    assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Apply");
+}
+
+#[tokio::test]
+async fn a_finalizer_holds_a_deleted_object_until_it_is_taken_off() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let mut object = map("held");
+    object["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    admin.create(MAPS, object).await;
+    let path = format!("{MAPS}/held");
+    let (code, marked) = admin.delete(&path).await;
+    assert_eq!(code, 200);
+    assert!(marked["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(admin.get(&path).await.0, 200);
+    let (code, _) = admin.patch(&path, "application/merge-patch+json", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(code, 200);
+    assert_eq!(admin.get(&path).await.0, 404);
+}
+
+#[tokio::test]
+async fn dry_run_and_strict_validation() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let (code, _) = admin.post(&format!("{MAPS}?dryRun=All"), map("dry")).await;
+    assert_eq!(code, 201);
+    assert_eq!(admin.get(&format!("{MAPS}/dry")).await.0, 404);
+    let mut odd = map("odd");
+    odd["foo"] = 1.into();
+    let (code, refused) = admin.post(&format!("{MAPS}?fieldValidation=Strict"), odd).await;
+    assert_eq!(code, 400);
+    assert_eq!(
+        refused["message"],
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"foo\""
+    );
+}
+
+#[tokio::test]
+async fn names_are_generated_and_taken_names_refused() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let made = admin.create(MAPS, json!({"metadata": {"generateName": "g-"}})).await;
+    assert!(made["metadata"]["name"].as_str().is_some_and(|name| name.len() == 7 && name.starts_with("g-")));
+    admin.create(MAPS, map("twice")).await;
+    let (code, refused) = admin.post(MAPS, map("twice")).await;
+    assert_eq!((code, &refused["reason"]), (409, &json!("AlreadyExists")));
+}
+
+#[tokio::test]
+async fn nothing_is_created_in_a_namespace_that_is_not_there_or_goes() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let (code, refused) = admin.post("/api/v1/namespaces/nope/configmaps", map("x")).await;
+    assert_eq!((code, &refused["message"]), (404, &json!("namespaces \"nope\" not found")));
+    admin.create("/api/v1/namespaces", json!({"metadata": {"name": "going"}})).await;
+    let (_, going) = admin.delete("/api/v1/namespaces/going").await;
+    assert_eq!(going["status"]["phase"], "Terminating");
+    admin.until("/api/v1/namespaces/going", |_, ns| ns["status"]["phase"] == "Terminating").await;
+    let (code, refused) = admin.post("/api/v1/namespaces/going/configmaps", map("x")).await;
+    assert_eq!(code, 403, "{refused}");
+    let (_, mut ns) = admin.get("/api/v1/namespaces/going").await;
+    ns["spec"]["finalizers"] = json!([]);
+    let (code, _) = admin.put("/api/v1/namespaces/going/finalize", &ns).await;
+    assert_eq!(code, 200);
+    assert_eq!(admin.get("/api/v1/namespaces/going").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_pod_runs_as_a_service_account_and_is_bound_once() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let (code, refused) = admin.post(pods, pod.clone()).await;
+    assert_eq!(code, 403, "{refused}");
+    admin.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let made = admin.create(pods, pod).await;
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+    assert!(made["spec"]["volumes"][0]["projected"].is_object());
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(admin.post(&format!("{pods}/p/binding"), binding.clone()).await.0, 201);
+    let (code, refused) = admin.post(&format!("{pods}/p/binding"), binding).await;
+    assert_eq!(code, 409, "{refused}");
+    let (_, bound) = admin.get(&format!("{pods}/p")).await;
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    let (code, gone) = admin.delete(&format!("{pods}/p?gracePeriodSeconds=5")).await;
+    assert_eq!((code, &gone["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(5)));
+    let (_, _) = admin.delete(&format!("{pods}/p?gracePeriodSeconds=0")).await;
+    assert_eq!(admin.get(&format!("{pods}/p")).await.0, 404);
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_restart() {
+    let server = Server::start().await;
+    let made = server.admin().create(MAPS, map("kept")).await;
+    let server = server.restart().await;
+    let (code, read) = server.admin().get(&format!("{MAPS}/kept")).await;
+    assert_eq!((code, read), (200, made));
+}
