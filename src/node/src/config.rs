@@ -96,6 +96,7 @@ impl Default for Eviction {
     fn default() -> Self {
         Self {
             memory_available: 100 << 20,
+            // As k3s has them: small disks are often fuller than what upstream's 10 and 15 allow for.
             nodefs_available_percent: 5,
             imagefs_available_percent: 5,
             inodes_free_percent: 5,
