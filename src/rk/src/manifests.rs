@@ -10,10 +10,10 @@ use kube::discovery::{Scope, pinned_kind};
 use kube::{Api, Client};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
-use std::os::fd::AsFd;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const FIELD_MANAGER: &str = "rk-manifests";
@@ -70,12 +70,11 @@ pub(crate) async fn follow(client: Client, folder: PathBuf, stop: CancellationTo
 
 async fn run(client: &Client, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).context("make the folder")?;
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("start inotify")?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("start inotify")?;
     inotify
         .add_watch(folder, AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO)
         .context("watch the folder")?;
-    let descriptor = inotify.as_fd().try_clone_to_owned()?;
-    let readable = AsyncFd::register(descriptor)?;
+    let mut changes = changes(inotify);
     let mut pending = files(folder)?;
     loop {
         let mut failed = Vec::new();
@@ -85,17 +84,11 @@ async fn run(client: &Client, folder: &Path) -> anyhow::Result<()> {
                 failed.push(path);
             }
         }
-        let changed = async {
-            let mut ready = readable.readable().await?;
-            let events = inotify.read_events();
-            ready.clear_ready();
-            events.map_err(std::io::Error::from)
-        };
         let retry =
             async { if failed.is_empty() { std::future::pending().await } else { tokio::time::sleep(RETRY).await } };
         pending = tokio::select! {
-            events = changed => {
-                let names = events?.into_iter().filter_map(|event| event.name);
+            names = changes.recv() => {
+                let names = names.context("the folder cannot be watched any longer")?.into_iter();
                 let mut paths: Vec<_> = names.map(|name| folder.join(name)).filter(|path| is_manifest(path)).collect();
                 paths.extend(failed);
                 paths.sort();
@@ -105,6 +98,20 @@ async fn run(client: &Client, folder: &Path) -> anyhow::Result<()> {
             () = retry => failed,
         };
     }
+}
+
+/// Names that inotify tells of, read on a thread of its own, which ends with the process.
+fn changes(inotify: Inotify) -> mpsc::Receiver<Vec<OsString>> {
+    let (sender, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        while let Ok(events) = inotify.read_events() {
+            let names = events.into_iter().filter_map(|event| event.name).collect();
+            if sender.blocking_send(names).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 async fn apply_file(client: &Client, path: &Path) -> anyhow::Result<()> {
