@@ -53,7 +53,9 @@ choose_command() {
         esac
     done
     if [ "$CONFIG_DIR" != /etc/rk ]; then
-        export RK_CONFIG="${RK_CONFIG:-$CONFIG_DIR/config.yaml}" RK_REGISTRIES="${RK_REGISTRIES:-$CONFIG_DIR/registries.yaml}"
+        # A file that is named must be there; the registries' need not.
+        [ ! -e "$CONFIG_DIR/config.yaml" ] || export RK_CONFIG="${RK_CONFIG:-$CONFIG_DIR/config.yaml}"
+        export RK_REGISTRIES="${RK_REGISTRIES:-$CONFIG_DIR/registries.yaml}"
         [ "$role" = agent ] || export RK_WRITE_KUBECONFIG="${RK_WRITE_KUBECONFIG:-$CONFIG_DIR/rk.yaml}"
     fi
     case "$role" in

@@ -197,7 +197,8 @@ impl Images {
         self.puller.pull(name, auth, &on_progress).await
     }
 
-    /// Reads a docker-archive or OCI-archive tar (plain, gzip or zstd). Blocks: call it off the async threads.
+    /// Reads a docker-archive or OCI-archive tar (plain, gzip or zstd); the records have the names that the archive
+    /// gives. Blocks: call it off the async threads.
     pub fn import(&self, archive: impl Read) -> Result<Vec<ImageRecord>, ImageError> {
         import::import(&self.store, archive)
     }

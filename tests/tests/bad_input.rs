@@ -196,7 +196,7 @@ fn an_invalid_manifest_is_answered_with_its_fields() {
         ),
         (
             "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {ports: [{port: 70000}]}}",
-            "The Service \"s\" is invalid: spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive",
         ),
         (
             "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: i, ports: [{containerPrt: 1}]}]}}",
@@ -208,9 +208,14 @@ fn an_invalid_manifest_is_answered_with_its_fields() {
         ),
         ("{apiVersion: v1, kind: Pood, metadata: {name: p}}", "no matches for kind \"Pood\" in version \"v1\""),
     ] {
-        let error = cluster.kubectl(|kubectl| kubectl.fails(&["create", "-f", "-"], Some(manifest)));
+        let error = cluster.kubectl(|kubectl| kubectl.fails(&["create", "-f", "-"], Some(&yaml(manifest))));
         assert!(error.contains(wanted), "{manifest}: {error}");
     }
+}
+
+/// kubectl takes what begins with a brace for JSON.
+fn yaml(flow: &str) -> String {
+    format!("---\n{flow}\n")
 }
 
 /// A small file system of its own, gone with the value.
@@ -256,7 +261,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
             .find_map(|n| {
                 let manifest =
                     format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: big{n}}}, data: {{k: {big}}}}}");
-                check(&mut kubectl.command(&["create", "-f", "-"]), Some(&manifest)).err()
+                check(&mut kubectl.command(&["create", "-f", "-"]), Some(&yaml(&manifest))).err()
             })
             .expect("a full disk takes no more");
         let error = format!("{error:#}");

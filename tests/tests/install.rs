@@ -200,7 +200,7 @@ fn uninstall_leaves_nothing() {
             .map_err(|error| format!("{error:#}"))
     };
     until("the API is ready", Duration::from_secs(60), || kubectl(&["get", "--raw", "/readyz"], None));
-    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: 'rk.local/busybox:test', imagePullPolicy: Never, command: [sleep, '1000']}]}}";
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: 'rk.local/busybox:test', imagePullPolicy: Never, command: [sleep, '1000']}]}}";
     until("the pod is made", Duration::from_secs(60), || kubectl(&["apply", "-f", "-"], Some(pod)));
     kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=60s"], None).expect("the pod runs");
     let during = traces(&host, place.folder.path(), &cgroup);
