@@ -245,6 +245,8 @@ if [ -e "/etc/init.d/$NAME" ]; then
     rm -f "/etc/init.d/$NAME" "/var/log/$NAME.log"
 fi
 rm -rf "\${RK_DATA_DIR:-/var/lib/rk}" "\${RK_STATE_DIR:-/run/rk}" "\${RK_LOG_DIR:-/var/log}/pods" "\${RK_LOG_DIR:-/var/log}/containers" "$CONFIG_DIR"
+# A folder of its own for logs goes when nothing else is in it.
+[ -z "\${RK_LOG_DIR:-}" ] || rmdir "\$RK_LOG_DIR" 2>/dev/null
 rm -f "$BIN_DIR/rk" "$BIN_DIR/rk-killall.sh" "$BIN_DIR/rk-uninstall.sh"
 EOF
     chmod 755 "$BIN_DIR/rk-uninstall.sh"

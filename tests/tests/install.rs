@@ -193,6 +193,7 @@ fn uninstall_leaves_nothing() {
     fs::create_dir_all(data.join("agent/images")).expect("make the images folder");
     rk_tests::image::busybox(&data.join("agent/images/busybox.tar"), "rk.local/busybox:test");
 
+    let _cleaner = Cleaner { host: &host, data: &data, state: &state, cgroup: &cgroup };
     let mut server = Background::start(service(&host, &place), &place.path("rk.log"));
     let kubectl = |arguments: &[&str], input: Option<&str>| {
         let mut command = host.command("kubectl");
@@ -218,6 +219,27 @@ fn uninstall_leaves_nothing() {
     assert!(left.is_empty(), "uninstall left {left:#?}");
 }
 
+/// Ends what is left when the test fails half-way; after an uninstall it finds nothing.
+struct Cleaner<'a> {
+    host: &'a Host,
+    data: &'a Path,
+    state: &'a Path,
+    cgroup: &'a str,
+}
+
+impl Drop for Cleaner<'_> {
+    fn drop(&mut self) {
+        if !self.data.exists() {
+            return;
+        }
+        let mut command = self.host.command(rk_tests::rk());
+        command.arg("kill-all").arg("--data-dir").arg(self.data).arg("--state-dir").arg(self.state);
+        if let Err(error) = check(command.arg(format!("--cgroup-root=/{}", self.cgroup)), None) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
 /// The command that the unit's ExecStart is, with the variables of its EnvironmentFile.
 fn service(host: &Host, place: &Place) -> Command {
     let unit = place.read("systemd/rk.service");
@@ -235,13 +257,12 @@ fn traces(host: &Host, folder: &Path, cgroup: &str) -> BTreeSet<String> {
     let top = folder.display().to_string();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
     traces.extend(mounts.lines().filter(|line| line.contains(&top)).map(|line| format!("mount {line}")));
-    walk(&Path::new("/sys/fs/cgroup").join(cgroup), &mut |path| {
-        if path.is_dir() {
-            traces.insert(format!("cgroup {}", path.display()));
-        }
-    });
-    if Path::new("/sys/fs/cgroup").join(cgroup).exists() {
-        traces.insert(format!("cgroup {cgroup}"));
+    // Version 2 has one tree, version 1 a tree for each controller.
+    let top_cgroups = fs::read_dir("/sys/fs/cgroup").expect("list the cgroups").flatten().map(|entry| entry.path());
+    for tree in
+        top_cgroups.chain([PathBuf::from("/sys/fs/cgroup")]).map(|tree| tree.join(cgroup)).filter(|tree| tree.is_dir())
+    {
+        traces.insert(format!("cgroup {}", tree.display()));
     }
     for entry in fs::read_dir("/proc").expect("list the processes").flatten() {
         let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
