@@ -15,6 +15,7 @@
 #   INSTALL_RK_SKIP_ENABLE    true: install the service, but do not enable it
 #   INSTALL_RK_BIN_DIR        folder for executables                           [/usr/local/bin]
 #   INSTALL_RK_SYSTEMD_DIR    folder for the systemd unit                      [/etc/systemd/system]
+#   INSTALL_RK_CONFIG_DIR     folder for configuration and kubeconfig          [/etc/rk]
 #   INSTALL_RK_NAME           name of the service                              [rk, or rk-agent]
 # Arguments after `sh -s -` are flags of the service.
 set -eu
@@ -22,7 +23,7 @@ set -eu
 BASE_URL=${INSTALL_RK_BASE_URL:-https://github.com/rk-kubernetes/rk/releases}
 BIN_DIR=${INSTALL_RK_BIN_DIR:-/usr/local/bin}
 SYSTEMD_DIR=${INSTALL_RK_SYSTEMD_DIR:-/etc/systemd/system}
-CONFIG_DIR=/etc/rk
+CONFIG_DIR=${INSTALL_RK_CONFIG_DIR:-/etc/rk}
 
 info() { echo "[rk] $*"; }
 fatal() { echo "[rk] error: $*" >&2; exit 1; }
@@ -32,18 +33,31 @@ need_root() {
     [ "$(id -u)" = 0 ] || fatal "must run as root: pipe into 'sudo sh -'"
 }
 
-# What the service runs: INSTALL_RK_EXEC, else by RK_URL; further arguments are appended.
+# What the service runs: INSTALL_RK_EXEC and the script's own arguments; when they name no role, RK_URL decides.
 choose_command() {
-    command=${INSTALL_RK_EXEC:-}
-    case "$command" in
-        '' | -*) if [ -n "${RK_URL:-}" ]; then command="agent $command"; else command="server $command"; fi ;;
-    esac
-    command="$command $*"
-    # Collapses the blanks that joining left.
+    # Words on purpose: INSTALL_RK_EXEC is a command line.
     # shellcheck disable=SC2086
-    set -- $command
+    set -- ${INSTALL_RK_EXEC:-} "$@"
+    case "${1:-}" in
+        '' | -*) if [ -n "${RK_URL:-}" ]; then set -- agent "$@"; else set -- server "$@"; fi ;;
+    esac
     role=$1
     command=$*
+    # Where the service keeps things must be known to rk-killall.sh and rk-uninstall.sh too.
+    for flag in "$@"; do
+        case "$flag" in
+            --data-dir=*) export RK_DATA_DIR="${flag#*=}" ;;
+            --state-dir=*) export RK_STATE_DIR="${flag#*=}" ;;
+            --log-dir=*) export RK_LOG_DIR="${flag#*=}" ;;
+            --cgroup-root=*) export RK_CGROUP_ROOT="${flag#*=}" ;;
+        esac
+    done
+    if [ "$CONFIG_DIR" != /etc/rk ]; then
+        # A file that is named must be there; the registries' need not.
+        [ ! -e "$CONFIG_DIR/config.yaml" ] || export RK_CONFIG="${RK_CONFIG:-$CONFIG_DIR/config.yaml}"
+        export RK_REGISTRIES="${RK_REGISTRIES:-$CONFIG_DIR/registries.yaml}"
+        [ "$role" = agent ] || export RK_WRITE_KUBECONFIG="${RK_WRITE_KUBECONFIG:-$CONFIG_DIR/rk.yaml}"
+    fi
     case "$role" in
         server | agent) ;;
         *) fatal "INSTALL_RK_EXEC must begin with server or agent, not '$role'" ;;
@@ -61,7 +75,7 @@ choose_command() {
 }
 
 choose_init() {
-    if [ -d /run/systemd/system ] || { command -v systemctl >/dev/null 2>&1 && is_true "${INSTALL_RK_SKIP_START:-}"; }; then
+    if [ -d /run/systemd/system ] || [ -n "${INSTALL_RK_SYSTEMD_DIR:-}" ] || { command -v systemctl >/dev/null 2>&1 && is_true "${INSTALL_RK_SKIP_START:-}"; }; then
         init=systemd
     elif command -v openrc-run >/dev/null 2>&1 || [ -x /sbin/openrc-run ]; then
         init=openrc
@@ -127,11 +141,16 @@ install_binary() {
         info "kubectl is not installed; any version from 1.32 works, with KUBECONFIG=$CONFIG_DIR/rk.yaml"
 }
 
-# Variables of the service, 0600: RK_TOKEN is among them.
+# Variables of the service, 0600: RK_TOKEN is among them. Quoted so that systemd and sh read the same.
 write_environment() {
     mkdir -p "$CONFIG_DIR"
     environment=$CONFIG_DIR/$NAME.env
-    (umask 077 && env | sed -n '/^RK_[A-Z_]*=/p; /^\(HTTPS\{0,1\}\|NO\)_PROXY=/p' >"$environment")
+    rm -f "$environment"
+    (umask 077 && env | sed -n "/^RK_[A-Z_]*=/b keep
+        /^\(HTTPS\{0,1\}\|NO\)_PROXY=/!d
+        :keep
+        s/'/'\\\\''/g
+        s/=\(.*\)/='\1'/p" >"$environment")
 }
 
 write_systemd() {
@@ -226,6 +245,8 @@ if [ -e "/etc/init.d/$NAME" ]; then
     rm -f "/etc/init.d/$NAME" "/var/log/$NAME.log"
 fi
 rm -rf "\${RK_DATA_DIR:-/var/lib/rk}" "\${RK_STATE_DIR:-/run/rk}" "\${RK_LOG_DIR:-/var/log}/pods" "\${RK_LOG_DIR:-/var/log}/containers" "$CONFIG_DIR"
+# A folder of its own for logs goes when nothing else is in it.
+[ -z "\${RK_LOG_DIR:-}" ] || rmdir "\$RK_LOG_DIR" 2>/dev/null
 rm -f "$BIN_DIR/rk" "$BIN_DIR/rk-killall.sh" "$BIN_DIR/rk-uninstall.sh"
 EOF
     chmod 755 "$BIN_DIR/rk-uninstall.sh"

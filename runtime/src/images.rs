@@ -103,8 +103,8 @@ pub struct RegistriesConfig {
     pub insecure: Vec<String>,
     /// Registry → endpoints (`https://host[:port][/prefix]`) tried before it, in order.
     pub mirrors: BTreeMap<String, Vec<String>>,
-    /// PEM file of certificate authorities to trust; `None`: the host's own.
-    pub ca_file: Option<PathBuf>,
+    /// Registry (`host` or `host:port`) → PEM file of certificate authorities to trust besides the machine's own.
+    pub ca_files: BTreeMap<String, PathBuf>,
     /// Credentials by registry, used when a pull brings none.
     pub auth: BTreeMap<String, Auth>,
 }
@@ -197,7 +197,8 @@ impl Images {
         self.puller.pull(name, auth, &on_progress).await
     }
 
-    /// Reads a docker-archive or OCI-archive tar (plain, gzip or zstd). Blocks: call it off the async threads.
+    /// Reads a docker-archive or OCI-archive tar (plain, gzip or zstd); the records have the names that the archive
+    /// gives. Blocks: call it off the async threads.
     pub fn import(&self, archive: impl Read) -> Result<Vec<ImageRecord>, ImageError> {
         import::import(&self.store, archive)
     }

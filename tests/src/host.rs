@@ -2,6 +2,7 @@
 //! test is seen by the machine's own network, and all of it goes with the namespaces.
 
 use crate::process::check;
+use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -77,6 +78,20 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// A listener on this host's loopback, which this process serves.
+    ///
+    /// # Panics
+    /// When the namespace cannot be entered.
+    pub fn listen(&self) -> TcpListener {
+        let place = std::fs::File::open(format!("/run/netns/{}", self.namespace)).expect("open the namespace");
+        // A thread of its own: the socket stays in the namespace, the test does not.
+        let bind = move || {
+            nix::sched::setns(place, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+            TcpListener::bind("127.0.0.1:0").expect("listen on loopback")
+        };
+        std::thread::spawn(bind).join().expect("the thread listens")
+    }
+
     /// A command that runs on this host. Not `ip netns exec`: that remounts /sys and so hides the cgroups.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");

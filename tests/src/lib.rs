@@ -9,6 +9,7 @@ pub mod image;
 pub mod kubectl;
 pub mod need;
 pub mod process;
+pub mod site;
 pub mod wait;
 
 pub use cluster::{Cluster, Server};

@@ -7,6 +7,7 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -40,12 +41,13 @@ pub(super) enum Security {
 
 #[derive(Debug)]
 pub(super) struct Dialer {
-    ca_file: Option<PathBuf>,
+    /// By `host` or `host:port`.
+    ca_files: BTreeMap<String, PathBuf>,
 }
 
 impl Dialer {
     pub(super) fn new(config: &RegistriesConfig) -> Self {
-        Self { ca_file: config.ca_file.clone() }
+        Self { ca_files: config.ca_files.clone() }
     }
 
     pub(super) async fn dial(&self, host: &str, port: u16, security: Security) -> Result<Box<dyn Io>, ImageError> {
@@ -56,7 +58,7 @@ impl Dialer {
                 return Ok(Box::new(tcp) as Box<dyn Io>);
             }
             let name = ServerName::try_from(host.to_owned()).map_err(|e| unreachable(e.to_string()))?;
-            let connector = TlsConnector::from(Arc::new(self.tls(security)?));
+            let connector = TlsConnector::from(Arc::new(self.tls(host, port, security)?));
             let tls = connector.connect(name, tcp).await.map_err(|e| unreachable(format!("TLS: {e}")))?;
             Ok(Box::new(tls) as Box<dyn Io>)
         };
@@ -75,7 +77,7 @@ impl Dialer {
         Err(last)
     }
 
-    fn tls(&self, security: Security) -> Result<ClientConfig, ImageError> {
+    fn tls(&self, host: &str, port: u16, security: Security) -> Result<ClientConfig, ImageError> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -83,29 +85,33 @@ impl Dialer {
         let mut config = if security == Security::Unverified {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         } else {
-            builder.with_root_certificates(self.roots()?)
+            builder.with_root_certificates(self.roots(host, port)?)
         }
         .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 
-    /// Read anew each time, so that a changed bundle counts without a restart.
-    fn roots(&self) -> Result<RootCertStore, ImageError> {
-        let file = match &self.ca_file {
-            Some(file) => file.as_path(),
-            None => CA_FILES.iter().map(Path::new).find(|path| path.exists()).ok_or_else(|| {
-                ImageError::Unsupported("TLS without certificate authorities (install ca-certificates)".into())
-            })?,
-        };
-        let unreadable = |error: rustls::pki_types::pem::Error| ImageError::Io {
-            path: file.to_path_buf(),
-            source: io::Error::new(io::ErrorKind::InvalidData, error.to_string()),
-        };
+    /// The machine's authorities and the registry's own. Read anew each time, so that a changed bundle counts without a
+    /// restart.
+    fn roots(&self, host: &str, port: u16) -> Result<RootCertStore, ImageError> {
+        let own =
+            self.ca_files.get(&format!("{host}:{port}")).or_else(|| self.ca_files.get(host)).map(PathBuf::as_path);
+        let machine = CA_FILES.iter().map(Path::new).find(|path| path.exists());
+        if own.is_none() && machine.is_none() {
+            let what = "TLS without certificate authorities (install ca-certificates)".into();
+            return Err(ImageError::Unsupported(what));
+        }
         let mut roots = RootCertStore::empty();
-        let certificates = CertificateDer::pem_file_iter(file).map_err(unreadable)?.collect::<Result<Vec<_>, _>>();
-        let (added, ignored) = roots.add_parsable_certificates(certificates.map_err(unreadable)?);
-        tracing::trace!(?file, added, ignored, "certificate authorities read");
+        for file in machine.into_iter().chain(own) {
+            let unreadable = |error: rustls::pki_types::pem::Error| ImageError::Io {
+                path: file.to_path_buf(),
+                source: io::Error::new(io::ErrorKind::InvalidData, error.to_string()),
+            };
+            let certificates = CertificateDer::pem_file_iter(file).map_err(unreadable)?.collect::<Result<Vec<_>, _>>();
+            let (added, ignored) = roots.add_parsable_certificates(certificates.map_err(unreadable)?);
+            tracing::trace!(?file, added, ignored, "certificate authorities read");
+        }
         Ok(roots)
     }
 }

@@ -227,7 +227,9 @@ impl Contents {
         }
         let id = digest::of(config_bytes);
         store.write_blob(&id, config_bytes)?;
-        store.register(&id, &config, names, repo_digest, false)
+        let record = store.register(&id, &config, names, repo_digest, false)?;
+        // Told are the names that the archive brings; the image may have had others before.
+        Ok(ImageRecord { names: names.to_vec(), ..record })
     }
 }
 

@@ -342,7 +342,13 @@ async fn tls_is_verified_against_the_configured_authority() {
     let error = runtime.images().pull(&name, &Auth::Anonymous, |_| ()).await.unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error}");
     drop(runtime);
-    let trusting = RegistriesConfig { ca_file: Some(ca_file), ..RegistriesConfig::default() };
+    let of_another = [("127.0.0.1:1".to_owned(), ca_file.clone())].into();
+    let runtime = fresh(&host, RegistriesConfig { ca_files: of_another, ..RegistriesConfig::default() }).await;
+    let error = runtime.images().pull(&name, &Auth::Anonymous, |_| ()).await.unwrap_err();
+    assert!(matches!(error, ImageError::Unreachable { .. }), "an authority counts for its registry alone: {error}");
+    drop(runtime);
+    let ca_files = [(registry.address.clone(), ca_file)].into();
+    let trusting = RegistriesConfig { ca_files, ..RegistriesConfig::default() };
     let runtime = fresh(&host, trusting).await;
     let image = runtime.images().pull(&name, &Auth::Anonymous, |_| ()).await.unwrap();
     runtime.images().remove(&image.id).unwrap();

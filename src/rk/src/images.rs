@@ -21,7 +21,8 @@ pub(crate) async fn run(args: ImagesArgs) -> anyhow::Result<()> {
     match args.command {
         ImagesCommand::Import { file } => {
             for record in door.import(file).await? {
-                println!("{}", record.names.first().unwrap_or(&record.id));
+                let told = if record.names.is_empty() { std::slice::from_ref(&record.id) } else { &record.names[..] };
+                told.iter().for_each(|name| println!("{name}"));
             }
         }
         ImagesCommand::Ls => {

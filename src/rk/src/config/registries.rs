@@ -70,7 +70,9 @@ fn parse(text: &str) -> anyhow::Result<RegistriesConfig> {
         if tls.insecure_skip_verify {
             config.insecure.push(registry.clone());
         }
-        config.ca_file = config.ca_file.or(tls.ca_file);
+        if let Some(file) = tls.ca_file {
+            config.ca_files.insert(registry.clone(), file);
+        }
         if let Some(auth) = auth.resolve().with_context(|| format!("configs.{registry}.auth"))? {
             config.auth.insert(registry, auth);
         }
@@ -106,11 +108,13 @@ mod tests {
     #[test]
     fn mirrors_and_credentials_are_read() {
         let config = parse(
-            "mirrors:\n  docker.io:\n    endpoint: [\"http://127.0.0.1:5000\"]\nconfigs:\n  r.lab:\n    auth: {auth: dTpw}\n    tls: {insecure_skip_verify: true}\n",
+            "mirrors:\n  docker.io:\n    endpoint: [\"http://127.0.0.1:5000\"]\nconfigs:\n  r.lab:\n    auth: {auth: dTpw}\n    tls: {insecure_skip_verify: true}\n  a.lab:\n    tls: {ca_file: /a.pem}\n  b.lab:5000:\n    tls: {ca_file: /b.pem}\n",
         )
         .unwrap();
         assert_eq!(config.mirrors["docker.io"], ["http://127.0.0.1:5000"]);
         assert_eq!(config.insecure, ["r.lab"]);
+        assert_eq!(config.ca_files["a.lab"], Path::new("/a.pem"));
+        assert_eq!(config.ca_files["b.lab:5000"], Path::new("/b.pem"));
         assert_eq!(config.auth["r.lab"], Auth::Basic { username: "u".into(), password: "p".into() });
         assert!(parse("").unwrap().auth.is_empty());
     }
