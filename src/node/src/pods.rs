@@ -62,6 +62,8 @@ fn dispatch(context: &Arc<Context>, change: &Change<Pod>) {
     }
     let Some(uid) = pod.metadata.uid.as_deref() else { return };
     if matches!(change, Change::Deleted(_)) {
+        // The scheduler has given its room away already, even while its containers still end.
+        context.admission.release(uid);
         context.workers.gone(uid, pod);
     } else if needs_worker(context, pod, uid)
         && let Some((desired, wake)) = context.workers.update(uid, pod)

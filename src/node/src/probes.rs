@@ -40,6 +40,15 @@ impl Kind {
             Kind::Readiness => "Readiness",
         }
     }
+
+    /// A result after which this instance is not probed again: it has started, or is to be killed.
+    fn ends_with(self, settled: bool) -> bool {
+        match self {
+            Kind::Startup => true,
+            Kind::Liveness => !settled,
+            Kind::Readiness => false,
+        }
+    }
 }
 
 type States = Arc<Mutex<BTreeMap<String, ProbeState>>>;
@@ -198,7 +207,7 @@ struct Prober {
 }
 
 impl Prober {
-    /// Probes until it is stopped; a startup probe until it has succeeded or failed for good.
+    /// Probes until it is stopped, or has a result after which there is nothing to ask.
     async fn run(self, mut started: watch::Receiver<bool>, began: Timestamp) {
         if self.kind != Kind::Startup && started.wait_for(|s| *s).await.is_err() {
             return;
@@ -224,7 +233,7 @@ impl Prober {
             }
             let Some(settled) = tally.add(outcome.success, &self.probe) else { continue };
             self.tell(settled);
-            if self.kind == Kind::Startup {
+            if self.kind.ends_with(settled) {
                 return;
             }
         }
@@ -268,6 +277,13 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_that_is_to_be_killed_is_not_probed_on() {
+        assert!(Kind::Liveness.ends_with(false) && !Kind::Liveness.ends_with(true));
+        assert!(Kind::Startup.ends_with(false) && Kind::Startup.ends_with(true));
+        assert!(!Kind::Readiness.ends_with(false) && !Kind::Readiness.ends_with(true));
+    }
 
     #[test]
     fn results_count_from_their_threshold_on() {

@@ -75,7 +75,20 @@ pub fn compute(
         status.message = Some(verdict.message.clone());
     }
     status.conditions = Some(conditions::all(pod, &status, view, old, now));
+    if memory.verdict.is_some() && phase::is_final(status.phase.as_deref().unwrap_or_default()) {
+        forget_never_created(&mut status);
+    }
     status
+}
+
+/// A pod that was turned away has no containers; a table would show one that waits in place of the reason.
+fn forget_never_created(status: &mut PodStatus) {
+    let lists = || [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    if lists().into_iter().flat_map(|list| list.iter().flatten()).all(|container| container.container_id.is_none()) {
+        status.init_container_statuses = None;
+        status.container_statuses = None;
+        status.ephemeral_container_statuses = None;
+    }
 }
 
 #[cfg(test)]

@@ -190,6 +190,9 @@ fn the_nodes_verdict_is_a_failure_with_its_reason() {
     memory.verdict = Some(Verdict { reason: "Evicted".into(), message: "low".into() });
     let status = get(&one("Always"), &view(vec![]), &memory, true);
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    assert_eq!(status.container_statuses, None, "a waiting container would hide the reason");
+    let ran = get(&one("Always"), &view(vec![exited("c", 0, 1)]), &memory, true);
+    assert_eq!(ran.container_statuses.map(|list| list.len()), Some(1));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
+use net::NetError;
 use runtime::{ContainerState, PodId, PodStatus};
 
 use crate::context::Context;
@@ -41,7 +42,8 @@ pub(super) async fn orphans(context: &Arc<Context>) {
     former_logs(context, &found);
     match context.net.retain(&found).await {
         Ok(gone) if !gone.is_empty() => tracing::info!(pods = gone.len(), "released addresses of former pods"),
-        Ok(_) => {}
+        // Without a pod CIDR no address has been given yet.
+        Ok(_) | Err(NetError::NotReady) => {}
         Err(error) => tracing::warn!(error = %chain(&error), "cannot release addresses of former pods"),
     }
 }
