@@ -7,6 +7,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
@@ -48,6 +49,9 @@ pub(crate) async fn connection(inner: Arc<Inner>, stream: TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
+    if let Err(error) = notice_silence(&stream) {
+        tracing::debug!(%error, "cannot set TCP keepalives");
+    }
     let tls = match tokio::time::timeout(HANDSHAKE, inner.tls.accept(stream)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return tracing::debug!(?peer, %error, "TLS handshake failed"),
@@ -58,6 +62,14 @@ pub(crate) async fn connection(inner: Arc<Inner>, stream: TcpStream) {
     inner.metrics.connections.inc();
     http(&inner, TokioIo::new(tls), peer, certificate).await;
     inner.metrics.connections.dec();
+}
+
+/// Peers that vanish without a word, tunnels of dead machines among them, are given up after a minute.
+fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &15)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &15)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &3)
 }
 
 async fn http<I>(inner: &Arc<Inner>, io: I, peer: Option<SocketAddr>, certificate: Option<Arc<User>>)
