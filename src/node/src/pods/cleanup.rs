@@ -41,7 +41,8 @@ pub(super) async fn orphans(context: &Arc<Context>) {
     former_logs(context, &found);
     match context.net.retain(&found).await {
         Ok(gone) if !gone.is_empty() => tracing::info!(pods = gone.len(), "released addresses of former pods"),
-        Ok(_) => {}
+        // Without a range no pod has an address.
+        Ok(_) | Err(net::NetError::NotReady) => {}
         Err(error) => tracing::warn!(error = %chain(&error), "cannot release addresses of former pods"),
     }
 }
