@@ -132,6 +132,11 @@ fn streams_reach_pods_through_the_tunnel() {
         kubectl.ok(&["cp", "web:/tmp/copy", &back.display().to_string()]);
         assert!(std::fs::read(&back).expect("read the copy") == content, "the copy differs");
 
+        let attach = "apiVersion: v1\nkind: Pod\nmetadata: {name: talker}\nspec:\n  nodeName: edge\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {name: main, image: \"rk.local/busybox:test\", imagePullPolicy: Never, stdin: true, stdinOnce: true, command: [cat]}\n";
+        kubectl.ok_with(&["apply", "-f", "-"], attach);
+        kubectl.ok(&["wait", "--for=condition=Ready", "pod/talker", "--timeout=60s"]);
+        assert_eq!(kubectl.ok_with(&["attach", "-iq", "talker"], "to the process\n"), "to the process\n");
+
         let log = folder.join("port-forward.log");
         let forward =
             rk_tests::process::Background::start(kubectl.command(&["port-forward", "pod/web", "18080:8080"]), &log);
@@ -165,4 +170,25 @@ fn a_name_is_one_machines_until_its_node_is_deleted() {
     cluster.agents[0].stop(nix::sys::signal::Signal::SIGTERM);
     cluster.agents[0].start();
     cluster.node_ready("edge");
+}
+
+#[test]
+fn an_agent_that_is_first_waits_for_its_server() {
+    if !need::met("an_agent_that_is_first_waits_for_its_server", need::CLUSTER) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::prepare(&[]);
+    cluster.server.start();
+    cluster.api_answers();
+    cluster.server.stop(nix::sys::signal::Signal::SIGTERM);
+    let agent = cluster.agent("edge", &[]);
+    let log = agent.folder.join("rk.log");
+    let text = || std::fs::read_to_string(&log).unwrap_or_default();
+    rk_tests::until("the agent says that it waits", SOON, || {
+        if text().contains("server not reachable") { Ok(()) } else { Err(text()) }
+    });
+    cluster.server.start();
+    cluster.node_ready("edge");
+    assert_eq!(text().matches("server not reachable").count(), 1, "{}", text());
 }

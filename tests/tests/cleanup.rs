@@ -40,7 +40,7 @@ spec:
 /// What rk makes outside its data folder, as a set of lines.
 fn traces(host: &Host, folder: &Path) -> BTreeSet<String> {
     let run = |what: &str, command: &mut Command| {
-        let output = output(command, None).unwrap_or_else(|error| panic!("{error:#}"));
+        let output = output(command, None).expect("run a program");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().map(|line| format!("{what}: {line}")).collect::<Vec<_>>()
     };
@@ -82,11 +82,11 @@ fn kill_all_leaves_nothing_behind() {
     }
     // As after a crash.
     cluster.server.stop(Signal::SIGKILL);
-    check(&mut cluster.server.kill_all(), None).unwrap_or_else(|error| panic!("{error:#}"));
+    check(&mut cluster.server.kill_all(), None).expect("kill-all succeeds");
     let after = traces(&cluster.server.host, &folder);
     let left: Vec<_> = after.difference(&before).collect();
     assert!(left.is_empty(), "left behind: {left:#?}");
     assert!(before.is_subset(&after), "taken away: {:#?}", before.difference(&after).collect::<Vec<_>>());
     // A second run has nothing to do, and says so by success.
-    check(&mut cluster.server.kill_all(), None).unwrap_or_else(|error| panic!("{error:#}"));
+    check(&mut cluster.server.kill_all(), None).expect("kill-all succeeds");
 }

@@ -56,6 +56,11 @@ fn answers(kubectl: &Kubectl<'_>, pod: &str) {
     kubectl.until(SOON, &["exec", pod, "--", "echo", "hi"], |text| text == "hi\n");
 }
 
+/// The service-account token in a pod.
+fn token_of(kubectl: &Kubectl<'_>, pod: &str) -> String {
+    kubectl.ok(&["exec", pod, "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"])
+}
+
 /// Lines of a log at warning or error level.
 fn complaints(log: &str) -> Vec<&str> {
     log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect()
@@ -99,6 +104,7 @@ fn both_stop_in_order_when_asked_and_come_back_the_same() {
     let _turn = one_at_a_time();
     let mut cluster = two_nodes();
     let before = cluster.kubectl(|kubectl| [container(kubectl, "on-server"), container(kubectl, "on-edge")]);
+    let token = cluster.kubectl(|kubectl| token_of(kubectl, "on-edge"));
     secrets_are_private(&cluster.server.data_dir().join("server"));
     secrets_are_private(&cluster.agents[0].data_dir().join("agent/pki"));
     for machine in [&mut cluster.agents[0], &mut cluster.server] {
@@ -123,6 +129,13 @@ fn both_stop_in_order_when_asked_and_come_back_the_same() {
         answers(kubectl, "on-edge");
         answers(kubectl, "on-server");
         assert_eq!([container(kubectl, "on-server"), container(kubectl, "on-edge")], before);
+        // Without the kubeconfig, whose certificate would win over the token.
+        let url = format!("--server=https://{}:6443", cluster.server.host.address);
+        let mut whoami = cluster.server.host.command("kubectl");
+        whoami.args(["--kubeconfig=/dev/null", "--insecure-skip-tls-verify", &url, "--token", &token]);
+        whoami.args(["auth", "whoami", "-o=jsonpath={.status.userInfo.username}"]);
+        let user = rk_tests::process::check(&mut whoami, None).expect("the token is still good");
+        assert_eq!(user, "system:serviceaccount:default:default");
     });
     assert_eq!(cluster.agents[0].log().matches("cannot register yet").count(), 1);
 }
