@@ -73,14 +73,17 @@ impl Machine {
     /// Removes every pod, container, mount, link and cgroup this machine still has.
     fn clear(&mut self) {
         self.stop(Signal::SIGKILL);
-        let data_dir = self.data_dir();
-        let state_dir = self.folder.join("run");
-        let mut command = self.rk(&["kill-all"]);
-        command.arg("--data-dir").arg(data_dir).arg("--state-dir").arg(state_dir);
-        command.args(["--cgroup-root", &cgroup_root(&self.folder)]);
-        if let Err(error) = crate::process::check(&mut command, None) {
+        if let Err(error) = crate::process::check(&mut self.kill_all(), None) {
             eprintln!("{error:#}");
         }
+    }
+
+    /// `rk kill-all` for this machine, not yet run.
+    pub fn kill_all(&self) -> Command {
+        let mut command = self.rk(&["kill-all"]);
+        command.arg("--data-dir").arg(self.data_dir()).arg("--state-dir").arg(self.folder.join("run"));
+        command.args(["--cgroup-root", &cgroup_root(&self.folder)]);
+        command
     }
 }
 
@@ -141,6 +144,11 @@ impl Cluster {
 
     /// Starts an agent on a host of its own, named `name`, with the server's token.
     pub fn agent(&mut self, name: &str, extra: &[&str]) -> &mut Machine {
+        self.agent_with(name, extra, |_| {})
+    }
+
+    /// The same, after `prepare` has laid down files on the machine.
+    pub fn agent_with(&mut self, name: &str, extra: &[&str], prepare: impl FnOnce(&Machine)) -> &mut Machine {
         let token = std::fs::read_to_string(self.server.data_dir().join("server/node-token")).expect("read the token");
         let place = self.folder.path().join(name);
         let mut arguments = vec!["agent".to_owned(), format!("--node-name={name}")];
@@ -149,6 +157,7 @@ impl Cluster {
         arguments.extend(folders(&place));
         arguments.extend(extra.iter().map(|&flag| flag.to_owned()));
         let mut machine = Machine::new(self.network.host(), place, arguments);
+        prepare(&machine);
         machine.start();
         self.agents.push(machine);
         self.agents.last_mut().expect("just pushed")

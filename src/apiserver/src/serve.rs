@@ -7,6 +7,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
@@ -45,8 +46,8 @@ pub(crate) async fn accept(inner: &Arc<Inner>, listener: TcpListener) {
 /// Serves one connection to its end.
 pub(crate) async fn connection(inner: Arc<Inner>, stream: TcpStream) {
     let peer = stream.peer_addr().ok();
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "cannot set options of a connection");
     }
     let tls = match tokio::time::timeout(HANDSHAKE, inner.tls.accept(stream)).await {
         Ok(Ok(tls)) => tls,
@@ -58,6 +59,15 @@ pub(crate) async fn connection(inner: Arc<Inner>, stream: TcpStream) {
     inner.metrics.connections.inc();
     http(&inner, TokioIo::new(tls), peer, certificate).await;
     inner.metrics.connections.dec();
+}
+
+/// No delays; and peers that vanish without a word, tunnels of dead machines among them, are given up after a minute.
+fn tune(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::TcpNoDelay, &true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &15)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &15)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &3)
 }
 
 async fn http<I>(inner: &Arc<Inner>, io: I, peer: Option<SocketAddr>, certificate: Option<Arc<User>>)

@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use client::EventType;
+use client::{EventType, Subscription};
 
 use crate::context::Context;
 use crate::pressure::Health;
@@ -34,6 +34,7 @@ async fn run(context: Arc<Context>) {
     let api: Api<NodeObject> = Api::all(context.client.clone());
     let mut health = context.health.subscribe();
     let mut images = context.puller.changes();
+    let mut nodes = context.node.subscribe();
     let mut written: Option<NodeStatus> = None;
     context.node_event(EventType::Normal, "Starting", "");
     loop {
@@ -57,8 +58,29 @@ async fn run(context: Arc<Context>) {
             () = tokio::time::sleep(wait) => {}
             Ok(()) = health.changed() => {}
             Ok(()) = images.changed() => {}
+            () = contradicted(&context, &mut nodes, written.as_ref()) => {}
         }
     }
+}
+
+/// Ends when the API holds other conditions than this node wrote: the control plane gave the node up for a while.
+async fn contradicted(context: &Context, nodes: &mut Subscription<NodeObject>, written: Option<&NodeStatus>) {
+    while nodes.next().await.is_some() {
+        let stored = context.own_node().and_then(|node| node.status.clone());
+        if let (Some(stored), Some(written)) = (stored, written)
+            && differ(written, &stored)
+        {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+fn differ(written: &NodeStatus, stored: &NodeStatus) -> bool {
+    let holds = |condition: &NodeCondition| {
+        stored.conditions.iter().flatten().any(|c| c.type_ == condition.type_ && c.status == condition.status)
+    };
+    !written.conditions.iter().flatten().all(holds)
 }
 
 /// Writes with the heartbeat times of this moment; they alone are no reason to write.
@@ -171,5 +193,25 @@ fn announce(context: &Context, old: Option<&NodeStatus>, new: &NodeStatus) {
             let message = format!("Node {} status is now: {reason}", context.config.name);
             context.node_event(EventType::Normal, reason, message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_the_control_plane_overwrote_is_noticed() {
+        let status = |ready: &str| NodeStatus {
+            conditions: Some(vec![NodeCondition {
+                type_: "Ready".to_owned(),
+                status: ready.to_owned(),
+                ..NodeCondition::default()
+            }]),
+            ..NodeStatus::default()
+        };
+        assert!(differ(&status("True"), &status("Unknown")));
+        assert!(!differ(&status("True"), &status("True")));
+        assert!(differ(&status("True"), &NodeStatus::default()));
     }
 }

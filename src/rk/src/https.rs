@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the handshake to the head of the answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_ANSWER: usize = 1 << 20;
 
 /// A server, `https://HOST:PORT`, and how to verify it.
@@ -68,10 +71,14 @@ impl Https {
         Ok(TokioIo::new(hyper::upgrade::on(response).await.context("take over the connection")?))
     }
 
-    async fn exchange(&self, mut request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
+    async fn exchange(&self, request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await.context("connecting timed out")??;
+        tokio::time::timeout(ANSWER_TIMEOUT, self.ask(stream, request)).await.context("the server does not answer")?
+    }
+
+    async fn ask(&self, stream: TcpStream, mut request: Request<Bytes>) -> anyhow::Result<Response<Incoming>> {
         let name =
             ServerName::try_from(self.host.clone()).with_context(|| format!("{:?} is no host name", self.host))?;
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await.context("connecting timed out")??;
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await.context("TLS handshake")?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("HTTP handshake")?;
         tokio::spawn(async move {
@@ -91,6 +98,7 @@ impl Https {
             match TcpStream::connect(SocketAddr::new(address, self.port)).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).context("set TCP_NODELAY")?;
+                    notice_silence(&stream).context("set TCP keepalives")?;
                     return Ok(stream);
                 }
                 Err(error) => last = Some(error),
@@ -111,6 +119,16 @@ impl Https {
         let found = resolver.lookup_ip(self.host.as_str()).await.with_context(|| format!("resolve {}", self.host))?;
         Ok(found.iter().collect())
     }
+}
+
+/// A tunnel may be idle for days: a server that vanished without a word is noticed by unanswered probes, within 30 s.
+fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &4)?;
+    // Data that nobody acknowledges counts like unanswered probes.
+    setsockopt(stream, sockopt::TcpUserTimeout, &30_000)
 }
 
 fn explanation(status: StatusCode, body: &[u8]) -> String {

@@ -69,32 +69,33 @@ impl<K: Observed> Reflector<K> {
         let mut from: Option<String> = None;
         let mut failing = false;
         loop {
-            let result = self.step(&mut from).await;
+            let result = self.step(&mut from, &mut failing).await;
             if matches!(result, Err(ReflectError::Expired)) && from.take().is_some() {
                 continue;
             }
-            self.report(&result, failing);
-            failing = result.is_err();
-            if failing {
+            if let Err(error) = &result {
+                if !failing {
+                    tracing::warn!(path = self.endpoint.path(), %error, "list or watch failed, retrying");
+                    backoff.reset();
+                }
+                failing = true;
                 tokio::time::sleep(backoff.next_delay()).await;
             } else {
+                self.back(&mut failing);
                 backoff.reset();
             }
         }
     }
 
-    /// Says once that the watch broke, and once that it is back.
-    fn report(&self, result: &Result<(), ReflectError>, was_failing: bool) {
-        let path = self.endpoint.path();
-        match result {
-            Ok(()) if was_failing => tracing::info!(path, "watch is back"),
-            Err(error) if !was_failing => tracing::warn!(path, %error, "list or watch failed, retrying"),
-            _ => {}
+    /// Says once that the collection is followed again.
+    fn back(&self, failing: &mut bool) {
+        if std::mem::take(failing) {
+            tracing::info!(path = self.endpoint.path(), "watch is back");
         }
     }
 
     /// One list, or one watch to its end.
-    async fn step(&self, from: &mut Option<String>) -> Result<(), ReflectError> {
+    async fn step(&self, from: &mut Option<String>, failing: &mut bool) -> Result<(), ReflectError> {
         match from {
             None => {
                 *from = Some(self.list().await.map_err(ReflectError::or_expired)?);
@@ -102,7 +103,7 @@ impl<K: Observed> Reflector<K> {
             }
             Some(revision) => {
                 let started = Instant::now();
-                let events = self.watch(revision).await.map_err(ReflectError::or_expired)?;
+                let events = self.watch(revision, failing).await.map_err(ReflectError::or_expired)?;
                 // A server that ends watches at once must not be asked in a tight loop.
                 if events == 0 && started.elapsed() < SHORT_WATCH { Err(ReflectError::EndedAtOnce) } else { Ok(()) }
             }
@@ -126,12 +127,15 @@ impl<K: Observed> Reflector<K> {
     }
 
     /// Follows one watch to its end and says how many events it had.
-    async fn watch(&self, from: &mut String) -> Result<u64, ReflectError> {
+    async fn watch(&self, from: &mut String, failing: &mut bool) -> Result<u64, ReflectError> {
         let mut count = 0;
         let events = self.client.request_events::<K>(self.endpoint.watch(from)?).await?;
         pin_mut!(events);
         while let Some(event) = events.try_next().await? {
             count += 1;
+            if !matches!(event, WatchEvent::Error(_)) {
+                self.back(failing);
+            }
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     remember(from, &object);

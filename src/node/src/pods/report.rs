@@ -18,15 +18,24 @@ use crate::context::Context;
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 pub(super) struct Reporter {
-    wanted: watch::Sender<PodStatus>,
+    wanted: watch::Sender<Wanted>,
     /// Counts the statuses the API has.
     told: watch::Receiver<Told>,
     _stop: DropGuard,
 }
 
 #[derive(Clone, Default)]
+struct Wanted {
+    status: PodStatus,
+    /// Revision of a pod whose conditions somebody else overwrote: the status is to be told again.
+    contradicted: u64,
+}
+
+#[derive(Clone, Default)]
 struct Told {
     status: PodStatus,
+    /// The pod's revision with that status.
+    revision: u64,
     /// The API does not know the pod any more.
     gone: bool,
 }
@@ -34,8 +43,8 @@ struct Told {
 impl Reporter {
     pub(super) fn start(context: &Arc<Context>, pod: &Pod) -> Reporter {
         let known = pod.status.clone().unwrap_or_default();
-        let (wanted, receiver) = watch::channel(known.clone());
-        let (sender, told) = watch::channel(Told { status: known, gone: false });
+        let (wanted, receiver) = watch::channel(Wanted { status: known.clone(), contradicted: 0 });
+        let (sender, told) = watch::channel(Told { status: known, revision: revision(pod), gone: false });
         let stop = context.stop.child_token();
         let guard = CancellationToken::clone(&stop).drop_guard();
         let task = run(context.clone(), Identity::of(pod), receiver, sender);
@@ -43,19 +52,26 @@ impl Reporter {
         Reporter { wanted, told, _stop: guard }
     }
 
-    pub(super) fn report(&self, status: &PodStatus) {
+    /// `pod` is what the API holds; the node lifecycle controller, for one, writes conditions of a node it gave up.
+    pub(super) fn report(&self, pod: &Pod, status: &PodStatus) {
+        let newer = revision(pod);
+        let overwritten = newer > self.told.borrow().revision && pod.status.as_ref().is_some_and(|s| differ(status, s));
         self.wanted.send_if_modified(|wanted| {
-            let differs = wanted != status;
+            let differs = wanted.status != *status;
             if differs {
-                wanted.clone_from(status);
+                wanted.status.clone_from(status);
             }
-            differs
+            let again = overwritten && wanted.contradicted < newer;
+            if again {
+                wanted.contradicted = newer;
+            }
+            differs || again
         });
     }
 
     /// Waits until the API has the last status; false when it has forgotten the pod.
     pub(super) async fn flush(&mut self) -> bool {
-        let wanted = self.wanted.borrow().clone();
+        let wanted = self.wanted.borrow().status.clone();
         let known = self.told.wait_for(|told| told.gone || told.status == wanted).await.map(|told| !told.gone);
         match known {
             Ok(known) => known,
@@ -79,18 +95,21 @@ impl Identity {
     }
 }
 
-async fn run(context: Arc<Context>, pod: Identity, mut wanted: watch::Receiver<PodStatus>, told: watch::Sender<Told>) {
+async fn run(context: Arc<Context>, pod: Identity, mut wanted: watch::Receiver<Wanted>, told: watch::Sender<Told>) {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
     let mut pause = Duration::from_millis(100);
     loop {
-        let status = wanted.borrow_and_update().clone();
-        let known = told.borrow().status.clone();
-        if status != known {
+        let Wanted { status, contradicted } = wanted.borrow_and_update().clone();
+        let Told { status: known, revision: at, .. } = told.borrow().clone();
+        if status != known || contradicted > at {
             let body = Patch::Strategic(patch(&pod.uid, &known, &status));
             match api.patch_status(&pod.name, &PatchParams::default(), &body).await {
-                Ok(_) => {
+                Ok(written) => {
                     pause = Duration::from_millis(100);
-                    told.send_modify(|told| told.status = status);
+                    told.send_modify(|told| {
+                        told.status = status;
+                        told.revision = revision(&written).max(contradicted);
+                    });
                     continue;
                 }
                 // 409: the name is another pod's now.
@@ -110,6 +129,19 @@ async fn run(context: Arc<Context>, pod: Identity, mut wanted: watch::Receiver<P
             return;
         }
     }
+}
+
+fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether the API holds another condition than the node has.
+fn differ(own: &PodStatus, stored: &PodStatus) -> bool {
+    let owned = stored.conditions.iter().flatten().filter(|c| OWNED.contains(&c.type_.as_str()));
+    owned.into_iter().any(|condition| {
+        let own = own.conditions.iter().flatten().find(|c| c.type_ == condition.type_);
+        own.is_some_and(|own| own.status != condition.status)
+    })
 }
 
 /// The patch from one status to the next. Others' conditions are left out; lists that shrink are replaced.
@@ -157,6 +189,14 @@ mod tests {
         let body = patch("u", &PodStatus::default(), &new);
         assert_eq!(body["metadata"]["uid"], "u");
         assert_eq!(body["status"]["conditions"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_overwritten_condition_is_noticed() {
+        let ready = |holds: &str| status(json!({"conditions": [{"type": "Ready", "status": holds}]}));
+        assert!(differ(&ready("True"), &ready("False")));
+        assert!(!differ(&ready("True"), &ready("True")));
+        assert!(!differ(&ready("True"), &status(json!({"conditions": [{"type": "mine", "status": "False"}]}))));
     }
 
     #[test]

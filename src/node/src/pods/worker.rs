@@ -231,7 +231,7 @@ impl Worker {
         // Conditions that others wrote are as the API has them now.
         let others = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
         status::conditions::pass_through(&mut status, others);
-        self.reporter.report(&status);
+        self.reporter.report(pod, &status);
         self.memory.last_status = status;
     }
 

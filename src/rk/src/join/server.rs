@@ -4,17 +4,19 @@ use super::{JoinRequest, JoinResponse};
 use crate::config::ClusterNetwork;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use pki::{Ca, Identity, JoinToken, Leaf};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 const NAMESPACE: &str = "kube-system";
 const HASH_KEY: &str = "hash";
+/// How long a name is kept for a machine whose node is not there (yet).
+const CLAIM_HOLDS: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a join is refused; each text reaches the person at the joining machine.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +27,9 @@ pub(crate) enum Refusal {
     Expired(String),
     #[error(
         "node name {0:?} belongs to another machine: choose another with --node-name, or on the server run \
-         `kubectl -n kube-system delete secret {1}` if that machine is gone"
+         `kubectl delete node {0}` if that machine is gone"
     )]
-    NameTaken(String, String),
+    NameTaken(String),
     #[error("{0}")]
     Malformed(&'static str),
     #[error("the server could not look up its secrets")]
@@ -115,19 +117,46 @@ impl Joins {
             data: Some(BTreeMap::from([(HASH_KEY.to_owned(), ByteString(hash.clone().into_bytes()))])),
             ..Secret::default()
         };
-        match self.secrets().create(&PostParams::default(), &secret).await {
-            Ok(_) => return Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(Refusal::Store(error)),
+        let taken = || Refusal::NameTaken(node.to_owned());
+        match self.secrets().get_opt(&name).await.map_err(Refusal::Store)? {
+            Some(claim) if claims(&claim, &hash) => return Ok(()),
+            Some(claim) if !self.given_up(node, &claim).await? => return Err(taken()),
+            Some(_) => {
+                self.secrets().delete(&name, &DeleteParams::default()).await.map_err(Refusal::Store)?;
+            }
+            // A server's own node never joined.
+            None if self.node_exists(node).await? => return Err(taken()),
+            None => {}
         }
-        let stored = self.secrets().get(&name).await.map_err(Refusal::Store)?;
-        let same = stored.data.is_some_and(|data| data.get(HASH_KEY).is_some_and(|value| value.0 == hash.as_bytes()));
-        if same { Ok(()) } else { Err(Refusal::NameTaken(node.to_owned(), name)) }
+        match self.secrets().create(&PostParams::default(), &secret).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Err(taken()),
+            Err(error) => Err(Refusal::Store(error)),
+        }
+    }
+
+    /// Whether somebody deleted the node that the claim was for. A claim without a node may be a join that goes on
+    /// right now, so a new one holds anyway.
+    async fn given_up(&self, node: &str, claim: &Secret) -> Result<bool, Refusal> {
+        let made = claim.metadata.creation_timestamp.as_ref().map(|at| at.0);
+        if made.is_none_or(|made| Timestamp::now().duration_since(made) < CLAIM_HOLDS) {
+            return Ok(false);
+        }
+        Ok(!self.node_exists(node).await?)
+    }
+
+    async fn node_exists(&self, node: &str) -> Result<bool, Refusal> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        Ok(nodes.get_opt(node).await.map_err(Refusal::Store)?.is_some())
     }
 
     fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
+}
+
+fn claims(claim: &Secret, hash: &str) -> bool {
+    claim.data.as_ref().and_then(|data| data.get(HASH_KEY)).is_some_and(|value| value.0 == hash.as_bytes())
 }
 
 fn basic(header: &str) -> Option<(String, String)> {

@@ -16,7 +16,9 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use pki::{Ca, Identity, JoinToken, Leaf, files};
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::Store;
@@ -74,6 +76,9 @@ struct Server {
 impl Server {
     async fn start(config: &ServerConfig, listener: std::net::TcpListener) -> anyhow::Result<Self> {
         let folder = config.data_dir.join("server");
+        // Keys, and the store with every secret in it.
+        fs::create_dir_all(&folder).context("make the server's folder")?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).context("make the server's folder private")?;
         let tls = folder.join("tls");
         let now = Timestamp::now();
         let store = Store::open(storage::Config::new(folder.join("db"), 1)).await.context("open the store")?;

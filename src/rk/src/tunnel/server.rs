@@ -55,9 +55,9 @@ impl Tunnels {
             nodes.remove(&node);
         }
         drop(nodes);
-        match ended {
-            Ok(()) => tracing::info!(%node, "node disconnected"),
-            Err(error) => tracing::info!(%node, %error, "node disconnected"),
+        tracing::info!(%node, "node disconnected");
+        if let Err(error) = ended {
+            tracing::debug!(%node, %error, "a tunnel broke");
         }
     }
 }
