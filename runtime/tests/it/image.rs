@@ -71,8 +71,12 @@ async fn compressed_and_oci_archives_make_the_same_image() {
     }
     tar_entry(&mut tar, "index.json", 0o644, &serde_json::to_vec(&index).unwrap());
     let imported = import(images, tar.into_inner().unwrap()).await.unwrap();
-    assert_eq!((imported[0].id.as_str(), imported[0].names.len()), (id.as_str(), 2));
+    assert_eq!(
+        (imported[0].id.as_str(), imported[0].names.as_slice()),
+        (id.as_str(), ["rk.test/oci:2".to_owned()].as_slice())
+    );
     assert_eq!(images.get("rk.test/oci:2").unwrap().id, id);
+    assert_eq!(images.get(&id).unwrap().names.len(), 2, "the image has its former name, too");
     assert_eq!(images.get(&format!("rk.test/oci@{}", sha256(&manifest))).unwrap().id, id);
     host.close().await;
 }
