@@ -106,6 +106,18 @@ impl<K: Observed> Informer<K> {
         self.store.subscribe()
     }
 
+    /// Waits until the object `key` is there and `condition` holds for it. `None`: the informer has stopped.
+    pub async fn wait_for(&self, key: &ObjectKey, condition: impl Fn(&K) -> bool) -> Option<Arc<K>> {
+        let mut changes = self.subscribe();
+        while let Some(change) = changes.next().await {
+            let object = change.object();
+            if !matches!(change, Change::Deleted(_)) && ObjectKey::of(&**object) == *key && condition(object) {
+                return Some(object.clone());
+            }
+        }
+        None
+    }
+
     /// Waits until the first list is in the store.
     pub async fn synced(&self) {
         self.store.synced().await;

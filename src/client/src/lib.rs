@@ -7,6 +7,7 @@
 //! - nothing here wakes up while the cluster is idle, except to renew a watch that the server ended.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod backoff;
 pub mod events;
 pub mod https;
@@ -18,6 +19,7 @@ pub mod retry;
 pub mod testing;
 pub mod transport;
 
+pub use api::Api;
 pub use events::{EventRecorder, EventType};
 pub use https::{Credentials, HttpsConfig, HttpsError, ServerList, https};
 pub use informer::{Change, Index, Informer, Observed, Subscription};

@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use client::Api;
 use client::informer::Observed;
 use client::{Change, EventRecorder, Informer, Informers, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
-use kube::{Api, Resource};
+use kube::Resource;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{TryStreamExt, pin_mut};
+use futures::{AsyncBufReadExt, pin_mut};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
-use kube::core::WatchEvent;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::store::Store;
 use super::{Endpoint, Observed};
+use crate::api::decode;
 use crate::backoff::Backoff;
 
 const PAGE: u32 = 500;
@@ -32,22 +33,35 @@ struct Page<K> {
     items: Option<Vec<K>>,
 }
 
+/// One line of a watch.
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// What a bookmark holds.
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: ListMeta,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum ReflectError {
     #[error("revision is no longer available")]
     Expired,
     #[error(transparent)]
     Api(#[from] kube::Error),
+    #[error("watch could not be read: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("watch event of unknown type {0:?}")]
+    UnknownEvent(String),
     #[error("the server ended the watch at once")]
     EndedAtOnce,
     #[error("request could not be built")]
     Request(#[from] http::Error),
-}
-
-impl From<Box<kube::core::Status>> for ReflectError {
-    fn from(status: Box<kube::core::Status>) -> Self {
-        Self::from(kube::Error::Api(status)).or_expired()
-    }
 }
 
 impl ReflectError {
@@ -115,7 +129,7 @@ impl<K: Observed> Reflector<K> {
         let mut token: Option<String> = None;
         loop {
             let request = self.endpoint.list(PAGE, token.as_deref())?;
-            let page: Page<K> = self.client.request(request).await?;
+            let page: Page<K> = decode(self.client.request_text(request).await?)?;
             objects.extend(page.items.into_iter().flatten().map(trim));
             token = page.metadata.continue_.filter(|token| !token.is_empty());
             if token.is_none() {
@@ -128,31 +142,43 @@ impl<K: Observed> Reflector<K> {
 
     /// Follows one watch to its end and says how many events it had.
     async fn watch(&self, from: &mut String, failing: &mut bool) -> Result<u64, ReflectError> {
-        let mut count = 0;
-        let events = self.client.request_events::<K>(self.endpoint.watch(from)?).await?;
+        let events = self.client.request_stream(self.endpoint.watch(from)?).await?;
         pin_mut!(events);
-        while let Some(event) = events.try_next().await? {
+        let (mut count, mut line) = (0, Vec::new());
+        // A last line without its end was cut off with the connection; the next watch brings it again.
+        while events.read_until(b'\n', &mut line).await? > 0 && line.ends_with(b"\n") {
             count += 1;
-            if !matches!(event, WatchEvent::Error(_)) {
-                self.back(failing);
-            }
-            match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    remember(from, &object);
-                    self.store.apply(trim(object));
-                }
-                WatchEvent::Deleted(object) => {
-                    remember(from, &object);
-                    self.store.delete(&object);
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    self.store.observe(bookmark.metadata.resource_version.parse().unwrap_or(0));
-                    *from = bookmark.metadata.resource_version;
-                }
-                WatchEvent::Error(status) => return Err(status.into()),
-            }
+            self.take(&line, from, failing)?;
+            line.clear();
         }
         Ok(count)
+    }
+
+    /// Takes one line of a watch into the store.
+    fn take(&self, line: &[u8], from: &mut String, failing: &mut bool) -> Result<(), ReflectError> {
+        let Frame { kind, object } = serde_json::from_slice(line).map_err(kube::Error::SerdeError)?;
+        let object = object.get();
+        match kind {
+            "ADDED" | "MODIFIED" => {
+                let object: K = decode(object)?;
+                remember(from, &object);
+                self.store.apply(trim(object));
+            }
+            "DELETED" => {
+                let object: K = decode(object)?;
+                remember(from, &object);
+                self.store.delete(&object);
+            }
+            "BOOKMARK" => {
+                let revision = decode::<Bookmark>(object)?.metadata.resource_version.unwrap_or_default();
+                self.store.observe(revision.parse().unwrap_or(0));
+                *from = revision;
+            }
+            "ERROR" => return Err(kube::Error::Api(Box::new(decode(object)?)).into()),
+            other => return Err(ReflectError::UnknownEvent(other.to_owned())),
+        }
+        self.back(failing);
+        Ok(())
     }
 }
 

@@ -8,8 +8,8 @@ use std::marker::PhantomData;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ClusterResourceScope, Metadata, NamespaceResourceScope, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::scale::Scale;
@@ -217,9 +217,10 @@ impl<R: Rules> Typed<R> {
         })
     }
 
-    /// Reads an object that this server stored.
+    /// Reads an object that this server stored. By the client's decoder: a second one would be a second copy of the
+    /// code for every kind.
     fn stored(object: &Value) -> Result<R::Object, Status> {
-        R::Object::deserialize(object).map_err(Status::internal)
+        decode(object.clone()).map_err(Status::internal)
     }
 
     fn write(object: &R::Object) -> Result<Value, Status> {
@@ -360,7 +361,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        R::Object::deserialize(object).map(|object| R::cells(&object, now)).unwrap_or_default()
+        Self::stored(object).map(|object| R::cells(&object, now)).unwrap_or_default()
     }
 
     fn cells_of_json(&self, json: &[u8], now: Timestamp) -> Vec<Value> {
@@ -368,7 +369,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn grace(&self, object: &Value, requested: Option<i64>) -> Grace {
-        R::Object::deserialize(object).map_or(Grace::Immediate, |object| R::grace(&object, requested))
+        Self::stored(object).map_or(Grace::Immediate, |object| R::grace(&object, requested))
     }
 
     fn default_propagation(&self) -> Propagation {
@@ -376,7 +377,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn is_held(&self, object: &Value) -> bool {
-        R::Object::deserialize(object).is_ok_and(|object| R::is_held(&object))
+        Self::stored(object).is_ok_and(|object| R::is_held(&object))
     }
 
     fn mark_deleted(&self, object: &mut Value) {
@@ -387,7 +388,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn scale(&self, object: &Value) -> Option<Scale> {
-        R::scale(&R::Object::deserialize(object).ok()?)
+        R::scale(&Self::stored(object).ok()?)
     }
 
     fn set_scale(&self, object: &mut Value, replicas: i32) -> bool {
@@ -397,7 +398,7 @@ impl<R: Rules> Strategy for Typed<R> {
 
 /// Applies a typed change to an object. False, and nothing done, when `change` refuses or changes nothing.
 fn change<R: Rules>(object: &mut Value, change: impl FnOnce(&mut R::Object) -> bool) -> bool {
-    let Ok(mut typed) = R::Object::deserialize(&*object) else { return false };
+    let Ok(mut typed) = Typed::<R>::stored(object) else { return false };
     if !change(&mut typed) {
         return false;
     }

@@ -10,11 +10,10 @@ use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::Context;
 use apiserver::{ApiServer, ServiceAccountConfig, User};
 use base64::Engine;
-use client::{Informers, Scope};
+use client::{Informers, ObjectKey, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::runtime::wait::await_condition;
-use kube::{Api, Client};
+use kube::Client;
 use pki::{Ca, Identity, JoinToken, Leaf, files};
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -183,11 +182,11 @@ impl Server {
         let worker = worker::start(node_config, &config.network, client, informers, scope, stop.clone()).await?;
         self.dialer.set_local(&node_config.name, worker.node.clone());
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
-        wait_ready(&admin, node_config).await?;
+        wait_ready(&self.informers, node_config).await?;
         progress.step(&format!("node {} ready", node_config.name));
         if config.demo {
             demo::build_image(worker.runtime.images().clone()).await?;
-            demo::run(&admin, config, progress).await?;
+            demo::run(&admin, &self.informers, config, progress).await?;
         }
         Ok(Some(worker))
     }
@@ -199,14 +198,13 @@ impl Server {
     }
 }
 
-async fn wait_ready(client: &Client, config: &NodeConfig) -> anyhow::Result<()> {
-    let nodes: Api<NodeObject> = Api::all(client.clone());
-    await_condition(nodes, &config.name, |node: Option<&NodeObject>| {
-        let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+async fn wait_ready(informers: &Informers, config: &NodeConfig) -> anyhow::Result<()> {
+    let (nodes, key) = (informers.of::<NodeObject>(), ObjectKey::new("", &config.name));
+    let ready = nodes.wait_for(&key, |node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-    })
-    .await
-    .context("wait for the node")?;
+    });
+    ready.await.context("the server stopped before its node was ready")?;
     Ok(())
 }
 
