@@ -2,11 +2,12 @@
 //! that only look, each in upstream's order. A step is a function; which ones a request meets follows from its
 //! resource and operation, so a ConfigMap meets two and a Pod a dozen.
 
+mod certificates;
 mod defaults;
 mod escalation;
 mod limit_ranger;
 mod namespace;
-mod node_restriction;
+pub(crate) mod node_restriction;
 mod owner;
 mod pod_security;
 mod pods;
@@ -84,6 +85,7 @@ pub(crate) async fn validate(review: &mut Review<'_>, object: Option<&Value>) ->
             pod_security::validate(review, object)?;
         }
         escalation::validate(review, object)?;
+        certificates::validate(review, object)?;
         return quota::validate(review, object).await;
     }
     Ok(None)

@@ -4,7 +4,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+    resource::v1::ResourceSlice,
+    storage::v1::VolumeAttachment,
+};
 use objects::status::Status;
 
 use super::{Attributes, Decision};
@@ -50,9 +54,10 @@ impl NodeAuthorizer {
             }
             ("", "serviceaccounts", "") if wanted.verb == "get" => self.named(node, wanted),
             ("", "serviceaccounts", "token") if wanted.verb == "create" => self.named(node, wanted),
-            ("", "persistentvolumeclaims", "status") => {
-                allow_if(matches!(wanted.verb, "get" | "update" | "patch"), "can only write the status of claims")
+            ("", "persistentvolumeclaims", "status") if matches!(wanted.verb, "get" | "update" | "patch") => {
+                self.named(node, wanted)
             }
+            ("resource.k8s.io", "resourceclaims", "") if wanted.verb == "get" => self.named(node, wanted),
             ("coordination.k8s.io", "leases", "") => allow_if(
                 wanted.namespace == LEASES && (wanted.name == node || wanted.verb == "create") && !is_sweeping(wanted),
                 "can only access its own lease",
@@ -60,10 +65,8 @@ impl NodeAuthorizer {
             ("storage.k8s.io", "csinodes", "") => {
                 allow_if(wanted.name == node || wanted.verb == "create", "can only access its own CSINode")
             }
-            ("storage.k8s.io", "volumeattachments", "") => {
-                allow_if(wanted.verb == "get", "can only get volume attachments")
-            }
-            ("resource.k8s.io", "resourceslices", "") => allow(),
+            ("storage.k8s.io", "volumeattachments", "") if wanted.verb == "get" => self.attachment(node, wanted.name),
+            ("resource.k8s.io", "resourceslices", "") => self.slice(node, wanted),
             ("", "nodes", "") => {
                 allow_if(reading || matches!(wanted.verb, "create" | "update" | "patch"), "cannot delete nodes")
             }
@@ -101,6 +104,30 @@ impl NodeAuthorizer {
             "create" | "delete" => allow(),
             _ => refuse(""),
         }
+    }
+
+    fn attachment(&self, node: &str, name: &str) -> Result<Decision, Status> {
+        let found = self.hub.kind("storage.k8s.io/volumeattachments")?.get(name);
+        let own =
+            found.and_then(|entry| entry.typed::<VolumeAttachment>().ok()).is_some_and(|a| a.spec.node_name == node);
+        allow_if(own, format!("no relationship found between node '{node}' and this object (volumeattachment)"))
+    }
+
+    /// A node's own slices; that it makes none for others is seen to by NodeRestriction.
+    fn slice(&self, node: &str, wanted: &Attributes<'_>) -> Result<Decision, Status> {
+        if wanted.name.is_empty() {
+            let selected = wanted.verb == "create" || wanted.selected_node == node;
+            return allow_if(
+                selected,
+                "can only list/watch/deletecollection resourceslices with nodeName field selector",
+            );
+        }
+        let found = self.hub.kind("resource.k8s.io/resourceslices")?.get(wanted.name);
+        let own = match found {
+            Some(entry) => entry.typed::<ResourceSlice>()?.spec.node_name.as_deref() == Some(node),
+            None => true,
+        };
+        allow_if(own, format!("no relationship found between node '{node}' and this object (resourceslice)"))
     }
 
     /// Whether a pod of this node uses the named object.

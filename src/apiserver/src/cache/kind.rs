@@ -159,7 +159,7 @@ impl KindCache {
         self.read().window.after(revision)
     }
 
-    /// Up to `max` changes from a place in the window on.
+    /// About `max` changes from a place in the window on; see [`Window::read`].
     pub(crate) fn read_changes(&self, from: u64, max: usize) -> Result<Vec<Change>, Expired> {
         Ok(self.read().window.read(from, max)?.cloned().collect())
     }

@@ -28,6 +28,8 @@ use crate::{
 
 /// How many generated names are tried.
 const NAME_TRIES: usize = 8;
+/// How often a create is tried while others take the addresses, ports or quota it was to get.
+const CONTENDED_TRIES: usize = 32;
 
 /// Answers a POST to a collection.
 pub(crate) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
@@ -95,7 +97,8 @@ pub(crate) async fn create_object(
         let resource = &place.resource;
         let bytes = encoded::encode(&value, &resource.storage_api_version, &resource.kind.kind)?;
         let key = keys::object(resource.prefix(), place.namespace, &name);
-        let extra = inner.allocators.extra(resource, Some(&value), None)?;
+        let mut extra = inner.allocators.extra(resource, Some(&value), None)?;
+        turn.iter().for_each(|turn| turn.guard(&mut extra));
         let contended = !extra.is_empty();
         match store::write(inner, resource, key.clone(), bytes.clone(), 0, extra).await? {
             Written::At(revision) => {
@@ -105,8 +108,8 @@ pub(crate) async fn create_object(
                 return Ok(Created::Stored(bytes, revision));
             }
             Written::Raced if attempt < tries => {}
-            // Not the name, but an address or port was taken in between.
-            Written::Raced if contended && attempt < NAME_TRIES && store::read(inner, &key).await?.is_none() => {}
+            // Not the name, but an address, port or quota was taken in between.
+            Written::Raced if contended && attempt < CONTENDED_TRIES && store::read(inner, &key).await?.is_none() => {}
             Written::Raced if generated => return Err(Status::generated_name_taken(resource.qualified(), &name)),
             Written::Raced => return Err(Status::already_exists(resource.qualified(), &name)),
         }

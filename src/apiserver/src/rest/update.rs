@@ -19,7 +19,7 @@ use super::{
     store::{self, Written},
 };
 use crate::{
-    admission::{self, Operation, Review},
+    admission::{self, Operation, Review, quota::Turn},
     authn::User,
     body::Body,
     convert, encoded,
@@ -153,8 +153,8 @@ pub(crate) async fn apply(
         let old = encoded::decode(&kv.value, kv.mod_revision)?;
         let new = next(&old)?;
         let pinned = check_preconditions(place, &new, &old)? && change.mode.insists();
-        let value = Box::pin(prepare(change, place, warnings, new, &old)).await?;
-        match write(change, place, &kv, value, &old).await? {
+        let (value, turn) = Box::pin(prepare(change, place, warnings, new, &old)).await?;
+        match write(change, place, &kv, value, &old, turn).await? {
             Some(outcome) => return Ok(outcome),
             None if pinned => return Err(Status::modified(place.resource.qualified(), place.name)),
             None => found = store::read(change.inner, &key).await?,
@@ -183,16 +183,16 @@ fn check_preconditions(place: &Place<'_>, new: &Value, old: &Value) -> Result<bo
     Ok(true)
 }
 
-/// Everything between the client's new state and the one to store.
+/// Everything between the client's new state and the one to store, and the turn to keep until it is visible.
 async fn prepare(
     change: &Change<'_>,
     place: &Place<'_>,
     warnings: &mut Vec<String>,
     new: Value,
     old: &Value,
-) -> Result<Value, Status> {
+) -> Result<(Value, Option<Turn>), Status> {
     if change.mode == Mode::Direct {
-        return Ok(new);
+        return Ok((new, None));
     }
     let strategy = &*place.resource.strategy;
     let mut object = strategy.decode(new)?;
@@ -223,9 +223,9 @@ async fn prepare(
     if change.mode != Mode::Applied {
         managed::record_update(&place.resource, &mut value, old, &change.options.field_manager, place.subresource);
     }
-    admission::validate(&mut review, Some(&value)).await?;
+    let turn = admission::validate(&mut review, Some(&value)).await?;
     warnings.append(&mut review.warnings);
-    Ok(value)
+    Ok((value, turn))
 }
 
 /// Writes the final state; `None` when somebody else wrote in between.
@@ -235,6 +235,7 @@ async fn write(
     kv: &KeyValue,
     value: Value,
     old: &Value,
+    turn: Option<Turn>,
 ) -> Result<Option<Outcome>, Status> {
     let (inner, resource) = (change.inner, &place.resource);
     let finished = deletion::is_finished(&*resource.strategy, &value);
@@ -252,9 +253,15 @@ async fn write(
     if bytes == kv.value || managed::only_times_differ(&value, old) {
         return Ok(Some(Outcome::Stored(kv.value.clone(), kv.mod_revision)));
     }
-    let extra = inner.allocators.extra(resource, Some(&value), Some(old))?;
+    let mut extra = inner.allocators.extra(resource, Some(&value), Some(old))?;
+    turn.iter().for_each(|turn| turn.guard(&mut extra));
     Ok(match store::write(inner, resource, kv.key.clone(), bytes.clone(), kv.mod_revision, extra).await? {
-        Written::At(revision) => Some(Outcome::Stored(bytes, revision)),
+        Written::At(revision) => {
+            if turn.is_some() {
+                inner.hub.wait_for(revision).await?;
+            }
+            Some(Outcome::Stored(bytes, revision))
+        }
         Written::Raced => None,
     })
 }

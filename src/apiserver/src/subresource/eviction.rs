@@ -11,6 +11,7 @@ use objects::{
 use serde_json::{Value, json};
 
 use crate::{
+    admission::node_restriction,
     body::Body,
     encoded::child_mut,
     handler::Call,
@@ -31,6 +32,7 @@ pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Respons
     let dry_run = dry || write.dry_run;
     let kv = store::read(&call.inner, &place.store_key()).await?.ok_or_else(|| place.not_found())?;
     let pod: Pod = serde_json::from_slice(&kv.value).map_err(Status::internal)?;
+    node_restriction::eviction(&call.user, place, &pod)?;
     if !goes_anyway(&pod)
         && let Some(budget) = budget_of(call, place, &pod).await?
     {

@@ -84,3 +84,78 @@ async fn a_node_reads_only_what_its_pods_use() {
     assert_eq!(other.get(&format!("{secrets}/used")).await.0, 403);
     assert_eq!(other.get("/api/v1/namespaces/default/pods/p").await.0, 403);
 }
+
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_only() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    admin.create(accounts, json!({"metadata": {"name": "default"}})).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str, node: &str| json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
+    let own = admin.create(pods, pod("own", "n1")).await;
+    let other = admin.create(pods, pod("other", "n2")).await;
+    let node = server.client("system:node:n1", &["system:nodes"]);
+    node.until(&format!("{pods}/own"), |code, _| code == 200).await;
+    let path = format!("{accounts}/default/token");
+    let bound = |pod: &serde_json::Value, audiences: &[&str]| {
+        let reference =
+            json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]});
+        json!({"spec": {"boundObjectRef": reference, "audiences": audiences}})
+    };
+    let token = node.create(&path, bound(&own, &[])).await["status"]["token"].as_str().unwrap().to_owned();
+    for (request, why) in [
+        (json!({"spec": {}}), "node requested token not bound to a pod"),
+        (bound(&other, &[]), "node requested token bound to a pod scheduled on a different node"),
+        (bound(&own, &["vault"]), "audience \"vault\" not found in pod spec volume"),
+    ] {
+        let (code, refused) = node.post(&path, request).await;
+        assert_eq!(code, 403, "{refused}");
+        assert!(refused["message"].as_str().is_some_and(|m| m.ends_with(why)), "{refused}");
+    }
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let review = json!({"spec": {"token": token}});
+    assert_eq!(admin.create(reviews, review.clone()).await["status"]["authenticated"], true);
+    admin.delete(&format!("{pods}/own?gracePeriodSeconds=0")).await;
+    assert_ne!(admin.create(reviews, review).await["status"]["authenticated"], true);
+}
+
+#[tokio::test]
+async fn a_node_cannot_reach_secrets_by_pods_it_makes() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let node = admin.create("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
+    admin.create("/api/v1/namespaces/default/secrets", json!({"metadata": {"name": "s"}})).await;
+    let agent = server.client("system:node:n1", &["system:nodes"]);
+    let pods = "/api/v1/namespaces/default/pods";
+    let mirror = |name: &str, extra: serde_json::Value| {
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": node["metadata"]["uid"], "controller": true});
+        let mut container = json!({"name": "c", "image": "i"});
+        if !extra.is_null() {
+            container["envFrom"] = json!([extra]);
+        }
+        json!({"metadata": {"name": name, "annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences": [owner]},
+            "spec": {"nodeName": "n1", "containers": [container]}})
+    };
+    let plain =
+        json!({"metadata": {"name": "plain"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    admin.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    assert_eq!(agent.post(pods, plain).await.0, 403);
+    for extra in [json!({"secretRef": {"name": "s"}}), json!({"configMapRef": {"name": "m"}})] {
+        let (code, refused) = agent.post(pods, mirror("m", extra)).await;
+        assert_eq!(code, 403, "{refused}");
+    }
+    let mut orphan = mirror("m", json!(null));
+    orphan["metadata"]["ownerReferences"] = json!([]);
+    assert_eq!(agent.post(pods, orphan).await.0, 403);
+    agent.create(pods, mirror("m", json!(null))).await;
+    let labels = json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}});
+    let (code, refused) = agent.patch("/api/v1/nodes/n1", "application/merge-patch+json", labels.clone()).await;
+    assert_eq!(code, 403, "{refused}");
+    let second = server.client("system:node:n2", &["system:nodes"]);
+    let mut fresh = labels;
+    fresh["metadata"]["name"] = "n2".into();
+    let (code, refused) = second.post("/api/v1/nodes", fresh).await;
+    assert_eq!(code, 403, "{refused}");
+    assert_eq!(agent.get("/api/v1/namespaces/default/secrets/s").await.0, 403);
+}

@@ -8,5 +8,6 @@ mod custom;
 mod kubectl;
 mod lists;
 mod objects;
+mod quota;
 mod server;
 mod watches;

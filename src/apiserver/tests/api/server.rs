@@ -112,6 +112,10 @@ impl Server {
     }
 
     /// A folder for files of the test.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }

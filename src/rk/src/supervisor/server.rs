@@ -151,7 +151,8 @@ impl Server {
     /// Controllers, scheduler and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
-        let settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
+        let mut settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
+        settings.signer = Some(self.ca.clone());
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
         let informers = self.informers.clone();
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
