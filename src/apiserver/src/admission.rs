@@ -80,8 +80,10 @@ pub(crate) async fn validate(review: &mut Review<'_>, object: Option<&Value>) ->
     node_restriction::validate(review, object)?;
     if let Some(object) = object {
         owner::validate(review, object)?;
-        if review.is("", "pods") {
+        if review.is("", "pods") || review.is("", "persistentvolumeclaims") {
             limit_ranger::validate(review, object)?;
+        }
+        if review.is("", "pods") {
             pod_security::validate(review, object)?;
         }
         escalation::validate(review, object)?;

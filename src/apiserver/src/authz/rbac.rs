@@ -6,8 +6,9 @@ use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role, RoleRef, Subject};
 use objects::status::Status;
+use serde::Deserialize;
 use storage::Revision;
 
 use super::{Attributes, Decision};
@@ -26,6 +27,14 @@ const KINDS: [&str; 4] = [
 const BINDINGS: usize = 2;
 
 type Caches = [Arc<KindCache>; 4];
+
+/// The shape that both kinds of binding have.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnyBinding {
+    role_ref: RoleRef,
+    subjects: Option<Vec<Subject>>,
+}
 
 /// What one binding gives to its subjects.
 struct Binding {
@@ -189,8 +198,7 @@ impl Index {
     }
 
     fn bind(&mut self, entry: &Entry) {
-        // The two kinds of binding have one shape.
-        let Ok(binding) = entry.typed::<RoleBinding>() else { return };
+        let Ok(binding) = entry.typed::<AnyBinding>() else { return };
         let namespace = entry.namespace();
         let of_role = of_role(&binding.role_ref);
         let reason = match scope(entry) {
@@ -227,7 +235,7 @@ fn scope(binding: &Entry) -> Option<&str> {
 }
 
 fn subjects(binding: &Entry) -> Vec<Subject> {
-    binding.typed::<RoleBinding>().ok().and_then(|binding| binding.subjects).unwrap_or_default()
+    binding.typed::<AnyBinding>().ok().and_then(|binding| binding.subjects).unwrap_or_default()
 }
 
 /// Whether a subject is a group, and the name it is known by in requests.

@@ -149,11 +149,6 @@ impl KindCache {
         self.read().revision
     }
 
-    /// How many objects there are.
-    pub(crate) fn len(&self) -> usize {
-        self.read().objects.len()
-    }
-
     /// Where a watch that has seen `revision` begins.
     pub(crate) fn after(&self, revision: Revision) -> Result<u64, Expired> {
         self.read().window.after(revision)

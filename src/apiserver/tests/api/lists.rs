@@ -126,3 +126,26 @@ async fn any_state_will_do_for_revision_zero() {
     assert_eq!((code, &early["reason"]), (504, &json!("Timeout")));
     assert_eq!(early["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
 }
+
+#[tokio::test]
+async fn tables_and_bare_metadata_have_rows_for_all() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 2).await;
+    let table = admin.with(&[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")]);
+    let (_, rows) = table.get(MAPS).await;
+    assert_eq!(rows["kind"], "Table");
+    assert_eq!(rows["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(rows["rows"][1]["cells"][0], "m01");
+    assert_eq!(rows["rows"][1]["object"]["kind"], "PartialObjectMetadata");
+    assert_eq!(rows["rows"][1]["object"]["metadata"]["labels"], json!({"color": "blue"}));
+    assert!(rows["metadata"]["resourceVersion"].is_string());
+    let (_, bare) = table.get(&format!("{MAPS}?includeObject=None")).await;
+    assert!(bare["rows"][0].get("object").is_none());
+    let (_, whole) = table.get(&format!("{MAPS}?includeObject=Object")).await;
+    assert_eq!(whole["rows"][0]["object"]["kind"], "ConfigMap");
+    let partial = admin.with(&[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")]);
+    let (_, list) = partial.get(MAPS).await;
+    assert_eq!((&list["kind"], names(&list)), (&json!("PartialObjectMetadataList"), vec!["m00", "m01"]));
+    assert!(list["items"][0]["metadata"]["uid"].is_string());
+}

@@ -5,6 +5,7 @@
 mod allocation;
 mod authorization;
 mod custom;
+mod documents;
 mod kubectl;
 mod lists;
 mod objects;

@@ -100,13 +100,14 @@ async fn scopes_narrow_what_is_counted() {
 #[tokio::test]
 async fn updates_are_charged_with_what_they_add() {
     let (_server, admin) = start().await;
-    limit(&admin, json!({"hard": {"services": "2", "services.nodeports": "1", "services.loadbalancers": "0"}})).await;
+    // One of the three is the server's own.
+    limit(&admin, json!({"hard": {"services": "3", "services.nodeports": "1", "services.loadbalancers": "0"}})).await;
     let service =
         |name: &str, kind: &str| json!({"metadata": {"name": name}, "spec": {"type": kind, "ports": [{"port": 80}]}});
     admin.create(SERVICES, service("a", "NodePort")).await;
     admin.create(SERVICES, service("b", "ClusterIP")).await;
     let answer = admin.post(SERVICES, service("c", "ClusterIP")).await;
-    assert!(message(&answer).contains("requested: services=1, used: services=2, limited: services=2"), "{answer:?}");
+    assert!(message(&answer).contains("requested: services=1, used: services=3, limited: services=3"), "{answer:?}");
     let merge = "application/merge-patch+json";
     let answer = admin.patch(&format!("{SERVICES}/b"), merge, json!({"spec": {"type": "NodePort"}})).await;
     assert_eq!(answer.0, 403);
@@ -142,4 +143,30 @@ async fn claims_and_plain_objects_are_counted() {
         "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
     let answer = admin.post("/apis/apps/v1/namespaces/default/deployments", deployment).await;
     assert!(message(&answer).contains("requested: count/deployments.apps=1"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn limit_ranges_fill_in_and_bound() {
+    let (_server, admin) = start().await;
+    let limits = json!([
+        {"type": "Container", "max": {"cpu": "1"}, "default": {"cpu": "200m"}, "defaultRequest": {"cpu": "100m"}},
+        {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}]);
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    admin.create(ranges, json!({"metadata": {"name": "l"}, "spec": {"limits": limits}})).await;
+    let made = admin.create(PODS, pod("a", json!({}))).await;
+    let resources = &made["spec"]["containers"][0]["resources"];
+    assert_eq!(resources, &json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}));
+    assert_eq!(
+        made["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
+    );
+    let answer = admin.post(PODS, pod("b", json!({"limits": {"cpu": "2"}}))).await;
+    assert_eq!(message(&answer), "pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "2Gi"}}}});
+    let answer = admin.post("/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
+    assert!(
+        message(&answer).ends_with("maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi"),
+        "{answer:?}"
+    );
 }
