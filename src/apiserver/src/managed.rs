@@ -76,10 +76,7 @@ pub(crate) fn apply_to(
 ) -> Result<Value, Status> {
     let live = convert::from_stored(resource, old.clone());
     let writer = writer(resource, &options.field_manager, subresource);
-    let mut object = apply(Some(&live), applied.clone(), &resource.schema, &writer, options.force)?;
-    if meta_str(applied, "resourceVersion").is_empty() {
-        metadata_mut(&mut object).remove("resourceVersion");
-    }
+    let object = apply(Some(&live), applied.clone(), &resource.schema, &writer, options.force)?;
     Ok(convert::to_stored(resource, object))
 }
 

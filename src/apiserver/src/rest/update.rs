@@ -55,10 +55,20 @@ pub(crate) struct Change<'c> {
 pub(crate) enum Mode {
     /// Nothing: a client's object.
     Plain,
-    /// Its managed fields are as they should be (server-side apply).
+    /// Made from the stored state by a client's patch: when somebody else wrote in between, it is made anew.
+    Patched,
+    /// Made from the stored state by server-side apply: as `Patched`, and its managed fields are as they should be.
     Applied,
     /// Made by this server itself from the stored state: written as it is.
     Direct,
+}
+
+impl Mode {
+    /// Whether a resourceVersion in the new state was put there by the client. What is made from the stored state has
+    /// that state's; one that the patch itself names will differ from the next state's.
+    fn insists(self) -> bool {
+        matches!(self, Self::Plain | Self::Direct)
+    }
 }
 
 /// Answers a PUT of an object or of one of its parts.
@@ -142,7 +152,7 @@ pub(crate) async fn apply(
         let kv = found.ok_or_else(|| place.not_found())?;
         let old = encoded::decode(&kv.value, kv.mod_revision)?;
         let new = next(&old)?;
-        let pinned = check_preconditions(place, &new, &old)?;
+        let pinned = check_preconditions(place, &new, &old)? && change.mode.insists();
         let (value, turn) = Box::pin(prepare(change, place, warnings, new, &old)).await?;
         match write(change, place, &kv, value, &old, turn).await? {
             Some(outcome) => return Ok(outcome),
@@ -210,7 +220,7 @@ async fn prepare(
         user: Some(&requester),
     };
     let mut value = strategy.update(change.part, object, old, &context)?;
-    if change.mode == Mode::Plain {
+    if change.mode != Mode::Applied {
         managed::record_update(&place.resource, &mut value, old, &change.options.field_manager, place.subresource);
     }
     let turn = admission::validate(&mut review, Some(&value)).await?;
