@@ -2,6 +2,7 @@
 //! number of readers and subscribers (`subscription`).
 
 mod endpoint;
+mod event;
 mod reflect;
 mod store;
 mod subscription;
@@ -106,16 +107,17 @@ impl<K: Observed> Informer<K> {
         self.store.subscribe()
     }
 
-    /// Waits until the object `key` is there and `condition` holds for it. `None`: the informer has stopped.
-    pub async fn wait_for(&self, key: &ObjectKey, condition: impl Fn(&K) -> bool) -> Option<Arc<K>> {
+    /// Waits until an object is there of which `holds` is true; false when the informer was stopped before.
+    pub async fn until(&self, namespace: &str, name: &str, holds: impl Fn(&K) -> bool) -> bool {
         let mut changes = self.subscribe();
-        while let Some(change) = changes.next().await {
-            let object = change.object();
-            if !matches!(change, Change::Deleted(_)) && ObjectKey::of(&**object) == *key && condition(object) {
-                return Some(object.clone());
+        loop {
+            if self.get(namespace, name).is_some_and(|object| holds(&object)) {
+                return true;
+            }
+            if changes.next().await.is_none() {
+                return false;
             }
         }
-        None
     }
 
     /// Waits until the first list is in the store.

@@ -285,18 +285,6 @@ impl Status {
         Self::failure(504, Reason::Timeout, format!("Timeout: {message}"), Some(details))
     }
 
-    pub fn server_timeout(resource: Qualified<'_>, operation: &str, retry_after_seconds: u32) -> Self {
-        let message = format!(
-            "The {operation} operation against {resource} could not be completed at this time, please try again."
-        );
-        Self::on(500, Reason::ServerTimeout, resource, operation, message).with_retry_after(retry_after_seconds)
-    }
-
-    pub fn method_not_allowed(resource: Qualified<'_>, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind \"{resource}\"");
-        Self::on(405, Reason::MethodNotAllowed, resource, "", message)
-    }
-
     /// The HTTP method means nothing on this path.
     pub fn method_not_on_path() -> Self {
         let message = "the server does not allow this method on the requested resource".to_owned();
@@ -405,7 +393,12 @@ pub fn quote(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
             c if u32::from(c) < 0x20 || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
     }

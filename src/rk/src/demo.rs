@@ -3,7 +3,7 @@
 use crate::progress::Progress;
 use crate::{config::ServerConfig, manifests};
 use anyhow::Context;
-use client::{Informers, ObjectKey};
+use client::Informers;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
 use runtime::images::{FileSource, ImageFile};
@@ -40,16 +40,16 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     manifests::apply(client, embedded::DEMO).await.context("apply the demo")?;
     progress.step("demo applied: Deployment and Service hello");
-    let (deployments, hello) = (informers.of::<Deployment>(), ObjectKey::new("default", "hello"));
-    let available = deployments.wait_for(&hello, |deployment| {
+    let deployments = informers.of::<Deployment>();
+    let available = deployments.until("default", "hello", |deployment| {
         let status = deployment.status.as_ref();
         let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
         wanted.is_some() && status.and_then(|status| status.ready_replicas) == wanted
     });
-    tokio::time::timeout(LIMIT, available)
+    let running = tokio::time::timeout(LIMIT, available)
         .await
-        .context("the demo's pods are not all ready after a minute: see `kubectl describe pods`")?
-        .context("the server is stopping")?;
+        .context("the demo's pods are not all ready after a minute: see `kubectl describe pods`")?;
+    anyhow::ensure!(running, "the server is stopping");
     progress.step("demo running: 3 pods ready");
     progress.line(&format!(
         "\nTry:\n  curl http://localhost:{NODE_PORT}\n  export KUBECONFIG={}\n  kubectl get pods -o wide\n  kubectl scale deployment hello --replicas=5\n\nCtrl-C stops the cluster.",

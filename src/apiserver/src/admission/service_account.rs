@@ -4,14 +4,11 @@ use k8s_openapi::api::core::v1::{
     ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, Pod,
     ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
-use objects::status::Status;
+use objects::{names, status::Status};
 use serde_json::Value;
 
 use super::Review;
-use crate::{
-    pod_refs,
-    rest::{create::name_suffix, store},
-};
+use crate::{pod_refs, rest::store};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// An hour and a little, by which the kubelet sees that the pod does not insist on it.
@@ -81,7 +78,7 @@ async fn account(review: &Review<'_>, name: &str) -> Result<ServiceAccount, Stat
 fn mount_token(pod: &mut Pod) {
     let Some(spec) = pod.spec.as_mut() else { return };
     let existing = spec.volumes.iter().flatten().find(|volume| is_token_volume(volume)).map(|v| v.name.clone());
-    let volume_name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", name_suffix()));
+    let volume_name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", names::suffix(rand::random())));
     let mut used = false;
     let containers = spec.init_containers.iter_mut().flatten().chain(spec.containers.iter_mut());
     for container in containers {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
 use objects::{
+    names,
     status::Status,
     strategy::{Context, User as StrategyUser},
 };
@@ -41,7 +42,7 @@ pub(crate) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Respons
         Created::Stored(bytes, revision) => respond::stored(call, 201, &place.resource, &bytes, revision),
         Created::Dry(value) => {
             let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
-            respond::object(call, 201, &place.resource, convert::from_stored(&place.resource, value), form)
+            respond::object(call, 201, &place.resource, convert::from_stored(&place.resource, value)?, form)
         }
     }
 }
@@ -133,7 +134,7 @@ async fn prepare(
     }
     inner.allocators.assign(inner, &place.resource, &mut object, None)?;
     let uid = uuid::Uuid::new_v4().to_string();
-    let suffix = name_suffix();
+    let suffix = names::suffix(rand::random());
     let requester = strategy_user(user);
     let context = Context {
         namespace: place.resource.kind.is_namespaced().then_some(place.namespace),
@@ -149,10 +150,4 @@ async fn prepare(
     warnings.append(&mut review.warnings);
     let name = meta_str(&value, "name").to_owned();
     Ok((value, name, turn))
-}
-
-/// Five characters that cannot spell a word.
-pub(crate) fn name_suffix() -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
 }

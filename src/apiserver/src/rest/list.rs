@@ -257,7 +257,7 @@ fn send(call: &Call, resource: &Resource, page: &Page, form: Form) -> Result<Res
     let objects = page
         .entries
         .iter()
-        .map(|entry| entry.decode().map(|value| convert::from_stored(resource, value)))
+        .map(|entry| convert::from_stored(resource, entry.decode()?))
         .collect::<Result<Vec<Value>, Status>>()?;
     let metadata = Value::Object(list_metadata(page));
     let list = match form.view {

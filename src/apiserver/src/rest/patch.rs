@@ -49,7 +49,7 @@ pub(crate) async fn patch(call: &mut Call, place: &Place<'_>, part: Part) -> Res
                 let patched = patch.apply(old, &resource)?;
                 let found = check(&resource, &patched, validation)?;
                 *problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = found;
-                Ok(convert::to_stored(&resource, patched))
+                convert::to_stored(&resource, patched)
             };
             let outcome = update::apply(&change, place, &mut call.warnings, next).await?;
             call.warnings.append(&mut problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
@@ -105,7 +105,7 @@ impl Patch {
 
     /// The patched object, in the version of the request.
     fn apply(&self, old: &Value, resource: &Resource) -> Result<Value, Status> {
-        let mut object = convert::from_stored(resource, old.clone());
+        let mut object = convert::from_stored(resource, old.clone())?;
         match self {
             Patch::Json(bytes) => json_patch(&mut object, parse_json_patch(bytes)?)?,
             Patch::Merge(patch) => merge_patch(&mut object, patch.clone()),

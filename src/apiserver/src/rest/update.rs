@@ -102,7 +102,7 @@ pub(crate) fn answer(call: &Call, place: &Place<'_>, outcome: Outcome) -> Result
         Outcome::Stored(bytes, revision) => respond::stored(call, 200, &place.resource, &bytes, revision),
         Outcome::Removed(value) | Outcome::Dry(value) => {
             let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
-            respond::object(call, 200, &place.resource, convert::from_stored(&place.resource, value), form)
+            respond::object(call, 200, &place.resource, convert::from_stored(&place.resource, value)?, form)
         }
     }
 }

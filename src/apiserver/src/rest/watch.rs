@@ -37,6 +37,8 @@ const BATCH: usize = 256;
 const CHUNK: usize = 256 * 1024;
 /// A watch without timeoutSeconds ends after half an hour to an hour, so that clients spread again.
 const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
+/// What is asked for beyond this means for ever, and no clock counts that far.
+const LONGEST_SECONDS: u64 = 365 * 24 * 3600;
 
 struct Options {
     from: From,
@@ -64,13 +66,17 @@ impl Options {
             None | Some("0") => From::Revision(call.inner.hub.revision()),
             Some(version) => From::Revision(version.parse().map_err(|_| invalid_version(version))?),
         };
-        let seconds = match query.text("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
-            Some(seconds) if seconds > 0 => seconds,
-            _ => rand::random_range(DEFAULT_SECONDS),
-        };
-        let lifetime = Duration::from_secs(seconds);
+        let lifetime = lifetime(query.text("timeoutSeconds"));
         Ok(Options { from, bookmarks, initial_end: initial == Some(true) && bookmarks, lifetime })
     }
+}
+
+fn lifetime(timeout_seconds: Option<&str>) -> Duration {
+    let seconds = match timeout_seconds.and_then(|text| text.parse().ok()) {
+        Some(seconds) if seconds > 0 => seconds,
+        _ => rand::random_range(DEFAULT_SECONDS),
+    };
+    Duration::from_secs(seconds.min(LONGEST_SECONDS))
 }
 
 fn check_initial_events(initial: Option<bool>, rule: Option<&str>) -> Result<(), Status> {
@@ -310,6 +316,20 @@ impl Watcher {
                 }
                 self.done = Instant::now() >= self.ends;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_one_that_a_clock_can_count() {
+        assert_eq!(lifetime(Some("5")), Duration::from_secs(5));
+        assert!(Instant::now().checked_add(lifetime(Some("18446744073709551615"))).is_some());
+        for unset in [None, Some("0"), Some("-1"), Some("soon")] {
+            assert!(DEFAULT_SECONDS.contains(&lifetime(unset).as_secs()), "{unset:?}");
         }
     }
 }

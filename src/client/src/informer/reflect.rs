@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{AsyncBufReadExt, pin_mut};
+use futures::{AsyncBufReadExt, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::event::{self, Event};
 use super::store::Store;
 use super::{Endpoint, Observed};
 use crate::api::decode;
@@ -33,35 +33,24 @@ struct Page<K> {
     items: Option<Vec<K>>,
 }
 
-/// One line of a watch.
-#[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-/// What a bookmark holds.
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: ListMeta,
-}
-
 #[derive(Debug, thiserror::Error)]
 enum ReflectError {
     #[error("revision is no longer available")]
     Expired,
     #[error(transparent)]
     Api(#[from] kube::Error),
-    #[error("watch could not be read: {0}")]
-    Read(#[from] std::io::Error),
-    #[error("watch event of unknown type {0:?}")]
-    UnknownEvent(String),
     #[error("the server ended the watch at once")]
     EndedAtOnce,
+    #[error("an event cannot be read")]
+    Event(#[from] serde_json::Error),
     #[error("request could not be built")]
     Request(#[from] http::Error),
+}
+
+impl From<Box<kube::core::Status>> for ReflectError {
+    fn from(status: Box<kube::core::Status>) -> Self {
+        Self::from(kube::Error::Api(status)).or_expired()
+    }
 }
 
 impl ReflectError {
@@ -130,7 +119,7 @@ impl<K: Observed> Reflector<K> {
         loop {
             let request = self.endpoint.list(PAGE, token.as_deref())?;
             let page: Page<K> = decode(self.client.request_text(request).await?)?;
-            objects.extend(page.items.into_iter().flatten().map(trim));
+            objects.extend(page.items.into_iter().flatten().map(|object| self.trim(object)));
             token = page.metadata.continue_.filter(|token| !token.is_empty());
             if token.is_none() {
                 let revision = page.metadata.resource_version.unwrap_or_default();
@@ -142,43 +131,55 @@ impl<K: Observed> Reflector<K> {
 
     /// Follows one watch to its end and says how many events it had.
     async fn watch(&self, from: &mut String, failing: &mut bool) -> Result<u64, ReflectError> {
-        let events = self.client.request_stream(self.endpoint.watch(from)?).await?;
-        pin_mut!(events);
-        let (mut count, mut line) = (0, Vec::new());
-        // A last line without its end was cut off with the connection; the next watch brings it again.
-        while events.read_until(b'\n', &mut line).await? > 0 && line.ends_with(b"\n") {
+        let mut count = 0;
+        let body = self.client.request_stream(self.endpoint.watch(from)?).await?;
+        let mut lines = Box::pin(body).lines();
+        while let Some(line) = lines.next().await {
+            let line = match line {
+                Ok(line) => line,
+                // The connection is lost: the next watch goes on from here, or says what is wrong.
+                Err(error) => {
+                    tracing::debug!(path = self.endpoint.path(), %error, "watch broke off");
+                    break;
+                }
+            };
+            let event = match event::parse::<K>(&line) {
+                // Its last line came in part only.
+                Err(error) if error.is_eof() => break,
+                event => event?,
+            };
             count += 1;
-            self.take(&line, from, failing)?;
-            line.clear();
+            if !matches!(event, Event::Error(_)) {
+                self.back(failing);
+            }
+            match event {
+                Event::Present(object) => {
+                    remember(from, &object);
+                    self.store.apply(self.trim(object));
+                }
+                Event::Deleted(object) => {
+                    remember(from, &object);
+                    self.store.delete(&object);
+                }
+                Event::Bookmark(revision) => {
+                    self.store.observe(revision.parse().unwrap_or(0));
+                    *from = revision;
+                }
+                Event::Error(status) => return Err(status.into()),
+            }
         }
         Ok(count)
     }
 
-    /// Takes one line of a watch into the store.
-    fn take(&self, line: &[u8], from: &mut String, failing: &mut bool) -> Result<(), ReflectError> {
-        let Frame { kind, object } = serde_json::from_slice(line).map_err(kube::Error::SerdeError)?;
-        let object = object.get();
-        match kind {
-            "ADDED" | "MODIFIED" => {
-                let object: K = decode(object)?;
-                remember(from, &object);
-                self.store.apply(trim(object));
-            }
-            "DELETED" => {
-                let object: K = decode(object)?;
-                remember(from, &object);
-                self.store.delete(&object);
-            }
-            "BOOKMARK" => {
-                let revision = decode::<Bookmark>(object)?.metadata.resource_version.unwrap_or_default();
-                self.store.observe(revision.parse().unwrap_or(0));
-                *from = revision;
-            }
-            "ERROR" => return Err(kube::Error::Api(Box::new(decode(object)?)).into()),
-            other => return Err(ReflectError::UnknownEvent(other.to_owned())),
+    /// Field ownership is the server's business and often the larger half of an object: not kept in memory. Whoever
+    /// asks for metadata alone follows owners and finalizers of every object there is: no texts are kept for that.
+    fn trim(&self, mut object: K) -> K {
+        let meta = object.meta_mut();
+        meta.managed_fields = None;
+        if self.endpoint.is_metadata_only() {
+            (meta.labels, meta.annotations) = (None, None);
         }
-        self.back(failing);
-        Ok(())
+        object
     }
 }
 
@@ -186,10 +187,4 @@ fn remember<K: kube::Resource>(from: &mut String, object: &K) {
     if let Some(revision) = &object.meta().resource_version {
         from.clone_from(revision);
     }
-}
-
-/// Field ownership is the server's business and often the larger half of an object: not kept in memory.
-fn trim<K: kube::Resource>(mut object: K) -> K {
-    object.meta_mut().managed_fields = None;
-    object
 }

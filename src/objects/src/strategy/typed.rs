@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::scale::Scale;
 use super::{Context, Facts, Grace, Part, Propagation, SelectableField, Strategy};
 use crate::columns::{self, Column};
-use crate::decode::decode;
+use crate::decode::{DecodeError, decode};
 use crate::field::Errors;
 use crate::names::{self, NameRule};
 use crate::status::Status;
@@ -217,10 +217,9 @@ impl<R: Rules> Typed<R> {
         })
     }
 
-    /// Reads an object that this server stored. By the client's decoder: a second one would be a second copy of the
-    /// code for every kind.
-    fn stored(object: &Value) -> Result<R::Object, Status> {
-        decode(object.clone()).map_err(Status::internal)
+    /// Reads an object that this server stored. By the same decoder: each further one is the code of every type again.
+    fn stored(object: &Value) -> Result<R::Object, DecodeError> {
+        decode(object.clone())
     }
 
     fn write(object: &R::Object) -> Result<Value, Status> {
@@ -247,7 +246,7 @@ impl<R: Rules> Typed<R> {
             set(&mut new, "status", old_value.get("status"));
         }
         let mut new = Self::read(new)?;
-        let old = Self::stored(old_value)?;
+        let old = Self::stored(old_value).map_err(Status::internal)?;
         Self::keep_metadata(&mut new, &old);
         R::default(&mut new);
         R::prepare_update(&mut new, &old);
@@ -279,7 +278,7 @@ impl<R: Rules> Typed<R> {
             _ => new,
         };
         let mut new = Self::read(merged)?;
-        let old = Self::stored(old_value)?;
+        let old = Self::stored(old_value).map_err(Status::internal)?;
         Self::keep_metadata(&mut new, &old);
         R::default(&mut new);
         R::prepare_part(part, &mut new, &old);

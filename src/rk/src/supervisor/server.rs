@@ -10,7 +10,7 @@ use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::Context;
 use apiserver::{ApiServer, ServiceAccountConfig, User};
 use base64::Engine;
-use client::{Informers, ObjectKey, Scope};
+use client::{Informers, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
@@ -200,12 +200,12 @@ impl Server {
 }
 
 async fn wait_ready(informers: &Informers, config: &NodeConfig) -> anyhow::Result<()> {
-    let (nodes, key) = (informers.of::<NodeObject>(), ObjectKey::new("", &config.name));
-    let ready = nodes.wait_for(&key, |node| {
+    let nodes = informers.of::<NodeObject>();
+    let ready = nodes.until("", &config.name, |node| {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
     });
-    ready.await.context("the server stopped before its node was ready")?;
+    anyhow::ensure!(ready.await, "the server stopped before its node was ready");
     Ok(())
 }
 
