@@ -1,6 +1,8 @@
 //! Views of objects that clients ask for in the Accept header: Table rows and bare metadata.
 
 use jiff::Timestamp;
+use objects::columns::Column;
+use objects::strategy::scale::{self, Scale};
 use serde_json::{Map, Value, json};
 
 use crate::{query::Query, registry::Resource};
@@ -47,17 +49,30 @@ pub(crate) fn table(
             row(resource, object, include, now)
         })
         .collect();
+    let metadata = metadata.unwrap_or_else(|| json!({ "resourceVersion": version }));
+    table_of(resource.strategy.columns(), &rows, &metadata)
+}
+
+/// A Table of one Scale, which is no stored object.
+pub(crate) fn scale_table(scale: &Scale, object: &Value, include: Include) -> Value {
+    let shown = scale.to_object(object);
+    let metadata = json!({"resourceVersion": shown.pointer("/metadata/resourceVersion")});
+    let row = row_of(scale.cells(object, Timestamp::now()), shown, include);
+    table_of(scale::COLUMNS, &[row], &metadata)
+}
+
+fn table_of(columns: &[Column], rows: &[Value], metadata: &Value) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": metadata.unwrap_or_else(|| json!({ "resourceVersion": version })),
-        "columnDefinitions": columns(resource),
+        "metadata": metadata,
+        "columnDefinitions": definitions(columns),
         "rows": rows,
     })
 }
 
-fn columns(resource: &Resource) -> Vec<Value> {
-    let definition = |column: &objects::columns::Column| {
+fn definitions(columns: &[Column]) -> Vec<Value> {
+    let definition = |column: &Column| {
         json!({
             "name": column.name,
             "type": column.kind,
@@ -66,11 +81,14 @@ fn columns(resource: &Resource) -> Vec<Value> {
             "priority": column.priority,
         })
     };
-    resource.strategy.columns().iter().map(definition).collect()
+    columns.iter().map(definition).collect()
 }
 
 fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> Value {
-    let cells = resource.strategy.cells(&object, now);
+    row_of(resource.strategy.cells(&object, now), object, include)
+}
+
+fn row_of(cells: Vec<Value>, object: Value, include: Include) -> Value {
     let carried = match include {
         Include::None => return json!({ "cells": cells }),
         Include::Metadata => partial(&object),

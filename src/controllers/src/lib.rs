@@ -23,6 +23,7 @@ mod runner;
 mod template;
 mod writes;
 
+mod certificates;
 mod claim_protection;
 mod cronjob;
 mod daemonset;
@@ -57,6 +58,8 @@ pub struct Config {
     /// How many finished pods are kept before the oldest are deleted.
     pub terminated_pod_threshold: usize,
     pub metrics: Metrics,
+    /// Signs approved certificate signing requests; `None`: nobody does.
+    pub signing_ca: Option<pki::Ca>,
 }
 
 impl Config {
@@ -68,6 +71,7 @@ impl Config {
             node_cidr_mask: 24,
             terminated_pod_threshold: 12_500,
             metrics: Metrics::default(),
+            signing_ca: None,
         }
     }
 }
@@ -91,6 +95,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     garbage::start(&context);
     disruption::start(&context);
     claim_protection::start(&context);
+    certificates::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

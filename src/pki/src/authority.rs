@@ -35,6 +35,8 @@ pub enum CaError {
     Name(String),
     #[error("{0} is in more than one group: a certificate carries one organization here")]
     Groups(String),
+    #[error("usage {0:?} cannot be certified here")]
+    Usage(String),
     #[error("the time {0} does not fit a certificate")]
     Time(Timestamp),
 }
@@ -66,7 +68,7 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        set_validity(&mut params, now, CA_DAYS)?;
+        set_validity(&mut params, now, CLOCK_SKEW, DAY * CA_DAYS)?;
         let certificate = params.self_signed(&key)?;
         Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
     }
@@ -106,12 +108,16 @@ impl Ca {
         &self.inner.cert_der
     }
 
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.inner.issuer
+    }
+
     /// Makes a key and certifies it.
     pub fn issue(&self, leaf: &Leaf, now: Timestamp) -> Result<KeyCert, CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         describe(&mut params, leaf)?;
-        set_validity(&mut params, now, LEAF_DAYS)?;
+        set_validity(&mut params, now, CLOCK_SKEW, DAY * LEAF_DAYS)?;
         let certificate = params.signed_by(&key, &self.inner.issuer)?;
         Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
     }
@@ -121,7 +127,7 @@ impl Ca {
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let mut params = CertificateParams::default();
         describe(&mut params, leaf)?;
-        set_validity(&mut params, now, LEAF_DAYS)?;
+        set_validity(&mut params, now, CLOCK_SKEW, DAY * LEAF_DAYS)?;
         request.params = params;
         Ok(request.signed_by(&self.inner.issuer)?.pem())
     }
@@ -180,10 +186,16 @@ fn subject(common_name: &str, organizations: &[String]) -> DistinguishedName {
     name
 }
 
-fn set_validity(params: &mut CertificateParams, now: Timestamp, days: i32) -> Result<(), CaError> {
+/// Valid from `before` ago until `lifetime` from now.
+pub(crate) fn set_validity(
+    params: &mut CertificateParams,
+    now: Timestamp,
+    before: SignedDuration,
+    lifetime: SignedDuration,
+) -> Result<(), CaError> {
     let at = |time: Timestamp| OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| CaError::Time(time));
-    params.not_before = at(now.saturating_sub(CLOCK_SKEW).map_err(|_| CaError::Time(now))?)?;
-    params.not_after = at(now.saturating_add(DAY * days).map_err(|_| CaError::Time(now))?)?;
+    params.not_before = at(now.saturating_sub(before).map_err(|_| CaError::Time(now))?)?;
+    params.not_after = at(now.saturating_add(lifetime).map_err(|_| CaError::Time(now))?)?;
     Ok(())
 }
 

@@ -69,7 +69,7 @@ pub(crate) async fn update(call: &mut Call, place: &Place<'_>, part: Part) -> Re
     let inner = call.inner.clone();
     let user = call.user.clone();
     let wanted_version = meta_str(&object, "resourceVersion").to_owned();
-    check_version_given(place, part, &wanted_version)?;
+    check_version_given(place, &wanted_version)?;
     if part == Part::Main
         && place.resource.strategy.facts().allow_create_on_update
         && store::read(&inner, &place.store_key()).await?.is_none()
@@ -117,9 +117,9 @@ fn check_name(place: &Place<'_>, object: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_version_given(place: &Place<'_>, part: Part, version: &str) -> Result<(), Status> {
+fn check_version_given(place: &Place<'_>, version: &str) -> Result<(), Status> {
     let strategy = &place.resource.strategy;
-    if version.is_empty() && part == Part::Main && !strategy.facts().allow_unconditional_update {
+    if version.is_empty() && !strategy.facts().allow_unconditional_update {
         let mut errors = Errors::default();
         let metadata = Path::root("metadata");
         errors.invalid(&metadata.child("resourceVersion"), 0_i64, "must be specified for an update");
@@ -141,8 +141,12 @@ pub(crate) async fn apply(
     for _ in 0..TRIES {
         let kv = found.ok_or_else(|| place.not_found())?;
         let old = encoded::decode(&kv.value, kv.mod_revision)?;
-        let new = next(&old)?;
+        let mut new = next(&old)?;
         let pinned = check_preconditions(place, &new, &old)?;
+        if !pinned {
+            // Made from this very revision, or content with any.
+            encoded::metadata_mut(&mut new).insert("resourceVersion".into(), kv.mod_revision.to_string().into());
+        }
         let value = Box::pin(prepare(change, place, warnings, new, &old)).await?;
         match write(change, place, &kv, value, &old).await? {
             Some(outcome) => return Ok(outcome),

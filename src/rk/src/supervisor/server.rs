@@ -13,6 +13,7 @@ use base64::Engine;
 use client::{Informers, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use pki::{Ca, Identity, JoinToken, Leaf, files};
@@ -151,7 +152,11 @@ impl Server {
     /// Controllers, scheduler and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
-        let settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
+        let cluster = config.network.cluster_cidr.into();
+        let settings = controllers::Config {
+            signing_ca: Some(self.ca.clone()),
+            ..controllers::Config::new(self.ca.cert_pem().to_owned(), cluster)
+        };
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
         let informers = self.informers.clone();
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
@@ -183,6 +188,7 @@ impl Server {
         let worker = worker::start(node_config, &config.network, client, informers, scope, stop.clone()).await?;
         self.dialer.set_local(&node_config.name, worker.node.clone());
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
+        mark_control_plane(&admin, &node_config.name).await?;
         wait_ready(&admin, node_config).await?;
         progress.step(&format!("node {} ready", node_config.name));
         if config.demo {
@@ -197,6 +203,14 @@ impl Server {
         self.api.shutdown(DRAIN).await;
         self.store.shutdown().await;
     }
+}
+
+/// The node is shown with its role. By the server: a node may not give itself a label that places pods.
+async fn mark_control_plane(client: &Client, node: &str) -> anyhow::Result<()> {
+    let labels = serde_json::json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": "true"}}});
+    let nodes: Api<NodeObject> = Api::all(client.clone());
+    nodes.patch(node, &PatchParams::default(), &Patch::Merge(labels)).await.context("label the node")?;
+    Ok(())
 }
 
 async fn wait_ready(client: &Client, config: &NodeConfig) -> anyhow::Result<()> {
