@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use objects::columns::Column;
 use objects::status::Status;
+use objects::strategy::scale::{self, Scale};
 use serde_json::{Map, Value, json};
 
 use crate::{cache::Entry, encoded, query::Query, registry::Resource};
@@ -50,11 +52,24 @@ pub(crate) fn table(
             row(resource, object, include, now)
         })
         .collect();
+    let metadata = metadata.unwrap_or_else(|| json!({ "resourceVersion": version }));
+    table_of(resource.strategy.columns(), &rows, &metadata)
+}
+
+/// A Table of one Scale, which is no stored object.
+pub(crate) fn scale_table(scale: &Scale, object: &Value, include: Include) -> Value {
+    let shown = scale.to_object(object);
+    let metadata = json!({"resourceVersion": shown.pointer("/metadata/resourceVersion")});
+    let row = row_of(scale.cells(object, Timestamp::now()), shown, include);
+    table_of(scale::COLUMNS, &[row], &metadata)
+}
+
+fn table_of(columns: &[Column], rows: &[Value], metadata: &Value) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": metadata.unwrap_or_else(|| json!({ "resourceVersion": version })),
-        "columnDefinitions": columns(resource),
+        "metadata": metadata,
+        "columnDefinitions": definitions(columns),
         "rows": rows,
     })
 }
@@ -71,7 +86,7 @@ pub(crate) fn table_of_stored(
     out.extend_from_slice(b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
     serde_json::to_writer(&mut out, metadata).map_err(Status::internal)?;
     out.extend_from_slice(b",\"columnDefinitions\":");
-    serde_json::to_writer(&mut out, &columns(resource)).map_err(Status::internal)?;
+    serde_json::to_writer(&mut out, &definitions(resource.strategy.columns())).map_err(Status::internal)?;
     out.extend_from_slice(b",\"rows\":[");
     for (index, entry) in entries.iter().enumerate() {
         out.extend_from_slice(if index > 0 { b",{\"cells\":" } else { b"{\"cells\":" });
@@ -109,8 +124,8 @@ pub(crate) fn partials_of_stored(entries: &[Arc<Entry>], metadata: &Map<String, 
     Ok(out)
 }
 
-fn columns(resource: &Resource) -> Vec<Value> {
-    let definition = |column: &objects::columns::Column| {
+fn definitions(columns: &[Column]) -> Vec<Value> {
+    let definition = |column: &Column| {
         json!({
             "name": column.name,
             "type": column.kind,
@@ -119,11 +134,14 @@ fn columns(resource: &Resource) -> Vec<Value> {
             "priority": column.priority,
         })
     };
-    resource.strategy.columns().iter().map(definition).collect()
+    columns.iter().map(definition).collect()
 }
 
 fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> Value {
-    let cells = resource.strategy.cells(&object, now);
+    row_of(resource.strategy.cells(&object, now), object, include)
+}
+
+fn row_of(cells: Vec<Value>, object: Value, include: Include) -> Value {
     let carried = match include {
         Include::None => return json!({ "cells": cells }),
         Include::Metadata => partial(&object),

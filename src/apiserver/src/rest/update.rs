@@ -79,7 +79,7 @@ pub(crate) async fn update(call: &mut Call, place: &Place<'_>, part: Part) -> Re
     let inner = call.inner.clone();
     let user = call.user.clone();
     let wanted_version = meta_str(&object, "resourceVersion").to_owned();
-    check_version_given(place, part, &wanted_version)?;
+    check_version_given(place, &wanted_version)?;
     if part == Part::Main
         && place.resource.strategy.facts().allow_create_on_update
         && store::read(&inner, &place.store_key()).await?.is_none()
@@ -127,9 +127,9 @@ fn check_name(place: &Place<'_>, object: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_version_given(place: &Place<'_>, part: Part, version: &str) -> Result<(), Status> {
+fn check_version_given(place: &Place<'_>, version: &str) -> Result<(), Status> {
     let strategy = &place.resource.strategy;
-    if version.is_empty() && part == Part::Main && !strategy.facts().allow_unconditional_update {
+    if version.is_empty() && !strategy.facts().allow_unconditional_update {
         let mut errors = Errors::default();
         let metadata = Path::root("metadata");
         errors.invalid(&metadata.child("resourceVersion"), 0_i64, "must be specified for an update");

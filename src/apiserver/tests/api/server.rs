@@ -167,6 +167,14 @@ impl Client {
         self.json(Method::GET, path, "application/json", None).await
     }
 
+    /// A GET as `kubectl get` makes it.
+    pub(crate) async fn table(&self, path: &str) -> Value {
+        let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        let request = Request::get(path).header("accept", accept).body(Full::new(Bytes::new())).unwrap();
+        let response = self.api.service_for(self.user.clone()).call(request).await.unwrap();
+        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
+    }
+
     pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         self.json(Method::POST, path, "application/json", Some(&body)).await
     }

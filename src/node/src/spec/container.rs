@@ -73,6 +73,7 @@ pub fn spec(input: ContainerInput<'_>) -> Result<ContainerSpec, SecurityError> {
         masked_paths: privileges.unmasked.then(Vec::new),
         readonly_paths: privileges.unmasked.then(Vec::new),
         rlimits: Vec::new(),
+        processes_of: None,
         labels: BTreeMap::from([
             (labels::CONTAINER_NAME.to_owned(), container.name.clone()),
             (labels::POD_UID.to_owned(), pod.metadata.uid.clone().unwrap_or_default()),

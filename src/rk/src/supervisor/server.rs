@@ -10,7 +10,7 @@ use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::Context;
 use apiserver::{ApiServer, ServiceAccountConfig, User};
 use base64::Engine;
-use client::{Informers, Scope};
+use client::{Api, Informers, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
@@ -183,6 +183,7 @@ impl Server {
         let worker = worker::start(node_config, &config.network, client, informers, scope, stop.clone()).await?;
         self.dialer.set_local(&node_config.name, worker.node.clone());
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
+        mark_control_plane(&admin, &node_config.name).await?;
         wait_ready(&self.informers, node_config).await?;
         progress.step(&format!("node {} ready", node_config.name));
         if config.demo {
@@ -197,6 +198,14 @@ impl Server {
         self.api.shutdown(DRAIN).await;
         self.store.shutdown().await;
     }
+}
+
+/// The node is shown with its role. By the server: a node may not give itself a label that places pods.
+async fn mark_control_plane(client: &Client, node: &str) -> anyhow::Result<()> {
+    let labels = serde_json::json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": "true"}}});
+    let nodes: Api<NodeObject> = Api::all(client.clone());
+    nodes.patch(node, &PatchParams::default(), &Patch::Merge(labels)).await.context("label the node")?;
+    Ok(())
 }
 
 async fn wait_ready(informers: &Informers, config: &NodeConfig) -> anyhow::Result<()> {
