@@ -2,6 +2,7 @@
 
 use super::{Inner, Result};
 use crate::error::RuntimeError;
+use crate::link::Link;
 use crate::pod::Pod;
 use crate::protocol::Call;
 use crate::records::{self, ContainerRecord};
@@ -56,6 +57,19 @@ pub(super) async fn stop(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
 fn kill_shim(pod: &Pod) {
     let pid = pod.shim_pid();
     tracing::warn!(pod = %pod.record.spec.id, pid, "shim does not end and is killed");
+    kill_process(pid);
+}
+
+/// Ends a shim that took the connection and then did not answer: whoever takes its place must find the pod's folder
+/// its own.
+pub(super) fn kill_peer(link: &Link) {
+    if let Some(pid) = link.peer() {
+        tracing::warn!(pid, "shim does not answer and is killed");
+        kill_process(pid);
+    }
+}
+
+fn kill_process(pid: i32) {
     if pid > 0
         && let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGKILL)
         && errno != Errno::ESRCH

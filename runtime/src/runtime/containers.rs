@@ -96,7 +96,10 @@ impl Runtime {
         }
         match self.kill(id, libc::SIGKILL).await {
             Ok(()) => {}
-            Err(RuntimeError::NotRunning(_) | RuntimeError::ShimGone { .. }) => return Ok(()),
+            // The shim does not know one whose making failed while nobody was there to be told.
+            Err(RuntimeError::NotRunning(_) | RuntimeError::NoSuchContainer(_) | RuntimeError::ShimGone { .. }) => {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
         match tokio::time::timeout(KILL_PATIENCE, self.wait_container(id)).await {

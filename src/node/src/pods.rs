@@ -42,7 +42,11 @@ async fn run(context: Arc<Context>) {
     loop {
         tokio::select! {
             change = changes.next() => match change {
-                Some(change) => dispatch(&context, &change),
+                Some(change) => {
+                    let more = std::iter::from_fn(|| changes.try_next());
+                    let known = ends_first(std::iter::once(change).chain(more).collect());
+                    known.iter().for_each(|change| dispatch(&context, change));
+                }
                 None => return,
             },
             event = events.recv() => match event {
@@ -53,6 +57,12 @@ async fn run(context: Arc<Context>) {
             },
         }
     }
+}
+
+/// What is known by now, deletions first: a pod may have been put here only because another one has gone.
+fn ends_first(mut changes: Vec<Change<Pod>>) -> Vec<Change<Pod>> {
+    changes.sort_by_key(|change| !matches!(change, Change::Deleted(_)));
+    changes
 }
 
 fn dispatch(context: &Arc<Context>, change: &Change<Pod>) {
@@ -79,4 +89,21 @@ fn needs_worker(context: &Context, pod: &Pod, uid: &str) -> bool {
     let finished = pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(phase::is_final);
     let known = || context.runtime.pod_status(&uid.into()).is_ok() || context.config.pod_root(uid).exists();
     !finished || pod.metadata.deletion_timestamp.is_some() || context.workers.has(uid) || known()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_given_back_before_it_is_given_away() {
+        let pod = |uid: &str| {
+            let metadata = serde_json::json!({"metadata": {"uid": uid}});
+            Arc::new(serde_json::from_value::<Pod>(metadata).unwrap())
+        };
+        let bound = Change::Modified { old: pod("new"), new: pod("new") };
+        let changes = ends_first(vec![bound, Change::Deleted(pod("old")), Change::Added(pod("same-name"))]);
+        let order: Vec<_> = changes.iter().map(|change| change.object().metadata.uid.as_deref().unwrap()).collect();
+        assert_eq!(order, ["old", "new", "same-name"]);
+    }
 }

@@ -26,9 +26,20 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[derive(Default)]
 struct Seen {
     running: HashMap<String, Instant>,
+    /// How those that exist and do not run are doing.
+    others: HashMap<String, String>,
     living: HashSet<String>,
     /// Why the watch ended.
     ended: Option<String>,
+}
+
+impl Seen {
+    /// For whoever waited in vain.
+    fn describe(&self) -> String {
+        let others: Vec<_> = self.others.iter().map(|(name, state)| format!("\n  {name}: {state}")).collect();
+        let (running, living) = (self.running.len(), self.living.len());
+        format!("after {LIMIT:?} {running} pods have been Running, {living} exist{}", others.concat())
+    }
 }
 
 #[derive(Default)]
@@ -61,6 +72,10 @@ struct Metadata {
 struct Status {
     #[serde(default)]
     phase: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
 }
 
 /// The bench's namespace and a watch on its pods.
@@ -151,7 +166,7 @@ impl Bench {
                 }
             }
         };
-        let timed_out = || self.board.look(|seen| format!("after {LIMIT:?} {} pods are Running", seen.running.len()));
+        let timed_out = || self.board.look(Seen::describe);
         tokio::time::timeout(LIMIT, shown).await.with_context(timed_out)?
     }
 }
@@ -186,12 +201,19 @@ impl Board {
             bail!("{}", String::from_utf8_lossy(line));
         }
         self.edit(|seen| {
-            if object.status.phase == "Running" {
-                seen.running.entry(object.metadata.name.clone()).or_insert(at);
+            let name = object.metadata.name;
+            let Status { phase, reason, message } = object.status;
+            if phase == "Running" {
+                seen.running.entry(name.clone()).or_insert(at);
+            }
+            if phase == "Running" || kind == "DELETED" {
+                seen.others.remove(&name);
+            } else {
+                seen.others.insert(name.clone(), format!("{phase} {reason} {message}"));
             }
             match kind.as_str() {
-                "DELETED" => seen.living.remove(&object.metadata.name),
-                _ => seen.living.insert(object.metadata.name),
+                "DELETED" => seen.living.remove(&name),
+                _ => seen.living.insert(name),
             }
         });
         Ok(())

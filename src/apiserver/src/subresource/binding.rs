@@ -81,6 +81,8 @@ fn bind(place: &Place<'_>, old: &Value, binding: &Value, node: &str) -> Result<V
         list.retain(|condition| condition["type"] != "PodScheduled");
         list.push(condition);
     }
+    // The room that preemption made has been taken.
+    child_mut(&mut pod, "status").remove("nominatedNodeName");
     metadata_mut(&mut pod).remove("resourceVersion");
     Ok(pod)
 }

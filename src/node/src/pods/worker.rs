@@ -122,7 +122,8 @@ impl Worker {
             let node = self.context.own_node();
             if let Err(verdict) = self.context.admission.admit(&self.context.config, node.as_deref(), pod) {
                 self.context.pod_event(pod, EventType::Warning, &verdict.reason, verdict.message.clone());
-                self.memory.verdict = Some(verdict);
+                let message = format!("Pod was rejected: {}", verdict.message);
+                self.memory.verdict = Some(Verdict { message, ..verdict });
             }
         }
     }
