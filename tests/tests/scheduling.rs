@@ -74,7 +74,7 @@ fn an_important_pod_takes_the_place_of_a_lesser_one_and_nobody_slips_in() {
         let cpu = half(kubectl);
         let low = |name, grace, script| Pod { name, cpu, class: "low", grace, script, more: "" };
         low("guarded", 0, WILLING).create(kubectl);
-        low("victim", 6, DEAF).create(kubectl);
+        low("victim", 12, DEAF).create(kubectl);
         wait_ready(kubectl, "guarded");
         wait_ready(kubectl, "victim");
         kubectl.ok(&["create", "pdb", "guard", "--selector=app=guarded", "--min-available=1"]);
@@ -119,7 +119,7 @@ fn a_full_node_turns_pods_away_until_its_room_is_free_again() {
         classes(kubectl);
         let cpu = half(kubectl) * 2;
         let here = "  nodeName: server\n";
-        let whole = |name, more| Pod { name, cpu, class: "low", grace: 4, script: DEAF, more };
+        let whole = |name, more| Pod { name, cpu, class: "low", grace: 12, script: DEAF, more };
         whole("first", here).create(kubectl);
         wait_ready(kubectl, "first");
         whole("refused", here).create(kubectl);

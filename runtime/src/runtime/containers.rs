@@ -124,6 +124,17 @@ impl Runtime {
         Ok(())
     }
 
+    /// Gives back the disk that an ended container's own files take. Its record and its log stay; one that still runs
+    /// is left alone.
+    pub async fn shed_files(&self, id: &ContainerId) -> Result<()> {
+        if self.container_status(id)?.state != ContainerState::Exited {
+            return Ok(());
+        }
+        let Some(record) = self.inner.owner(id)?.container_record(id) else { return Ok(()) };
+        let removed = tokio::task::spawn_blocking(move || cleanup::writable_layer(&record)).await;
+        removed.map_err(|error| RuntimeError::Refused(format!("removing files panicked: {error}")))
+    }
+
     /// Removes the files and then the record of a container that has no process.
     async fn discard(&self, pod: &Arc<Pod>, id: &ContainerId) {
         let Some(record) = pod.container_record(id) else { return };

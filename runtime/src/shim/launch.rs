@@ -20,6 +20,8 @@ use std::path::Path;
 pub(super) const SEALED: &str = "--sealed";
 /// What the runtime reads when all is well.
 pub(crate) const READY: &str = "ready";
+/// Line of the shim's log that parts what was noted on the way from what happens to a shim that serves.
+pub(crate) const SERVING: &str = "serving";
 const DEFAULT_SHM: u64 = 64 << 20;
 
 /// First execution, as the runtime's child.
@@ -72,6 +74,7 @@ fn serve(mut server: Server) -> i32 {
     if let Err(error) = silence_stdout() {
         eprintln!("standard output stays open: {error}");
     }
+    eprintln!("{SERVING}");
     match server.run() {
         Ok(()) => 0,
         Err(error) => {

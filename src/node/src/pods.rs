@@ -4,7 +4,7 @@
 //! under the same name is another pod. What the runtime holds of pods the API does not know is cleared at the start.
 
 pub(crate) mod admit;
-mod cleanup;
+pub(crate) mod cleanup;
 mod handler;
 mod hooks;
 mod observe;
@@ -18,7 +18,7 @@ pub(crate) mod workers;
 
 use std::sync::Arc;
 
-use client::Change;
+use client::{Change, EventType};
 use k8s_openapi::api::core::v1::Pod;
 use runtime::Event;
 use tokio::sync::broadcast::error::RecvError;
@@ -51,7 +51,11 @@ async fn run(context: Arc<Context>) {
             },
             event = events.recv() => match event {
                 Ok(Event::ContainerStarted { pod, .. }) => context.workers.wake(pod.as_str()),
-                Ok(Event::ContainerExited { pod, .. } | Event::PodGone { pod, .. }) => context.workers.wake(pod.as_str()),
+                Ok(Event::ContainerExited { pod, .. }) => context.workers.wake(pod.as_str()),
+                Ok(Event::PodGone { pod, reason }) => {
+                    tell_of_loss(&context, pod.as_str(), &reason);
+                    context.workers.wake(pod.as_str());
+                }
                 Ok(Event::Resync) | Err(RecvError::Lagged(_)) => context.workers.wake_all(),
                 Err(RecvError::Closed) => return,
             },
@@ -82,6 +86,15 @@ fn dispatch(context: &Arc<Context>, change: &Change<Pod>) {
         let stop = context.stop.clone();
         context.tasks.spawn(Box::pin(async move { stop.run_until_cancelled(Box::pin(worker.run())).await }));
     }
+}
+
+/// Nobody asked for the end of these containers: what the restart policy does next would look like a riddle.
+fn tell_of_loss(context: &Context, uid: &str, reason: &str) {
+    let pods = context.pods.list();
+    let Some(pod) = pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)) else { return };
+    tracing::warn!(namespace = ?pod.metadata.namespace, name = ?pod.metadata.name, reason, "pod lost its sandbox");
+    let message = format!("Pod sandbox was lost and its containers were ended: {reason}");
+    context.pod_event(pod, EventType::Warning, "SandboxLost", message);
 }
 
 /// A finished pod of which nothing is left here needs nobody until it is deleted.

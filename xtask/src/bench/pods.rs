@@ -76,6 +76,23 @@ struct Status {
     reason: String,
     #[serde(default)]
     message: String,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(default)]
+    message: String,
+}
+
+impl Status {
+    /// How a pod that does not run is doing: full nodes, taints and rejections are told here.
+    fn describe(&self) -> String {
+        let conditions = self.conditions.iter().map(|condition| condition.message.as_str());
+        let words = [self.phase.as_str(), &self.reason, &self.message].into_iter().chain(conditions);
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// The bench's namespace and a watch on its pods.
@@ -202,14 +219,14 @@ impl Board {
         }
         self.edit(|seen| {
             let name = object.metadata.name;
-            let Status { phase, reason, message } = object.status;
-            if phase == "Running" {
+            let running = object.status.phase == "Running";
+            if running {
                 seen.running.entry(name.clone()).or_insert(at);
             }
-            if phase == "Running" || kind == "DELETED" {
+            if running || kind == "DELETED" {
                 seen.others.remove(&name);
             } else {
-                seen.others.insert(name.clone(), format!("{phase} {reason} {message}"));
+                seen.others.insert(name.clone(), object.status.describe());
             }
             match kind.as_str() {
                 "DELETED" => seen.living.remove(&name),
@@ -264,6 +281,10 @@ mod tests {
         board.note(event("MODIFIED", "Running").as_bytes(), first).unwrap();
         board.note(event("MODIFIED", "Running").as_bytes(), later).unwrap();
         board.edit(|seen| assert_eq!((seen.running["a"], seen.living.len()), (first, 1)));
+        let waits = r#"{"type":"ADDED","object":{"metadata":{"name":"b"},"status":{"phase":"Pending","conditions":[{"message":"no room"}]}}}"#;
+        board.note(waits.as_bytes(), later).unwrap();
+        assert!(board.look(Seen::describe).ends_with("1 pods have been Running, 2 exist\n  b: Pending; no room"));
+        board.note(waits.replace("ADDED", "DELETED").as_bytes(), later).unwrap();
         board.note(event("DELETED", "Running").as_bytes(), later).unwrap();
         board.edit(|seen| assert!(seen.living.is_empty()));
         assert!(board.note(event("ERROR", "").as_bytes(), later).is_err());
