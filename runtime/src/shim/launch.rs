@@ -1,5 +1,5 @@
-//! From the runtime's spawn to a shim that serves: detach, seal the executable, enter the shim cgroup, make the pod's
-//! namespaces, open the socket, and only then report readiness on standard output.
+//! From the runtime's spawn to a shim that serves: detach, seal the executable, make the pod's namespaces, open the
+//! socket, and only then report readiness on standard output; then enter the shim cgroup, and serve.
 
 use super::server::Server;
 use crate::cgroup::Cgroups;
@@ -75,7 +75,9 @@ fn serve(mut server: Server) -> i32 {
         eprintln!("standard output stays open: {error}");
     }
     eprintln!("{SERVING}");
-    match server.run() {
+    // Late, because the kernel takes its time to move a process: meanwhile the runtime connects the pod's network.
+    let moved = server.cgroups.join(&server.record.shim_cgroup);
+    match moved.and_then(|()| server.run()) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("shim ends: {error}");
@@ -97,7 +99,6 @@ fn become_shim(dir: &PodDir) -> Result<Server, String> {
     sys::process::become_subreaper().map_err(context("subreaper"))?;
     let record: PodRecord = records::read(&dir.record()).map_err(context("pod record"))?;
     let cgroups = Cgroups::detect().map_err(context("cgroups"))?;
-    cgroups.join(&record.shim_cgroup).map_err(context("joining the shim cgroup"))?;
     protect_from_oom();
     enter_namespaces(&record).map_err(context("pod namespaces"))?;
     set_sysctls(&record.spec)?;
