@@ -124,6 +124,16 @@ pub(super) fn clear_volumes(context: &Context, uid: &str) {
     }
 }
 
+/// Gives back the disk that the pod's ended containers still take.
+pub(crate) async fn shed_files(context: &Context, id: &PodId) {
+    let containers = context.runtime.pod_status(id).map(|status| status.containers).unwrap_or_default();
+    for container in containers.iter().filter(|container| container.state == ContainerState::Exited) {
+        if let Err(error) = context.runtime.shed_files(&container.id).await {
+            tracing::debug!(container = %container.id, error = %chain(&error), "a container's files are left");
+        }
+    }
+}
+
 /// Removes the link of a container's log.
 pub(super) fn unlink_log(folder: &Path, id: &str) {
     let suffix = format!("-{id}.log");

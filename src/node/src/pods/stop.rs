@@ -234,7 +234,7 @@ impl Worker {
         self.publish(pod, status);
     }
 
-    /// Gives back namespaces, address and volumes; the containers' records stay for `kubectl logs`.
+    /// Gives back namespaces, address, volumes and what containers wrote; their records and logs stay.
     async fn dismantle(&mut self) {
         let id = self.pod_id();
         let view = self.view();
@@ -248,6 +248,7 @@ impl Worker {
         }
         self.volumes_ready = false;
         cleanup::clear_volumes(&self.context, &self.uid);
+        cleanup::shed_files(&self.context, &id).await;
     }
 
     /// A finished pod stays until somebody deletes it; false when the API has forgotten it.

@@ -14,6 +14,7 @@ use client::{Api, Informers, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
+use kube::api::{Patch, PatchParams};
 use pki::{Ca, Identity, JoinToken, Leaf, files};
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
