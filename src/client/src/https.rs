@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -61,6 +62,8 @@ pub enum Credentials {
         cert_pem: Vec<u8>,
         key_pem: Vec<u8>,
     },
+    /// Certificates that change while the client lives: each new connection shows the current one.
+    Changing(Arc<dyn ResolvesClientCert>),
     /// A bearer token.
     Token(String),
 }
@@ -70,6 +73,7 @@ impl std::fmt::Debug for Credentials {
         f.write_str(match self {
             Self::Anonymous => "Anonymous",
             Self::Certificate { .. } => "Certificate",
+            Self::Changing(_) => "Changing",
             Self::Token(_) => "Token",
         })
     }
@@ -120,7 +124,7 @@ pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
     let connector = Connector::new(servers, tls_config(&ca_pem, &credentials)?);
     let authorization = match credentials {
         Credentials::Token(token) => Some(bearer(&token)?),
-        Credentials::Anonymous | Credentials::Certificate { .. } => None,
+        Credentials::Anonymous | Credentials::Certificate { .. } | Credentials::Changing(_) => None,
     };
     let http = legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -175,6 +179,7 @@ fn tls_config(ca_pem: &[u8], credentials: &Credentials) -> Result<Arc<ClientConf
             let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(HttpsError::Identity)?;
             builder.with_client_auth_cert(chain.map_err(HttpsError::Identity)?, key)?
         }
+        Credentials::Changing(certificates) => builder.with_client_cert_resolver(certificates.clone()),
         Credentials::Anonymous | Credentials::Token(_) => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
