@@ -7,16 +7,13 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use client::tls;
 use http::{Request, StatusCode, header};
 use jiff::Timestamp;
-use pki::{JoinToken, KeyCert, files};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use pki::{Identity, JoinToken, KeyCert, files};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -34,7 +31,7 @@ pub(crate) struct Membership {
 /// A refusal (token, name, other cluster) is final.
 pub(crate) async fn membership(config: &AgentConfig) -> anyhow::Result<Membership> {
     let files = Files { folder: config.node.data_dir.join("agent/pki") };
-    if let Some(kept) = files.load(&config.token, Timestamp::now())? {
+    if let Some(kept) = files.load(&config.node.name, &config.token, Timestamp::now())? {
         return Ok(kept);
     }
     let mut wait = FIRST_RETRY;
@@ -83,7 +80,7 @@ async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership>
         .header(header::AUTHORIZATION, format!("Basic {credentials}"))
         .header(header::CONTENT_TYPE, "application/json")
         .body(Bytes::from(serde_json::to_vec(&request)?))?;
-    let answer = Https::new(&config.server, verified_tls(&ca_pem, None)?)?.send(request).await?;
+    let answer = Https::new(&config.server, tls::trusting(ca_pem.as_bytes(), None)?).send(request).await?;
     let answer: JoinResponse = serde_json::from_slice(&answer).context("the server's answer is malformed")?;
     let client = KeyCert { key_pem: client_key, cert_pem: answer.client_cert };
     let serving = KeyCert { key_pem: serving_key, cert_pem: answer.serving_cert };
@@ -94,73 +91,13 @@ async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership>
 
 /// Fetches the CA certificate, and trusts it only when the token's hash says so.
 async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
-    let unverified = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer))
-        .with_no_client_auth();
-    let pem = Https::new(server, unverified)?.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
+    let https = Https::new(server, tls::unverified()?);
+    let pem = https.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
     let der = CertificateDer::from_pem_slice(&pem).context("the server sent no CA certificate")?;
     if !token.is_for(&der) {
         bail!(OtherCluster(server.to_owned()));
     }
     String::from_utf8(pem.into()).context("the server sent no CA certificate")
-}
-
-/// TLS that trusts the cluster's CA alone, and shows `identity` when there is one.
-pub(crate) fn verified_tls(ca_pem: &str, identity: Option<&KeyCert>) -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).context("the CA certificate is damaged")?)?;
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    let Some(identity) = identity else { return Ok(builder.with_no_client_auth()) };
-    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).context("the client key is damaged")?;
-    Ok(builder.with_client_auth_cert(chain, key)?)
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// Accepts any server, for the one request whose answer is then checked against the token's hash.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// The agent's folder of keys and certificates.
@@ -196,8 +133,8 @@ impl Files {
         Ok(())
     }
 
-    /// What an earlier join left, when it is of the token's cluster and not due for renewal.
-    fn load(&self, token: &JoinToken, now: Timestamp) -> anyhow::Result<Option<Membership>> {
+    /// What an earlier join left, when it is of the token's cluster, for this node's name, and not due for renewal.
+    fn load(&self, node: &str, token: &JoinToken, now: Timestamp) -> anyhow::Result<Option<Membership>> {
         let read = |name: &str| files::read_if_present(&self.path(name));
         let Some(cert_pem) = read("client.crt")? else { return Ok(None) };
         let (Some(key_pem), Some(ca_pem), Some(network)) =
@@ -212,10 +149,41 @@ impl Files {
                 Path::new(&self.folder).parent().unwrap_or(&self.folder).display()
             );
         }
-        if pki::leaf::due_for_renewal(&cert_pem, now) {
+        let certificate = CertificateDer::from_pem_slice(cert_pem.as_bytes()).context("read client.crt")?;
+        let renamed = Identity::of_certificate(&certificate) != Some(Identity::node(node));
+        if renamed || pki::leaf::due_for_renewal(&cert_pem, now) {
             return Ok(None);
         }
         let network = serde_json::from_str(&network).context("read network.json")?;
         Ok(Some(Membership { ca_pem, client: KeyCert { key_pem, cert_pem }, network }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pki::{Ca, Leaf};
+
+    #[test]
+    fn a_membership_is_kept_for_its_cluster_and_node_name_alone() {
+        let folder = std::env::temp_dir().join(format!("rk-join-files-{}", std::process::id()));
+        let files = Files { folder: folder.join("agent/pki") };
+        let now = Timestamp::now();
+        let ca = Ca::from_pem(&Ca::generate("rk-test", now).unwrap()).unwrap();
+        let client = ca.issue(&Leaf::Client(Identity::node("edge-1")), now).unwrap();
+        let network = ClusterNetwork {
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            service_cidr: "10.43.0.0/16".parse().unwrap(),
+            dns: "10.43.0.10".parse().unwrap(),
+            domain: "cluster.local".into(),
+        };
+        let membership = Membership { ca_pem: ca.cert_pem().into(), client: client.clone(), network };
+        files.store(&membership, &client).unwrap();
+        let token = JoinToken::new(ca.cert_der(), "node", "secret");
+        assert!(files.load("edge-1", &token, now).unwrap().is_some());
+        assert!(files.load("edge-2", &token, now).unwrap().is_none(), "the certificate says edge-1");
+        let other = JoinToken::new(b"another cluster", "node", "secret");
+        assert!(files.load("edge-1", &other, now).unwrap_err().to_string().contains("another cluster"));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

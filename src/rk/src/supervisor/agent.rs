@@ -3,11 +3,13 @@
 use super::worker;
 use crate::config::AgentConfig;
 use crate::https::Https;
-use crate::join::client::{Membership, membership, verified_tls};
+use crate::join::client::{Membership, membership};
 use crate::tunnel;
 use client::backoff::Backoff;
+use client::tls::{self, Identity};
 use client::{Credentials, HttpsConfig, Informers, ServerList};
 use node::Node;
+use pki::KeyCert;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +62,9 @@ async fn keep_tunnel(server: String, membership: Membership, node: Node, stop: C
 }
 
 async fn tunnel_once(server: &str, membership: &Membership, node: &Node, backoff: &mut Backoff) -> anyhow::Result<()> {
-    let https = Https::new(server, verified_tls(&membership.ca_pem, Some(&membership.client))?)?;
+    let Membership { ca_pem, client: KeyCert { cert_pem, key_pem }, .. } = membership;
+    let identity = Identity { cert_pem: cert_pem.as_bytes(), key_pem: key_pem.as_bytes() };
+    let https = Https::new(server, tls::trusting(ca_pem.as_bytes(), Some(identity))?);
     let connection = https.upgrade(tunnel::PATH, tunnel::PROTOCOL).await?;
     tracing::info!(%server, "tunnel open");
     backoff.reset();
