@@ -54,11 +54,7 @@ impl<K: Observed> Informer<K> {
     pub fn start(client: &kube::Client, endpoint: Endpoint, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let store = Arc::new(Store::new());
         let reflector = reflect::Reflector::new(client.clone(), endpoint, store.clone());
-        let closing = store.clone();
-        tasks.spawn(async move {
-            stop.run_until_cancelled(reflector.run()).await;
-            closing.close();
-        });
+        tasks.spawn(reflector.run_until(stop));
         Self { store }
     }
 

@@ -296,21 +296,33 @@ impl Entries {
     }
 }
 
+// What does not depend on the type that is read stays out of the functions below, of which there is a copy for each.
+impl Entries {
+    #[inline(never)]
+    fn next_key(&mut self) -> Option<StringDeserializer<DecodeError>> {
+        let (key, value) = self.rest.next()?;
+        self.value = Some((key.clone(), value));
+        Some(key.into_deserializer())
+    }
+
+    #[inline(never)]
+    fn failed(&self, key: &str, error: DecodeError) -> DecodeError {
+        if self.fields { error.below(key) } else { error }
+    }
+}
+
 impl<'de> de::MapAccess<'de> for Entries {
     type Error = DecodeError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
-        let Some((key, value)) = self.rest.next() else { return Ok(None) };
-        let deserializer: StringDeserializer<DecodeError> = key.clone().into_deserializer();
-        self.value = Some((key, value));
-        seed.deserialize(deserializer).map(Some)
+        self.next_key().map(|key| seed.deserialize(key)).transpose()
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, DecodeError> {
         let Some((key, value)) = self.value.take() else {
             return Err(DecodeError::text("value asked for before its key"));
         };
-        seed.deserialize(Typed(value)).map_err(|error| if self.fields { error.below(&key) } else { error })
+        seed.deserialize(Typed(value)).map_err(|error| self.failed(&key, error))
     }
 
     fn size_hint(&self) -> Option<usize> {

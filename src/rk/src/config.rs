@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use ipnet::Ipv4Net;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
+use objects::names::dns1123_subdomain;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -170,6 +171,11 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         (None, Some(path)) => Some(pki::files::read(&path).context("--token-file")?.trim().to_owned()),
         (None, None) => None,
     };
+    // An empty secret is one that everybody knows.
+    ensure!(
+        token.as_deref() != Some(""),
+        "the join token is empty: give --token (or RK_TOKEN) a value, or leave it out"
+    );
     ensure!(cgroup_root.starts_with('/'), "--cgroup-root {cgroup_root:?} must be an absolute cgroup path");
     let node = NodeConfig {
         name,
@@ -224,14 +230,8 @@ fn parse_life(text: &str) -> anyhow::Result<SignedDuration> {
 }
 
 fn check_node_name(name: &str) -> anyhow::Result<()> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
     ensure!(
-        name.len() <= 253 && name.split('.').all(label),
+        dns1123_subdomain(name).is_empty(),
         "node name {name:?} must be lower-case letters, digits, '-' and '.': give another with --node-name"
     );
     Ok(())

@@ -38,9 +38,9 @@ pub(crate) async fn run(args: KillAllArgs) -> anyhow::Result<()> {
 /// Unmounts all that is mounted below `folders`: volumes and root file systems of pods.
 fn unmount_below(folders: &[&Path]) -> anyhow::Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    // Later mounts may lie on earlier ones.
-    for point in mount_points(&table).into_iter().rev().filter(|point| folders.iter().any(|top| point.starts_with(top)))
-    {
+    // Later mounts may lie on earlier ones. A folder that is a mount itself is the user's own disk.
+    let below = |point: &PathBuf| folders.iter().any(|top| point.starts_with(top) && point != top);
+    for point in mount_points(&table).into_iter().rev().filter(below) {
         match umount2(&point, MntFlags::MNT_DETACH) {
             // Gone with another one, or never a mount of this namespace.
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}

@@ -23,6 +23,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ const IMPORT: &str = "/images/import";
 const PULL: &str = "/images/pull";
 const FORCE: &str = "&force";
 const MAX_REQUEST: usize = 64 * 1024;
+/// After a failed accept (out of file descriptors), rather than spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("rk.sock")
@@ -65,7 +68,14 @@ pub(crate) async fn serve(listener: UnixListener, runtime: Runtime, stop: Cancel
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else { continue };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a local connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let runtime = runtime.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {

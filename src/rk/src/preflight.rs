@@ -4,6 +4,7 @@ use anyhow::{Context, bail, ensure};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// A node mounts, makes namespaces and links: that takes root.
@@ -35,6 +36,13 @@ pub(crate) fn require_kernel() -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Makes a folder that only its owner can enter.
+pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
+        .with_context(|| format!("make the private folder {}", path.display()))
 }
 
 /// Binds the API port, or says who has it.

@@ -5,10 +5,7 @@
 use crate::cli::{TokenArgs, TokenCommand};
 use crate::config;
 use anyhow::{Context, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use client::Api;
-use client::{Credentials, HttpsConfig, ServerList};
+use client::{Api, Kubeconfig};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -16,7 +13,6 @@ use kube::api::{ObjectMeta, PostParams};
 use pki::{JoinToken, files};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -36,7 +32,8 @@ pub(crate) async fn run(args: TokenArgs) -> anyhow::Result<()> {
 async fn create(kubeconfig: &Path, ttl: SignedDuration) -> anyhow::Result<JoinToken> {
     let (client, ca_pem) = administrator(kubeconfig)?;
     let (id, secret) = (JoinToken::random_secret().split_at(6).0.to_owned(), JoinToken::random_secret());
-    let expiration = Timestamp::from_second((Timestamp::now() + ttl).as_second())?;
+    let end = Timestamp::now().checked_add(ttl).context("--ttl is too long")?;
+    let expiration = Timestamp::from_second(end.as_second())?;
     let data = [
         ("token-id", id.clone()),
         ("token-secret", secret.clone()),
@@ -55,51 +52,8 @@ async fn create(kubeconfig: &Path, ttl: SignedDuration) -> anyhow::Result<JoinTo
     Ok(JoinToken::new(&ca, &id, &secret))
 }
 
-/// The parts of a kubeconfig that rk writes itself (see `kubeconfig`).
-#[derive(Deserialize)]
-struct Kubeconfig {
-    clusters: Vec<NamedCluster>,
-    users: Vec<NamedUser>,
-}
-
-#[derive(Deserialize)]
-struct NamedCluster {
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cluster {
-    server: String,
-    certificate_authority_data: String,
-}
-
-#[derive(Deserialize)]
-struct NamedUser {
-    user: User,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct User {
-    client_certificate_data: String,
-    client_key_data: String,
-}
-
 fn administrator(path: &Path) -> anyhow::Result<(Client, Vec<u8>)> {
-    let text = files::read(path)?;
-    let place = || format!("read {}", path.display());
-    let Kubeconfig { clusters, users } = serde_yaml_ng::from_str(&text).with_context(place)?;
-    let (cluster, user) = clusters.into_iter().next().zip(users.into_iter().next()).with_context(place)?;
-    let decode = |data: &str| STANDARD.decode(data).with_context(place);
-    let ca_pem = decode(&cluster.cluster.certificate_authority_data)?;
-    let client = client::https(HttpsConfig {
-        servers: ServerList::new(vec![cluster.cluster.server]),
-        ca_pem: ca_pem.clone(),
-        credentials: Credentials::Certificate {
-            cert_pem: decode(&user.user.client_certificate_data)?,
-            key_pem: decode(&user.user.client_key_data)?,
-        },
-    })?;
-    Ok((client, ca_pem))
+    let config = Kubeconfig::parse(&files::read(path)?).with_context(|| format!("read {}", path.display()))?;
+    let ca_pem = config.ca_pem.clone();
+    Ok((client::https(config.into_https())?, ca_pem))
 }

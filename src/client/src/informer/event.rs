@@ -3,14 +3,14 @@
 
 use kube::core::Status;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Error};
+use serde::de::Error;
 use serde_json::value::RawValue;
 
 #[derive(Debug)]
-pub(super) enum Event<K> {
-    /// Added or modified.
-    Present(K),
-    Deleted(K),
+pub(super) enum Event<'a> {
+    /// Added or modified: the encoded object.
+    Present(&'a [u8]),
+    Deleted(&'a [u8]),
     /// Nothing at or before this revision is still to come.
     Bookmark(String),
     Error(Box<Status>),
@@ -35,12 +35,12 @@ struct BookmarkMeta {
 }
 
 /// Reads one line.
-pub(super) fn parse<K: DeserializeOwned>(line: &str) -> serde_json::Result<Event<K>> {
+pub(super) fn parse(line: &str) -> serde_json::Result<Event<'_>> {
     let Line { r#type, object } = serde_json::from_slice(line.as_bytes())?;
     let object = object.get().as_bytes();
     match r#type {
-        "ADDED" | "MODIFIED" => serde_json::from_slice(object).map(Event::Present),
-        "DELETED" => serde_json::from_slice(object).map(Event::Deleted),
+        "ADDED" | "MODIFIED" => Ok(Event::Present(object)),
+        "DELETED" => Ok(Event::Deleted(object)),
         "BOOKMARK" => serde_json::from_slice(object).map(|bookmark: Bookmark| {
             let BookmarkMeta { resource_version } = bookmark.metadata;
             Event::Bookmark(resource_version)
@@ -52,28 +52,27 @@ pub(super) fn parse<K: DeserializeOwned>(line: &str) -> serde_json::Result<Event
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
-
     use super::*;
 
     #[test]
     fn each_kind_of_event_is_told_apart() {
         let object = r#"{"metadata":{"name":"a","resourceVersion":"7"}}"#;
-        let event = |kind: &str, object: &str| {
-            parse::<ConfigMap>(&format!(r#"{{"type":"{kind}","object":{object}}}"#)).unwrap()
-        };
+        let line = |kind: &str, object: &str| format!(r#"{{"type":"{kind}","object":{object}}}"#);
         for kind in ["ADDED", "MODIFIED"] {
-            assert!(matches!(event(kind, object), Event::Present(map) if map.metadata.name.as_deref() == Some("a")));
+            let line = line(kind, object);
+            assert!(matches!(parse(&line).unwrap(), Event::Present(found) if found == object.as_bytes()));
         }
-        assert!(matches!(event("DELETED", object), Event::Deleted(_)));
-        assert!(matches!(event("BOOKMARK", object), Event::Bookmark(revision) if revision == "7"));
+        assert!(
+            matches!(parse(&line("DELETED", object)).unwrap(), Event::Deleted(found) if found == object.as_bytes())
+        );
+        assert!(matches!(parse(&line("BOOKMARK", object)).unwrap(), Event::Bookmark(revision) if revision == "7"));
         let gone = r#"{"kind":"Status","status":"Failure","message":"too old","reason":"Expired","code":410}"#;
-        assert!(matches!(event("ERROR", gone), Event::Error(status) if status.code == 410));
+        assert!(matches!(parse(&line("ERROR", gone)).unwrap(), Event::Error(status) if status.code == 410));
     }
 
     #[test]
     fn half_a_line_is_an_unexpected_end() {
-        assert!(parse::<ConfigMap>(r#"{"type":"ADDED","obj"#).unwrap_err().is_eof());
-        assert!(parse::<ConfigMap>(r#"{"type":"ODD","object":{}}"#).is_err());
+        assert!(parse(r#"{"type":"ADDED","obj"#).unwrap_err().is_eof());
+        assert!(parse(r#"{"type":"ODD","object":{}}"#).is_err());
     }
 }

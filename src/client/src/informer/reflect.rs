@@ -8,6 +8,7 @@ use futures::{AsyncBufReadExt, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde::Deserialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::event::{self, Event};
 use super::store::Store;
@@ -18,10 +19,37 @@ use crate::backoff::Backoff;
 const PAGE: u32 = 500;
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 
-pub(super) struct Reflector<K> {
-    client: kube::Client,
-    endpoint: Endpoint,
+/// What the reflector does to a kind's objects: all that depends on their type. The rest is the same code for all.
+pub(super) trait Kind: Send + Sync {
+    fn list(&self) -> Box<dyn Listing + '_>;
+
+    /// Puts an encoded object into the store, or takes it out. Returns its revision.
+    fn take(&self, object: &[u8], deleted: bool) -> kube::Result<Option<String>>;
+
+    /// Records that everything up to `revision` is in the store.
+    fn observe(&self, revision: u64);
+
+    /// Ends the subscriptions.
+    fn close(&self);
+}
+
+/// A list that comes in pages.
+pub(super) trait Listing: Send {
+    fn page(&mut self, page: &[u8]) -> kube::Result<ListMeta>;
+
+    /// Puts all pages into the store, in place of what was there.
+    fn finish(self: Box<Self>, revision: u64);
+}
+
+/// The objects of type `K`.
+pub(super) struct Typed<K> {
     store: Arc<Store<K>>,
+    metadata_only: bool,
+}
+
+struct Pages<'a, K> {
+    kind: &'a Typed<K>,
+    objects: Vec<K>,
 }
 
 /// A list response. kube's own list type flattens its header, which buffers every item untyped first.
@@ -31,6 +59,62 @@ struct Page<K> {
     metadata: ListMeta,
     #[serde(default = "Option::default")]
     items: Option<Vec<K>>,
+}
+
+impl<K: Observed> Typed<K> {
+    /// Field ownership is the server's business and often the larger half of an object: not kept in memory. Whoever
+    /// asks for metadata alone follows owners and finalizers of every object there is: no texts are kept for that.
+    fn trim(&self, mut object: K) -> K {
+        let meta = object.meta_mut();
+        meta.managed_fields = None;
+        if self.metadata_only {
+            (meta.labels, meta.annotations) = (None, None);
+        }
+        object
+    }
+}
+
+impl<K: Observed> Kind for Typed<K> {
+    fn list(&self) -> Box<dyn Listing + '_> {
+        Box::new(Pages { kind: self, objects: Vec::new() })
+    }
+
+    fn take(&self, object: &[u8], deleted: bool) -> kube::Result<Option<String>> {
+        let object: K = decode(object)?;
+        let revision = object.meta().resource_version.clone();
+        if deleted {
+            self.store.delete(&object);
+        } else {
+            self.store.apply(self.trim(object));
+        }
+        Ok(revision)
+    }
+
+    fn observe(&self, revision: u64) {
+        self.store.observe(revision);
+    }
+
+    fn close(&self) {
+        self.store.close();
+    }
+}
+
+impl<K: Observed> Listing for Pages<'_, K> {
+    fn page(&mut self, page: &[u8]) -> kube::Result<ListMeta> {
+        let Page { metadata, items } = decode::<Page<K>>(page)?;
+        self.objects.extend(items.into_iter().flatten().map(|object| self.kind.trim(object)));
+        Ok(metadata)
+    }
+
+    fn finish(self: Box<Self>, revision: u64) {
+        self.kind.store.replace(self.objects, revision);
+    }
+}
+
+pub(super) struct Reflector {
+    client: kube::Client,
+    endpoint: Endpoint,
+    kind: Box<dyn Kind>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +131,6 @@ enum ReflectError {
     Request(#[from] http::Error),
 }
 
-impl From<Box<kube::core::Status>> for ReflectError {
-    fn from(status: Box<kube::core::Status>) -> Self {
-        Self::from(kube::Error::Api(status)).or_expired()
-    }
-}
-
 impl ReflectError {
     fn or_expired(self) -> Self {
         match self {
@@ -62,12 +140,19 @@ impl ReflectError {
     }
 }
 
-impl<K: Observed> Reflector<K> {
-    pub(super) fn new(client: kube::Client, endpoint: Endpoint, store: Arc<Store<K>>) -> Self {
-        Self { client, endpoint, store }
+impl Reflector {
+    pub(super) fn new<K: Observed>(client: kube::Client, endpoint: Endpoint, store: Arc<Store<K>>) -> Self {
+        let kind = Box::new(Typed { store, metadata_only: endpoint.is_metadata_only() });
+        Self { client, endpoint, kind }
     }
 
-    pub(super) async fn run(self) {
+    /// Follows the collection until `stop`, then ends the subscriptions.
+    pub(super) async fn run_until(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.run()).await;
+        self.kind.close();
+    }
+
+    async fn run(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut from: Option<String> = None;
         let mut failing = false;
@@ -114,16 +199,15 @@ impl<K: Observed> Reflector<K> {
     }
 
     async fn list(&self) -> Result<String, ReflectError> {
-        let mut objects = Vec::new();
+        let mut pages = self.kind.list();
         let mut token: Option<String> = None;
         loop {
             let request = self.endpoint.list(PAGE, token.as_deref())?;
-            let page: Page<K> = decode(self.client.request_text(request).await?)?;
-            objects.extend(page.items.into_iter().flatten().map(|object| self.trim(object)));
-            token = page.metadata.continue_.filter(|token| !token.is_empty());
+            let header = pages.page(self.client.request_text(request).await?.as_bytes())?;
+            token = header.continue_.filter(|token| !token.is_empty());
             if token.is_none() {
-                let revision = page.metadata.resource_version.unwrap_or_default();
-                self.store.replace(objects, revision.parse().unwrap_or(0));
+                let revision = header.resource_version.unwrap_or_default();
+                pages.finish(revision.parse().unwrap_or(0));
                 return Ok(revision);
             }
         }
@@ -143,48 +227,31 @@ impl<K: Observed> Reflector<K> {
                     break;
                 }
             };
-            let event = match event::parse::<K>(&line) {
+            let event = match event::parse(&line) {
                 // Its last line came in part only.
                 Err(error) if error.is_eof() => break,
                 event => event?,
             };
             count += 1;
-            if !matches!(event, Event::Error(_)) {
-                self.back(failing);
-            }
-            match event {
-                Event::Present(object) => {
-                    remember(from, &object);
-                    self.store.apply(self.trim(object));
-                }
-                Event::Deleted(object) => {
-                    remember(from, &object);
-                    self.store.delete(&object);
-                }
-                Event::Bookmark(revision) => {
-                    self.store.observe(revision.parse().unwrap_or(0));
-                    *from = revision;
-                }
-                Event::Error(status) => return Err(status.into()),
-            }
+            self.take(event, from)?;
+            self.back(failing);
         }
         Ok(count)
     }
 
-    /// Field ownership is the server's business and often the larger half of an object: not kept in memory. Whoever
-    /// asks for metadata alone follows owners and finalizers of every object there is: no texts are kept for that.
-    fn trim(&self, mut object: K) -> K {
-        let meta = object.meta_mut();
-        meta.managed_fields = None;
-        if self.endpoint.is_metadata_only() {
-            (meta.labels, meta.annotations) = (None, None);
+    fn take(&self, event: Event<'_>, from: &mut String) -> Result<(), ReflectError> {
+        let revision = match event {
+            Event::Present(object) => self.kind.take(object, false)?,
+            Event::Deleted(object) => self.kind.take(object, true)?,
+            Event::Bookmark(revision) => {
+                self.kind.observe(revision.parse().unwrap_or(0));
+                Some(revision)
+            }
+            Event::Error(status) => return Err(kube::Error::Api(status).into()),
+        };
+        if let Some(revision) = revision {
+            *from = revision;
         }
-        object
-    }
-}
-
-fn remember<K: kube::Resource>(from: &mut String, object: &K) {
-    if let Some(revision) = &object.meta().resource_version {
-        from.clone_from(revision);
+        Ok(())
     }
 }

@@ -8,14 +8,13 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use client::tls;
 use http::{Request, StatusCode, header};
 use jiff::Timestamp;
-use pki::{JoinToken, KeyCert, files};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use pki::{Identity, JoinToken, KeyCert, files};
+use rustls::ClientConfig;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +34,7 @@ pub(crate) struct Membership {
 /// A refusal (token, name, other cluster) is final.
 pub(crate) async fn membership(config: &AgentConfig) -> anyhow::Result<Membership> {
     let files = Files::of(config);
-    if let Some(kept) = files.load(&config.token, Timestamp::now())? {
+    if let Some(kept) = files.load(&config.node.name, &config.token, Timestamp::now())? {
         return Ok(kept);
     }
     let mut wait = FIRST_RETRY;
@@ -71,7 +70,7 @@ fn is_final(error: &anyhow::Error) -> bool {
 async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership> {
     let ca_pem = trusted_ca(&config.server, &config.token).await?;
     let credentials = STANDARD.encode(format!("{}:{}", config.token.user(), config.token.secret()));
-    let https = Https::new(&config.server, verified_tls(&ca_pem, None)?)?;
+    let https = Https::new(&config.server, verified_tls(&ca_pem, None)?);
     certify(config, files, ca_pem, &https, Some(format!("Basic {credentials}"))).await
 }
 
@@ -86,7 +85,7 @@ pub(super) async fn renew(
     membership: &Membership,
     presented: &Arc<Presented>,
 ) -> anyhow::Result<Membership> {
-    let https = Https::new(&config.server, verified_tls(&membership.ca_pem, Some(presented))?)?;
+    let https = Https::new(&config.server, verified_tls(&membership.ca_pem, Some(presented))?);
     certify(config, &Files::of(config), membership.ca_pem.clone(), &https, None).await
 }
 
@@ -121,12 +120,8 @@ async fn certify(
 
 /// Fetches the CA certificate, and trusts it only when the token's hash says so.
 async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
-    let unverified = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer))
-        .with_no_client_auth();
-    let pem = Https::new(server, unverified)?.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
+    let https = Https::new(server, tls::unverified()?);
+    let pem = https.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
     let der = CertificateDer::from_pem_slice(&pem).context("the server sent no CA certificate")?;
     if !token.is_for(&der) {
         bail!(OtherCluster(server.to_owned()));
@@ -136,58 +131,11 @@ async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
 
 /// TLS that trusts the cluster's CA alone, and shows `identity` when there is one.
 pub(crate) fn verified_tls(ca_pem: &str, identity: Option<&Arc<Presented>>) -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).context("the CA certificate is damaged")?)?;
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    Ok(match identity {
-        Some(identity) => builder.with_client_cert_resolver(identity.clone()),
-        None => builder.with_no_client_auth(),
-    })
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// Accepts any server, for the one request whose answer is then checked against the token's hash.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+    let mut tls = tls::trusting(ca_pem.as_bytes(), None)?;
+    if let Some(identity) = identity {
+        tls.client_auth_cert_resolver = identity.clone();
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
+    Ok(tls)
 }
 
 /// The agent's folder of keys and certificates.
@@ -227,8 +175,8 @@ impl Files {
         Ok(())
     }
 
-    /// What an earlier join left, when it is of the token's cluster and still holds.
-    fn load(&self, token: &JoinToken, now: Timestamp) -> anyhow::Result<Option<Membership>> {
+    /// What an earlier join left, when it is of the token's cluster, for this node's name, and still holds.
+    fn load(&self, node: &str, token: &JoinToken, now: Timestamp) -> anyhow::Result<Option<Membership>> {
         let read = |name: &str| files::read_if_present(&self.path(name));
         let Some(cert_pem) = read("client.crt")? else { return Ok(None) };
         let (Some(key_pem), Some(ca_pem), Some(network)) =
@@ -243,7 +191,9 @@ impl Files {
                 Path::new(&self.folder).parent().unwrap_or(&self.folder).display()
             );
         }
-        if pki::leaf::expired(&cert_pem, now) {
+        let certificate = CertificateDer::from_pem_slice(cert_pem.as_bytes()).context("read client.crt")?;
+        let renamed = Identity::of_certificate(&certificate) != Some(Identity::node(node));
+        if renamed || pki::leaf::expired(&cert_pem, now) {
             return Ok(None);
         }
         let client = KeyCert { key_pem, cert_pem };
@@ -253,5 +203,34 @@ impl Files {
         }
         let network = serde_json::from_str(&network).context("read network.json")?;
         Ok(Some(Membership { ca_pem, client, network }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pki::{Ca, Leaf};
+
+    #[test]
+    fn a_membership_is_kept_for_its_cluster_and_node_name_alone() {
+        let folder = std::env::temp_dir().join(format!("rk-join-files-{}", std::process::id()));
+        let files = Files { folder: folder.join("agent/pki") };
+        let now = Timestamp::now();
+        let ca = Ca::from_pem(&Ca::generate("rk-test", now).unwrap()).unwrap();
+        let client = ca.issue(&Leaf::Client(Identity::node("edge-1")), now).unwrap();
+        let network = ClusterNetwork {
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            service_cidr: "10.43.0.0/16".parse().unwrap(),
+            dns: "10.43.0.10".parse().unwrap(),
+            domain: "cluster.local".into(),
+        };
+        let membership = Membership { ca_pem: ca.cert_pem().into(), client: client.clone(), network };
+        files.store(&membership, &client).unwrap();
+        let token = JoinToken::new(ca.cert_der(), "node", "secret");
+        assert!(files.load("edge-1", &token, now).unwrap().is_some());
+        assert!(files.load("edge-2", &token, now).unwrap().is_none(), "the certificate says edge-1");
+        let other = JoinToken::new(b"another cluster", "node", "secret");
+        assert!(files.load("edge-1", &other, now).unwrap_err().to_string().contains("another cluster"));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

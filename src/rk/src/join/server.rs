@@ -8,7 +8,8 @@ use client::Api;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
+use objects::names::dns1123_subdomain;
 use pki::{Ca, Identity, JoinToken, Leaf};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -86,6 +87,9 @@ impl Joins {
         if request.machine_secret.len() < 16 {
             return Err(Refusal::Malformed("the machine secret is too short"));
         }
+        if !dns1123_subdomain(&request.node).is_empty() || is_servers_own(&request.node) {
+            return Err(Refusal::Malformed("this is no name for a node: choose another with --node-name"));
+        }
         self.claim_name(&request.node, &request.machine_secret).await?;
         let now = Timestamp::now();
         let client = Leaf::Client(Identity::node(&request.node));
@@ -139,8 +143,15 @@ impl Joins {
         match self.secrets().get_opt(&name).await.map_err(Refusal::Store)? {
             Some(claim) if claims(&claim, &hash) => return Ok(()),
             Some(claim) if !self.given_up(node, &claim).await? => return Err(taken()),
-            Some(_) => {
-                self.secrets().delete(&name, &DeleteParams::default()).await.map_err(Refusal::Store)?;
+            // That claim and no other: somebody else may have joined under the name meanwhile.
+            Some(claim) => {
+                let preconditions = Preconditions { uid: claim.metadata.uid, resource_version: None };
+                let params = DeleteParams::default().preconditions(preconditions);
+                match self.secrets().delete(&name, &params).await {
+                    Ok(_) => {}
+                    Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
+                    Err(error) => return Err(Refusal::Store(error)),
+                }
             }
             // A server's own node never joined.
             None if self.node_exists(node).await? => return Err(taken()),
@@ -171,6 +182,11 @@ impl Joins {
     fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
+}
+
+/// Names that the API server's own certificate is for: a node must not get one for them.
+fn is_servers_own(node: &str) -> bool {
+    node == "localhost" || node == "kubernetes" || node.starts_with("kubernetes.default")
 }
 
 fn claims(claim: &Secret, hash: &str) -> bool {

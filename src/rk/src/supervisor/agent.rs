@@ -31,7 +31,7 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let worker =
         worker::start(&config.node, &membership.network, client, informers.clone(), None, stop.clone()).await?;
     crate::notify::ready();
-    let https = Https::new(&config.server, verified_tls(&membership.ca_pem, Some(&presented))?)?;
+    let https = Https::new(&config.server, verified_tls(&membership.ca_pem, Some(&presented))?);
     let tunnel = tokio::spawn(keep_tunnel(https, worker.node.clone(), stop.clone()));
     let renewing = tokio::spawn(renewal::keep_fresh(config, membership, presented, stop.clone()));
     super::asked_to_stop().await?;

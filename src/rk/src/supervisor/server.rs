@@ -3,23 +3,23 @@
 use super::dialer::Dialer;
 use super::routes::{PREFIX, Routes};
 use super::worker::{self, Worker};
-use crate::config::{NodeConfig, ServerConfig, nth_address};
+use crate::config::{ServerConfig, nth_address};
 use crate::join::identity::certified_key;
 use crate::join::server::Joins;
 use crate::progress::Progress;
 use crate::{demo, kubeconfig, manifests, notify, preflight};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use apiserver::{ApiServer, ServiceAccountConfig, User};
-use base64::Engine;
-use client::{Api, Informers, Scope};
+use client::persist::persist;
+use client::{Api, Informers, Kubeconfig, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
-use pki::{Ca, Identity, JoinToken, Leaf, files};
-use std::fs::{self, Permissions};
+use pki::{Ca, Identity, JoinToken, KeyCert, Leaf, files};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::Store;
@@ -78,13 +78,14 @@ impl Server {
     async fn start(config: &ServerConfig, listener: std::net::TcpListener) -> anyhow::Result<Self> {
         let folder = config.data_dir.join("server");
         // Keys, and the store with every secret in it.
-        fs::create_dir_all(&folder).context("make the server's folder")?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o700)).context("make the server's folder private")?;
+        preflight::private_folder(&folder)?;
         let tls = folder.join("tls");
         let now = Timestamp::now();
         let store = Store::open(storage::Config::new(folder.join("db"), 1)).await.context("open the store")?;
         let ca = Ca::load_or_create(&tls, "ca", &format!("rk-{:016x}", store.cluster_id()), now)?;
         let signing_key = pki::authority::load_or_create_signing_key(&tls.join("service-account.key"))?;
+        let signing_key =
+            PrivatePkcs8KeyDer::from_pem_slice(signing_key.as_bytes()).context("read service-account.key")?;
         let port = listener.local_addr().context("read the listener's address")?.port();
         let dialer = Dialer::default();
         let api = ApiServer::start(apiserver::Config {
@@ -101,7 +102,7 @@ impl Server {
                     "https://kubernetes.default.svc".into(),
                     "rk".into(),
                 ],
-                signing_key: der(&signing_key).context("read service-account.key")?,
+                signing_key: signing_key.secret_pkcs8_der().to_vec(),
                 max_expiration: YEAR,
             },
             tokens: Vec::new(),
@@ -151,8 +152,14 @@ impl Server {
     fn write_kubeconfig(&self, config: &ServerConfig, now: Timestamp) -> anyhow::Result<()> {
         let admin = Leaf::Client(Identity::new("system:admin", &["system:masters"]));
         let local = SocketAddr::new(preflight::local_address(config.listen).ip(), self.port);
-        let text = kubeconfig::render(&format!("https://{local}"), self.ca.cert_pem(), &self.ca.issue(&admin, now)?);
-        kubeconfig::write(&config.kubeconfig, &text, config.kubeconfig_mode)
+        let KeyCert { key_pem, cert_pem } = self.ca.issue(&admin, now)?;
+        let kubeconfig = Kubeconfig {
+            server: format!("https://{local}"),
+            ca_pem: self.ca.cert_pem().into(),
+            cert_pem: cert_pem.into(),
+            key_pem: key_pem.into(),
+        };
+        kubeconfig::write(&config.kubeconfig, &kubeconfig, config.kubeconfig_mode)
     }
 
     /// Controllers, scheduler and manifests: they wait for what they need by themselves.
@@ -160,15 +167,18 @@ impl Server {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
         let mut settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
         settings.signer = Some(self.ca.clone());
+        self.api.extend_metrics(|registry| settings.metrics.register(registry));
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
         let informers = self.informers.clone();
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
         let folder = config.data_dir.join("server/manifests");
         let dns = embedded::KUBE_DNS.replace("${CLUSTER_DNS}", &config.network.dns.to_string());
-        let own = admin.clone();
+        let (own, ended) = (admin.clone(), stop.clone());
         vec![
             tokio::spawn(controllers::run(controllers, informers.clone(), settings, stop.clone())),
-            tokio::spawn(scheduler::run(scheduler, informers, scheduler::Config::default(), stop.clone())),
+            tokio::spawn(persist("scheduler", move || {
+                scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), ended.clone())
+            })),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
@@ -192,7 +202,11 @@ impl Server {
         self.dialer.set_local(&node_config.name, worker.node.clone());
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
         mark_control_plane(&admin, &node_config.name).await?;
-        wait_ready(&self.informers, node_config).await?;
+        let is_ready = |node: &NodeObject| {
+            let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+            conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+        };
+        ensure!(self.informers.of().until("", &node_config.name, is_ready).await, "the node did not become ready");
         progress.step(&format!("node {} ready", node_config.name));
         if config.demo {
             demo::build_image(worker.runtime.images().clone()).await?;
@@ -216,16 +230,6 @@ async fn mark_control_plane(client: &Client, node: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn wait_ready(informers: &Informers, config: &NodeConfig) -> anyhow::Result<()> {
-    let nodes = informers.of::<NodeObject>();
-    let ready = nodes.until("", &config.name, |node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-        conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-    });
-    anyhow::ensure!(ready.await, "the server stopped before its node was ready");
-    Ok(())
-}
-
 /// A server's `--token`: a whole join token of this cluster, or a bare secret.
 fn given_token(given: &str, ca_der: &[u8]) -> anyhow::Result<JoinToken> {
     if !given.starts_with("K10") {
@@ -234,11 +238,6 @@ fn given_token(given: &str, ca_der: &[u8]) -> anyhow::Result<JoinToken> {
     let token: JoinToken = given.parse().context("--token")?;
     anyhow::ensure!(token.is_for(ca_der), "--token is another cluster's: this data dir has its own CA");
     Ok(token)
-}
-
-fn der(pem: &str) -> anyhow::Result<Vec<u8>> {
-    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    Ok(base64::engine::general_purpose::STANDARD.decode(body)?)
 }
 
 /// The certificate of the API port, for every name and address it is reached by.

@@ -41,6 +41,8 @@ pub(crate) async fn start(
     pods_scope: Option<Scope>,
     stop: CancellationToken,
 ) -> anyhow::Result<Worker> {
+    // Root file systems of containers, with whatever set-user-id programs are in them, and volumes with secrets.
+    preflight::private_folder(&config.data_dir.join("agent"))?;
     let runtime = Runtime::open(RuntimeConfig {
         root: images::store_path(&config.data_dir),
         state: config.state_dir.clone(),

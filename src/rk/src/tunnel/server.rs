@@ -3,7 +3,7 @@
 use super::pulse::{self, Pulse};
 use super::{MAX_STREAMS, multiplexing};
 use futures::channel::oneshot;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -97,17 +97,20 @@ async fn drive<T>(
 where
     T: futures::AsyncRead + futures::AsyncWrite + Unpin,
 {
-    let mut waiting: VecDeque<Reply> = VecDeque::new();
+    let mut asked: Option<Reply> = None;
     poll_fn(|context| {
-        while let Poll::Ready(Some(reply)) = requests.poll_recv(context) {
-            waiting.push_back(reply);
-        }
-        while !waiting.is_empty() {
+        loop {
+            if asked.is_none()
+                && let Poll::Ready(next) = requests.poll_recv(context)
+            {
+                asked = next;
+            }
+            if asked.is_none() {
+                break;
+            }
             let Poll::Ready(opened) = connection.poll_new_outbound(context) else { break };
             // Whoever asked may have given up: the stream closes with the drop.
-            if let Some(reply) = waiting.pop_front()
-                && reply.send(opened).is_err()
-            {
+            if asked.take().is_some_and(|reply| reply.send(opened).is_err()) {
                 tracing::trace!("nobody waits for the stream any more");
             }
         }
