@@ -6,7 +6,7 @@ use objects::{
     columns::Column,
     kinds::{Kind, Scope, Subresource, Text, Verb, verbs},
     schema::{CrdSchemaError, Schema},
-    strategy::{Facts, SelectableField},
+    strategy::{Absent, Facts, SelectableField},
 };
 use serde_json::Value;
 
@@ -162,7 +162,7 @@ fn fields(version: &Value) -> Vec<SelectableField> {
     let field = |label: &str, path: &[String]| SelectableField {
         label: intern(label),
         path: Box::leak(path.iter().map(|step| intern(step)).collect::<Vec<_>>().into_boxed_slice()),
-        absent: "",
+        absent: Absent::Text(""),
     };
     let own = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
     let own = own.filter_map(|entry| entry["jsonPath"].as_str());

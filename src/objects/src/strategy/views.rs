@@ -4,25 +4,33 @@ use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use serde_json::Value;
 
-use super::SelectableField;
 use super::typed::Rules;
+use super::{Absent, SelectableField};
 use crate::columns::{self, Column};
 use crate::field::{Errors, Path};
 use crate::validation::text;
 
 const EVENT_FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "regarding.kind", path: &["regarding", "kind"], absent: "" },
-    SelectableField { label: "regarding.namespace", path: &["regarding", "namespace"], absent: "" },
-    SelectableField { label: "regarding.name", path: &["regarding", "name"], absent: "" },
-    SelectableField { label: "regarding.uid", path: &["regarding", "uid"], absent: "" },
-    SelectableField { label: "regarding.apiVersion", path: &["regarding", "apiVersion"], absent: "" },
-    SelectableField { label: "regarding.resourceVersion", path: &["regarding", "resourceVersion"], absent: "" },
-    SelectableField { label: "regarding.fieldPath", path: &["regarding", "fieldPath"], absent: "" },
-    SelectableField { label: "reason", path: &["reason"], absent: "" },
-    SelectableField { label: "reportingController", path: &["reportingController"], absent: "" },
-    SelectableField { label: "type", path: &["type"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "regarding.kind", path: &["involvedObject", "kind"], absent: Absent::Text("") },
+    SelectableField { label: "regarding.namespace", path: &["involvedObject", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "regarding.name", path: &["involvedObject", "name"], absent: Absent::Text("") },
+    SelectableField { label: "regarding.uid", path: &["involvedObject", "uid"], absent: Absent::Text("") },
+    SelectableField {
+        label: "regarding.apiVersion",
+        path: &["involvedObject", "apiVersion"],
+        absent: Absent::Text(""),
+    },
+    SelectableField {
+        label: "regarding.resourceVersion",
+        path: &["involvedObject", "resourceVersion"],
+        absent: Absent::Text(""),
+    },
+    SelectableField { label: "regarding.fieldPath", path: &["involvedObject", "fieldPath"], absent: Absent::Text("") },
+    SelectableField { label: "reason", path: &["reason"], absent: Absent::Text("") },
+    SelectableField { label: "reportingController", path: &["reportingComponent"], absent: Absent::Text("") },
+    SelectableField { label: "type", path: &["type"], absent: Absent::Text("") },
 ];
 
 /// `events.k8s.io` events, which are held to more than core ones.
