@@ -14,6 +14,9 @@ pub(crate) fn from_stored(resource: &Resource, mut object: Value) -> Value {
             _ => {}
         }
     }
+    if !resource.same_shape && resource.kind.custom {
+        objects::schema::default(&mut object, &resource.schema);
+    }
     object["apiVersion"] = resource.api_version.as_str().into();
     object["kind"] = resource.kind.kind.as_ref().into();
     object
