@@ -151,6 +151,12 @@ fn patch(uid: &str, known: &PodStatus, status: &PodStatus) -> Value {
     if let Some(conditions) = body.get_mut("conditions").and_then(Value::as_array_mut) {
         let own = |c: &Value| c.get("type").and_then(Value::as_str).is_some_and(|t| OWNED.contains(&t));
         conditions.retain(own);
+        // A condition that holds again has no reason any more, and says so.
+        for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+            for field in ["reason", "message"] {
+                condition.entry(field).or_insert(Value::Null);
+            }
+        }
     }
     for list in ["podIPs", "hostIPs"] {
         let changed = before.get(list).is_some_and(|b| Some(b) != body.get(list));
@@ -189,6 +195,15 @@ mod tests {
         let body = patch("u", &PodStatus::default(), &new);
         assert_eq!(body["metadata"]["uid"], "u");
         assert_eq!(body["status"]["conditions"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_reason_of_a_condition_goes_when_the_condition_holds() {
+        let unready = json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "m"});
+        let old = status(json!({"conditions": [unready]}));
+        let new = status(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
+        let condition = &patch("u", &old, &new)["status"]["conditions"][0];
+        assert_eq!((condition.get("reason"), condition.get("message")), (Some(&Value::Null), Some(&Value::Null)));
     }
 
     #[test]
