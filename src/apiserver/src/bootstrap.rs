@@ -35,6 +35,7 @@ const NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-no
 /// Writes in flight during start.
 const SIDE_BY_SIDE: usize = 64;
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
+const NETWORKING: &str = "networking.k8s.io/v1";
 
 /// Writes everything, and starts what keeps it so.
 pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
@@ -46,6 +47,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
     priority_classes(&writer).await?;
     flow_control::write(&writer).await?;
     authentication_config(&writer).await?;
+    service_range(&writer).await?;
     repair::once(inner).await?;
     kubernetes_service(&writer).await?;
     crate::crd::registrar::sync(inner)?;
@@ -86,14 +88,30 @@ impl Writer<'_> {
                 Err(status) => return Err(status),
             }
         }
-        let change =
-            Change { inner: self.inner, user: &self.user, part: Part::Main, options: &options, mode: Mode::Plain };
         let next = |old: &Value| {
             let mut new = old.clone();
             complete(&mut new, &object);
-            Ok(new)
+            new
         };
-        update::apply(&change, &place, &mut warnings, next).await.map(|_| ())
+        self.update(group_version, plural, Part::Main, &object, next).await
+    }
+
+    /// Changes the object of that namespace and name, which is there.
+    async fn update(
+        &self,
+        group_version: &str,
+        plural: &str,
+        part: Part,
+        object: &Value,
+        next: impl Fn(&Value) -> Value + Send + Sync,
+    ) -> Result<(), Status> {
+        let resource =
+            self.inner.registry.load().find(group_version, plural).cloned().ok_or_else(Status::unknown_path)?;
+        let (namespace, name) = (meta_str(object, "namespace"), meta_str(object, "name"));
+        let place = Place { resource, namespace, name, subresource: "" };
+        let options = Self::options();
+        let change = Change { inner: self.inner, user: &self.user, part, options: &options, mode: Mode::Plain };
+        update::apply(&change, &place, &mut Vec::new(), |old| Ok(next(old))).await.map(|_| ())
     }
 
     async fn ensure_all<T: Serialize>(
@@ -187,6 +205,44 @@ async fn authentication_config(writer: &Writer<'_>) -> Result<(), Status> {
         true
     };
     writer.ensure("v1", "configmaps", object, complete).await
+}
+
+/// The range that services get their addresses from, shown as an object. It is the configuration that counts: the
+/// object follows it.
+async fn service_range(writer: &Writer<'_>) -> Result<(), Status> {
+    let cidrs: Vec<String> = writer.inner.config.service_cidrs.iter().map(ToString::to_string).collect();
+    if cidrs.is_empty() {
+        return Ok(());
+    }
+    let object = json!({
+        "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "spec": {"cidrs": cidrs},
+        "status": {"conditions": [{
+            "type": "Ready",
+            "status": "True",
+            "reason": "",
+            "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }]},
+    });
+    let complete = |object: &mut Value, wanted: &Value| {
+        object["spec"] = wanted["spec"].clone();
+        true
+    };
+    writer.ensure(NETWORKING, "servicecidrs", object.clone(), complete).await?;
+    let is_ready = |object: &Value| {
+        let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+        conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready")
+    };
+    writer
+        .update(NETWORKING, "servicecidrs", Part::Status, &object, |old| {
+            let mut new = old.clone();
+            if !is_ready(old) {
+                new["status"] = object["status"].clone();
+            }
+            new
+        })
+        .await
 }
 
 /// The Service by which pods reach this server, at the first address of the range, and its endpoint.

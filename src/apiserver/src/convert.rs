@@ -12,6 +12,9 @@ pub(crate) fn from_stored(resource: &Resource, mut object: Value) -> Result<Valu
     if !resource.same_shape && !kind.custom {
         object = convert::from_stored(&kind.group, &kind.version, &kind.kind, object).map_err(Status::internal)?;
     }
+    if !resource.same_shape && resource.kind.custom {
+        objects::schema::default(&mut object, &resource.schema);
+    }
     object["apiVersion"] = resource.api_version.as_str().into();
     object["kind"] = kind.kind.as_ref().into();
     Ok(object)

@@ -44,13 +44,27 @@ const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "applicatio
 /// Chooses the first alternative of the Accept header that can be served. Clients list them in order of preference.
 /// Only built-in kinds have a protobuf form.
 pub(crate) fn form(headers: &HeaderMap, query: &Query, protobuf: bool) -> Result<Form, Status> {
+    choose(headers, query, protobuf, |_| true)
+}
+
+/// As [`form`], for what has neither columns nor metadata to be viewed by, such as reviews.
+pub(crate) fn whole(headers: &HeaderMap, query: &Query) -> Result<Encoding, Status> {
+    choose(headers, query, true, |form| form.view == View::Full).map(|form| form.encoding)
+}
+
+fn choose(
+    headers: &HeaderMap,
+    query: &Query,
+    protobuf: bool,
+    accepted: impl Fn(&Form) -> bool,
+) -> Result<Form, Status> {
     let json = if wants_pretty(headers, query) { Encoding::PrettyJson } else { Encoding::Json };
     let mut any = false;
     for header in headers.get_all(ACCEPT) {
         let Ok(text) = header.to_str() else { continue };
         for alternative in text.split(',').map(str::trim).filter(|a| !a.is_empty()) {
             any = true;
-            if let Some(form) = alternative_form(alternative, json, protobuf) {
+            if let Some(form) = alternative_form(alternative, json, protobuf).filter(&accepted) {
                 return Ok(form);
             }
         }
@@ -142,7 +156,7 @@ pub(crate) const PATCH_TYPES: [&str; 4] = [
 mod tests {
     use super::*;
 
-    fn choose(accept: &str) -> Result<Form, Status> {
+    fn chosen(accept: &str) -> Result<Form, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
         form(&headers, &Query::default(), false)
@@ -151,20 +165,31 @@ mod tests {
     #[test]
     fn kubectl_gets_a_table() {
         let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(choose(accept).unwrap().view, View::Table);
+        assert_eq!(chosen(accept).unwrap().view, View::Table);
     }
 
     #[test]
     fn metadata_clients_fall_back_to_json() {
         let accept = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
-        let form = choose(accept).unwrap();
+        let form = chosen(accept).unwrap();
         assert_eq!((form.encoding, form.view), (Encoding::Json, View::PartialMetadataList));
     }
 
     #[test]
     fn unknown_types_are_not_acceptable() {
-        assert_eq!(choose("text/html").unwrap_err().code(), 406);
-        assert_eq!(choose("text/html, */*").unwrap(), Form::PLAIN);
+        assert_eq!(chosen("text/html").unwrap_err().code(), 406);
+        assert_eq!(chosen("text/html, */*").unwrap(), Form::PLAIN);
+    }
+
+    #[test]
+    fn what_has_no_columns_is_no_table() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let choose = |accept: String| {
+            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+            whole(&headers, &Query::default())
+        };
+        assert_eq!(choose(table.to_owned()).unwrap_err().code(), 406);
+        assert_eq!(choose(format!("{table},application/json")).unwrap(), Encoding::Json);
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Resource {
         Some(Resource {
             api_version: kind.api_version(),
             storage_api_version: kind.storage_api_version(),
-            projector: Projector::new(strategy.selectable_fields()),
+            projector: Projector::of_built_in(&kind.storage_prefix),
             same_shape: kind.api_version() == kind.storage_api_version(),
             kind: kind.clone(),
             strategy,

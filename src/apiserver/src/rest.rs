@@ -14,6 +14,7 @@ pub(crate) mod scale;
 pub(crate) mod store;
 pub(crate) mod update;
 pub(crate) mod watch;
+pub(crate) mod yaml;
 
 use std::sync::Arc;
 

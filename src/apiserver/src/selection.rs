@@ -3,6 +3,7 @@
 use objects::{
     selector::{FieldSelector, Selector},
     status::Status,
+    strategy::{SelectableField, fields_of},
 };
 
 use crate::{
@@ -20,6 +21,11 @@ pub(crate) struct Selection {
     name: Option<String>,
 }
 
+/// The fields that a resource offers: its own, where it is another view of what is stored.
+fn offered(resource: &Resource) -> &[SelectableField] {
+    if resource.kind.custom { resource.strategy.selectable_fields() } else { fields_of(&resource.kind) }
+}
+
 impl Selection {
     /// Reads and checks the selectors of a request.
     pub(crate) fn of(query: &Query, resource: &Resource) -> Result<Selection, Status> {
@@ -27,7 +33,7 @@ impl Selection {
             .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
         let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
             .map_err(|error| Status::bad_request(error.to_string()))?;
-        fields.check(resource.strategy.selectable_fields()).map_err(|error| Status::bad_request(error.to_string()))?;
+        fields.check(offered(resource)).map_err(|error| Status::bad_request(error.to_string()))?;
         Ok(Selection { labels, fields, projector: resource.projector.clone(), name: None })
     }
 

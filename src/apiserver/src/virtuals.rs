@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     body::Body,
     handler::Call,
-    respond,
+    negotiate, respond,
     rest::{Place, body},
     subresource,
 };
@@ -35,7 +35,8 @@ pub(crate) async fn dispatch(call: &mut Call, place: &Place<'_>, verb: Verb) -> 
         "SelfSubjectRulesReview" => rules::own(call, review)?,
         _ => return Err(Status::unknown_path()),
     };
-    respond::value(call, 201, &with_metadata(answered))
+    let encoding = negotiate::whole(call.headers(), &call.query)?;
+    Ok(respond::bytes(call, 201, encoding, respond::encode(&with_metadata(answered), encoding)?.into()))
 }
 
 fn with_metadata(mut review: Value) -> Value {

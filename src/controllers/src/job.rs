@@ -2,6 +2,7 @@
 //! them, so that none is lost or counted twice whoever deletes it.
 
 mod indexes;
+mod orphans;
 mod plan;
 mod policy;
 mod ttl;
@@ -34,6 +35,7 @@ struct Controller {
 
 pub(crate) fn start(context: &Context) {
     ttl::start(context);
+    orphans::start(context);
     let (jobs, pods) = (context.informers.of::<Job>(), context.informers.of::<Pod>());
     let queue = context.queue("job");
     context.feed_own(&jobs, &queue);

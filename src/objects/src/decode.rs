@@ -1,7 +1,8 @@
 //! Typed decoding of a JSON value as upstream's decoder does it.
 //!
 //! A serde `Deserializer` over `serde_json::Value` that knows Go's habits: `null` is the zero value everywhere, an
-//! empty list or map in an optional field is no value, quantities come out canonical, and errors carry Go's wording
+//! empty list or map in an optional field is no value, a time that must be there and is not is Go's zero time,
+//! quantities come out canonical, and errors carry Go's wording
 //! and the dotted path (`json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type
 //! int32`). Unknown fields are dropped by the types. Used by the typed strategies.
 
@@ -95,6 +96,12 @@ impl de::Error for DecodeError {
     }
 }
 
+/// Go's zero time. Go itself writes it as `null`, which the types here have no room for.
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
+/// Fields that some types here insist on and Go does not: all of them are times.
+const INSISTED: [&str; 2] = ["lastObservedTime", "lastTransitionTime"];
+
 /// Decodes `value` into `T`.
 ///
 /// # Errors
@@ -121,7 +128,8 @@ impl Typed {
     /// `Time` and `MicroTime` parse themselves, but word their errors in their own way.
     fn time<'de, V: Visitor<'de>>(self, visitor: V, layout: &str) -> Result<V::Value, DecodeError> {
         let shown = self.0.as_str().map(str::to_owned);
-        visitor.visit_newtype_struct(self).map_err(|error| match shown {
+        let value = if self.0.is_null() { Self(ZERO_TIME.into()) } else { self };
+        visitor.visit_newtype_struct(value).map_err(|error| match shown {
             Some(text) => {
                 let text = crate::status::quote(&text);
                 DecodeError::text(format!("parsing time {text} as \"{layout}\": cannot parse {text} as \"2006\""))
@@ -245,14 +253,17 @@ impl<'de> de::Deserializer<'de> for Typed {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
-        _fields: &'static [&'static str],
+        known: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        let fields = match self.0 {
+        let mut fields = match self.0 {
             Value::Null => Map::new(),
             Value::Object(map) => map,
             other => return Err(DecodeError::mismatch(&other, go_types::name_of::<V::Value>())),
         };
+        for name in INSISTED.into_iter().filter(|name| known.contains(name)) {
+            fields.entry(name).or_insert(Value::Null);
+        }
         visitor.visit_map(Entries::of_struct(fields)).map_err(|error| error.inside(name))
     }
 
@@ -396,6 +407,21 @@ mod tests {
             pod(json!("abc")).unwrap_err().to_string(),
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
         );
+    }
+
+    #[test]
+    fn a_time_that_is_not_given_is_the_zero_time() {
+        let status = json!({"conditions": [{"type": "A", "status": "True"},
+            {"type": "B", "status": "True", "lastTransitionTime": null}]});
+        let service: k8s_openapi::api::core::v1::Service =
+            decode(json!({"apiVersion": "v1", "kind": "Service", "status": status})).unwrap();
+        let value = serde_json::to_value(service).unwrap();
+        let times = value["status"]["conditions"].as_array().unwrap().iter().map(|c| c["lastTransitionTime"].clone());
+        assert_eq!(times.collect::<Vec<_>>(), [ZERO_TIME, ZERO_TIME]);
+        let node: k8s_openapi::api::core::v1::Node = decode(json!({"apiVersion": "v1", "kind": "Node",
+            "status": {"conditions": [{"type": "A", "status": "True"}]}}))
+        .unwrap();
+        assert_eq!(serde_json::to_value(node).unwrap()["status"]["conditions"][0].get("lastTransitionTime"), None);
     }
 
     #[test]

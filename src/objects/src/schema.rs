@@ -29,7 +29,7 @@ pub use structural::check_structural;
 
 pub(crate) use table::text as table_text;
 pub use table::{definition, definition_names};
-pub use unknown::{strict_error, unknown_fields};
+pub use unknown::{strict_error, undeclared_fields, unknown_fields};
 pub use validation::validate;
 
 /// JSON shape of a node. References are never a shape: accessors follow them.

@@ -29,7 +29,7 @@ pub use jiff::Timestamp;
 use serde_json::Value;
 
 pub use deletion::Propagation;
-pub use registry::{for_kind, strategy_for};
+pub use registry::{fields_of, for_kind, strategy_for};
 
 use crate::columns::Column;
 use crate::status::{Qualified, Status};
@@ -113,10 +113,18 @@ impl Facts {
 #[derive(Debug, Clone, Copy)]
 pub struct SelectableField {
     pub label: &'static str,
-    /// Steps from the root of the object.
+    /// Steps from the root of the object as it is stored.
     pub path: &'static [&'static str],
-    /// Text when the field is absent.
-    pub absent: &'static str,
+    /// What to take when the field is absent.
+    pub absent: Absent,
+}
+
+/// What stands for a field that is not there.
+#[derive(Debug, Clone, Copy)]
+pub enum Absent {
+    Text(&'static str),
+    /// The field at this path, if that is there.
+    Field(&'static [&'static str]),
 }
 
 /// How a kind wants to be deleted.
@@ -206,11 +214,16 @@ pub trait Strategy: Send + Sync {
 impl SelectableField {
     /// The field's text in `object`, as selectors compare it.
     pub fn value(&self, object: &Value) -> String {
-        let found = self.path.iter().try_fold(object, |at, step| at.get(step));
-        match found {
-            None | Some(Value::Null) => self.absent.to_owned(),
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
+        let text = |path: &[&str]| match path.iter().try_fold(object, |at, step| at.get(step)) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(other) => Some(other.to_string()),
+        };
+        match (text(self.path), self.absent) {
+            (None, Absent::Text(absent)) => absent.to_owned(),
+            (Some(found), Absent::Field(_)) if !found.is_empty() => found,
+            (_, Absent::Field(path)) => text(path).unwrap_or_default(),
+            (Some(found), Absent::Text(_)) => found,
         }
     }
 }

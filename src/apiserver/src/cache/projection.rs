@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use objects::{
     kinds::KINDS,
-    strategy::{SelectableField, for_kind},
+    strategy::{SelectableField, fields_of, for_kind},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,6 +24,8 @@ pub(crate) struct Projection {
 pub(crate) struct Projector {
     /// Selectable fields besides `metadata.name` and `metadata.namespace`, which are in the key.
     fields: Vec<SelectableField>,
+    /// Other names of fields: those that another kind over the same stored objects has for them.
+    aliases: Vec<(&'static str, usize)>,
 }
 
 #[derive(Deserialize)]
@@ -46,19 +48,29 @@ impl Projector {
     /// A projector for a kind with these selectable fields.
     pub(crate) fn new(fields: &[SelectableField]) -> Projector {
         let in_key = |label: &str| matches!(label, "metadata.name" | "metadata.namespace");
-        Projector { fields: fields.iter().filter(|f| !in_key(f.label)).copied().collect() }
+        let mut projector = Projector::default();
+        for field in fields.iter().filter(|f| !in_key(f.label)) {
+            match projector.fields.iter().position(|known| known.path == field.path) {
+                Some(at) if projector.fields[at].label != field.label => projector.aliases.push((field.label, at)),
+                Some(_) => {}
+                None => projector.fields.push(*field),
+            }
+        }
+        projector
     }
 
-    /// The projector of the built-in kind stored under `prefix`.
+    /// The projector of the built-in kinds stored under `prefix`, the one they are stored as first.
     pub(crate) fn of_built_in(prefix: &str) -> Projector {
-        let row = KINDS.iter().find(|kind| kind.storage_prefix == prefix);
-        let strategy = row.and_then(for_kind);
-        strategy.map(|strategy| Projector::new(strategy.selectable_fields())).unwrap_or_default()
+        let rows = || KINDS.iter().filter(|kind| kind.storage_prefix == prefix);
+        let stored = rows().take(1).filter_map(for_kind).map(|strategy| strategy.selectable_fields());
+        let fields: Vec<SelectableField> = stored.chain(rows().map(fields_of)).flatten().copied().collect();
+        Projector::new(&fields)
     }
 
     /// The position of a field's value in a projection.
     pub(crate) fn position(&self, label: &str) -> Option<usize> {
-        self.fields.iter().position(|field| field.label == label)
+        let alias = || self.aliases.iter().find(|(name, _)| *name == label).map(|(_, at)| *at);
+        self.fields.iter().position(|field| field.label == label).or_else(alias)
     }
 
     /// Projects stored bytes. What cannot be parsed has no labels and no fields.
@@ -80,5 +92,22 @@ impl Projector {
             fields: self.fields.iter().map(|field| field.value(&object).into()).collect(),
             terminating: crate::encoded::is_terminating(&object),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn events_are_found_by_the_field_names_of_both_their_apis() {
+        let projector = Projector::of_built_in("events");
+        let stored = json!({"involvedObject": {"kind": "Pod"}, "reportingComponent": "watcher", "source": {}});
+        let projection = projector.project(stored.to_string().as_bytes());
+        let value = |label: &str| &*projection.fields[projector.position(label).unwrap()];
+        assert_eq!((value("involvedObject.kind"), value("regarding.kind")), ("Pod", "Pod"));
+        assert_eq!((value("reportingComponent"), value("reportingController")), ("watcher", "watcher"));
+        assert_eq!(value("source"), "watcher");
     }
 }

@@ -6,7 +6,7 @@ use objects::{
     columns::Column,
     kinds::{Kind, Scope, Subresource, Text, Verb, verbs},
     schema::{CrdSchemaError, Schema},
-    strategy::SelectableField,
+    strategy::{Absent, SelectableField},
 };
 use serde_json::Value;
 
@@ -65,13 +65,22 @@ fn row(definition: &Value, version: &Value, stored: &str, mark: &str) -> Result<
         api_version: kind.api_version(),
         storage_api_version: kind.storage_api_version(),
         projector: Projector::new(&strategy.fields),
-        // Without a conversion webhook versions differ in their apiVersion alone.
-        same_shape: true,
+        // Without a conversion webhook versions differ in their apiVersion alone, and in what is filled in on reading.
+        same_shape: !has_defaults(&custom.open_api),
         strategy: StrategyRef::Custom(strategy),
         schema: SchemaRef::Custom(schema),
         custom: Some(Arc::new(custom)),
         kind,
     })
+}
+
+/// Whether a schema may give a default: what was stored before it did then lacks it.
+fn has_defaults(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => map.contains_key("default") || map.values().any(has_defaults),
+        Value::Array(items) => items.iter().any(has_defaults),
+        _ => false,
+    }
 }
 
 fn kind(definition: &Value, version: &Value, stored: &str) -> Kind {
@@ -154,7 +163,7 @@ fn fields(version: &Value) -> Vec<SelectableField> {
     let field = |label: &str, path: &[String]| SelectableField {
         label: intern(label),
         path: Box::leak(path.iter().map(|step| intern(step)).collect::<Vec<_>>().into_boxed_slice()),
-        absent: "",
+        absent: Absent::Text(""),
     };
     let own = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
     let own = own.filter_map(|entry| entry["jsonPath"].as_str());

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use objects::{schema, status::Status};
 use serde_json::Value;
 
-use super::Place;
+use super::{Place, yaml};
 use crate::{
     body::RequestBody,
     convert,
@@ -85,7 +85,7 @@ fn parse(kind: BodyKind, bytes: &Bytes, expected: &str) -> Result<(Value, Vec<St
         }
         BodyKind::Yaml => {
             let value = serde_yaml_ng::from_slice(bytes).map_err(|error| unreadable("yaml", &error))?;
-            Ok((value, Vec::new()))
+            Ok((value, yaml::duplicate_key(bytes).into_iter().collect()))
         }
         BodyKind::Protobuf => Ok((wire::from_protobuf(bytes)?, Vec::new())),
         _ => Err(Status::unsupported_media_type(&OBJECT_TYPES)),

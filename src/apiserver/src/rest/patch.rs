@@ -6,7 +6,7 @@ use http::Response;
 use objects::{
     patch::{json_patch, merge_patch, parse_json_patch, strategic_merge},
     schema,
-    status::Status,
+    status::{Reason, Status},
     strategy::Part,
 };
 use serde_json::Value;
@@ -18,6 +18,7 @@ use super::{
     options::WriteOptions,
     store,
     update::{self, Change, Mode, answer},
+    yaml,
 };
 use crate::{
     body::Body,
@@ -119,6 +120,35 @@ impl Patch {
     }
 }
 
+/// Server-side apply has no place for fields that the schema does not declare, however lenient the request is.
+fn check_declared(place: &Place<'_>, applied: &Value) -> Result<(), Status> {
+    let resource = &place.resource;
+    let problems = schema::undeclared_fields(applied, &resource.schema);
+    let all = match problems.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let (namespace, name, version, kind) = (place.namespace, place.name, &resource.api_version, &resource.kind.kind);
+    let message = format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {all}");
+    Err(Status::custom(500, Reason::Unknown, message))
+}
+
+/// Keys that an applied document has twice: an error, a warning or nothing, as the request wants.
+fn check_duplicates(call: &mut Call, bytes: &Bytes) -> Result<(), Status> {
+    let validation = FieldValidation::of(call)?;
+    match yaml::duplicate_key(bytes) {
+        Some(problem) if validation == FieldValidation::Strict => {
+            Err(Status::bad_request(format!("error strict decoding YAML: {problem}")))
+        }
+        Some(problem) if validation == FieldValidation::Warn => {
+            call.warnings.push(problem);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Server-side apply: creates what is missing, merges into what is there by field ownership.
 async fn apply(
     call: &mut Call,
@@ -137,7 +167,8 @@ async fn apply(
         .or_else(|_| serde_yaml_ng::from_slice(bytes))
         .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
     body::check_kind(&place.resource, &mut applied)?;
-    body::check_fields(call, &place.resource, &applied, Vec::new())?;
+    check_declared(place, &applied)?;
+    check_duplicates(call, bytes)?;
     if applied.pointer("/metadata/managedFields").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
@@ -153,7 +184,7 @@ async fn apply(
             }
             Ok(Created::Dry(value)) => return answer(call, place, update::Outcome::Dry(value)),
             // Somebody else was quicker: merge into theirs.
-            Err(status) if status.reason() == objects::status::Reason::AlreadyExists => {}
+            Err(status) if status.reason() == Reason::AlreadyExists => {}
             Err(status) => return Err(status),
         }
     }

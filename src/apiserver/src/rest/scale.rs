@@ -1,5 +1,6 @@
 //! The `/scale` subresource of workloads and custom resources.
 
+use bytes::Bytes;
 use http::{Method, Response};
 use objects::{
     patch::{json_patch, merge_patch, parse_json_patch},
@@ -34,26 +35,12 @@ pub(crate) async fn scale(call: &mut Call, place: &Place<'_>) -> Result<Response
         return Ok(respond::bytes(call, 200, form.encoding, respond::encode(&shown, form.encoding)?.into()));
     }
     let options = WriteOptions::of(call)?;
-    let kind = if call.method == Method::PATCH { body_kind(call.headers()) } else { None };
-    let bytes = body::read(call).await?;
+    let sent = Sent::read(call).await?;
     let (inner, user) = (call.inner.clone(), call.user.clone());
     let change =
         update::Change { inner: &inner, user: &user, part: Part::Main, options: &options, mode: update::Mode::Plain };
     let next = |old: &Value| {
-        let mut wanted = view(old)?;
-        match kind {
-            Some(BodyKind::JsonPatch) => json_patch(&mut wanted, parse_json_patch(&bytes)?)?,
-            _ => {
-                let sent: Value = serde_json::from_slice(&bytes)
-                    .map_err(|error| Status::bad_request(format!("cannot read the Scale: {error}")))?;
-                // A Scale has no lists, so strategic and merge patches are the same, and so is a whole object.
-                if kind.is_none() {
-                    wanted = sent;
-                } else {
-                    merge_patch(&mut wanted, sent);
-                }
-            }
-        }
+        let wanted = sent.apply(view(old)?)?;
         let replicas = wanted.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         let replicas = i32::try_from(replicas).ok().filter(|n| *n >= 0).ok_or_else(|| {
             let mut errors = objects::field::Errors::default();
@@ -78,5 +65,40 @@ pub(crate) async fn scale(call: &mut Call, place: &Place<'_>) -> Result<Response
             respond::value(call, 200, &view(&encoded::decode(&bytes, revision)?)?)
         }
         update::Outcome::Removed(value) | update::Outcome::Dry(value) => respond::value(call, 200, &view(&value)?),
+    }
+}
+
+/// What the body makes of a scale.
+enum Sent {
+    Whole(Value),
+    Merge(Value),
+    Operations(Bytes),
+}
+
+impl Sent {
+    async fn read(call: &mut Call) -> Result<Self, Status> {
+        if call.method != Method::PATCH {
+            let scale = body::optional_value(call, "Scale").await?;
+            return scale.map(Self::Whole).ok_or_else(|| Status::bad_request("a Scale is required"));
+        }
+        let kind = body_kind(call.headers());
+        let bytes = body::read(call).await?;
+        if kind == Some(BodyKind::JsonPatch) {
+            return Ok(Self::Operations(bytes));
+        }
+        // A Scale has no lists, so strategic and merge patches are the same.
+        let patch = serde_json::from_slice(&bytes)
+            .or_else(|error| serde_yaml_ng::from_slice(&bytes).map_err(|_| error))
+            .map_err(|error| Status::bad_request(format!("cannot read the Scale: {error}")))?;
+        Ok(Self::Merge(patch))
+    }
+
+    fn apply(&self, mut scale: Value) -> Result<Value, Status> {
+        match self {
+            Self::Whole(sent) => return Ok(sent.clone()),
+            Self::Merge(patch) => merge_patch(&mut scale, patch.clone()),
+            Self::Operations(bytes) => json_patch(&mut scale, parse_json_patch(bytes)?)?,
+        }
+        Ok(scale)
     }
 }

@@ -84,3 +84,18 @@ async fn a_definition_is_in_discovery_and_goes_with_its_objects_path() {
     admin.delete(&format!("{DEFINITIONS}/cats.example.com")).await;
     admin.until(CATS, |code, _| code == 404).await;
 }
+
+#[tokio::test]
+async fn what_was_stored_before_a_default_shows_it() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    define(&admin).await;
+    admin.create(CATS, cat("old", "black")).await;
+    let mood = json!([{"op": "add", "value": {"type": "string", "default": "calm"},
+        "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/mood"}]);
+    let (code, changed) =
+        admin.patch(&format!("{DEFINITIONS}/cats.example.com"), "application/json-patch+json", mood).await;
+    assert_eq!(code, 200, "{changed}");
+    admin.until(&format!("{CATS}/old"), |_, cat| cat["spec"]["mood"] == "calm").await;
+    admin.until(CATS, |_, list| list["items"][0]["spec"]["mood"] == "calm").await;
+}

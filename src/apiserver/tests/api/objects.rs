@@ -40,6 +40,67 @@ async fn an_update_that_changes_nothing_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_patch_needs_no_revision_where_an_update_does() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let mut made = admin.create(leases, json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "a"}})).await;
+    let path = format!("{leases}/l");
+    let change = json!({"spec": {"holderIdentity": "b"}});
+    let (code, patched) = admin.patch(&path, "application/merge-patch+json", change).await;
+    assert_eq!((code, &patched["spec"]["holderIdentity"]), (200, &json!("b")), "{patched}");
+    let config = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"},
+                        "spec": {"leaseDurationSeconds": 7}});
+    let (code, applied) = admin.patch(&format!("{path}?fieldManager=me"), "application/apply-patch+yaml", config).await;
+    assert_eq!((code, &applied["spec"]["leaseDurationSeconds"]), (200, &json!(7)), "{applied}");
+    let stale = json!({"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}});
+    let (code, _) = admin.patch(&path, "application/merge-patch+json", stale).await;
+    assert_eq!(code, 409);
+    made["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    let (code, refused) = admin.put(&path, &made).await;
+    assert_eq!((code, &refused["reason"]), (422, &json!("Invalid")));
+}
+
+#[tokio::test]
+async fn apply_takes_no_undeclared_field_however_lenient() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let path = "/apis/apps/v1/namespaces/default/deployments/web?fieldManager=me&fieldValidation=Ignore";
+    let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i", "foo": 1}]}}}});
+    let (code, refused) = admin.patch(path, "application/apply-patch+yaml", config).await;
+    let message = "failed to create typed patch object (default/web; apps/v1, Kind=Deployment): \
+                   .spec.template.spec.containers[name=\"c\"].foo: field not declared in schema";
+    assert_eq!((code, &refused["message"]), (500, &json!(message)));
+}
+
+#[tokio::test]
+async fn the_service_range_is_shown_as_an_object() {
+    let server = Server::start().await;
+    let (code, range) = server.admin().get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await;
+    assert_eq!((code, &range["status"]["conditions"][0]["type"]), (200, &json!("Ready")), "{range}");
+}
+
+#[tokio::test]
+async fn events_are_selected_by_the_fields_of_either_api() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({"metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "a",
+        "reason": "r", "type": "Normal", "reportingController": "watcher", "reportingInstance": "i",
+        "regarding": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    admin.create(events, event).await;
+    let core = "/api/v1/namespaces/default/events";
+    for (path, selector) in [(core, "source"), (core, "reportingComponent"), (events, "reportingController")] {
+        let (_, list) = admin.get(&format!("{path}?fieldSelector={selector}%3Dwatcher")).await;
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{selector}");
+    }
+    let (_, list) = admin.get(&format!("{events}?fieldSelector=regarding.name%3Dother")).await;
+    assert_eq!(list["items"], json!([]));
+}
+
+#[tokio::test]
 async fn all_patch_types_apply() {
     let server = Server::start().await;
     let admin = server.admin();

@@ -177,6 +177,10 @@ fn failure(reason: &str, message: impl Into<String>) -> Verdict {
     Verdict { complete: false, reason: reason.to_owned(), message: message.into() }
 }
 
+fn success(reason: &str, message: impl Into<String>) -> Verdict {
+    Verdict { complete: true, reason: reason.to_owned(), message: message.into() }
+}
+
 fn verdict(
     job: &Job,
     spec: &JobSpec,
@@ -186,12 +190,12 @@ fn verdict(
     started: Option<&Time>,
     now: Timestamp,
 ) -> Option<Verdict> {
-    let decided = conditions::find(view::conditions(job), "FailureTarget").filter(|c| c.status == "True");
-    if let Some(decided) = decided {
-        return Some(failure(
-            decided.reason.as_deref().unwrap_or_default(),
-            decided.message.clone().unwrap_or_default(),
-        ));
+    for (target, complete) in [("SuccessCriteriaMet", true), ("FailureTarget", false)] {
+        let decided = conditions::find(view::conditions(job), target).filter(|c| c.status == "True");
+        if let Some(JobCondition { reason, message, .. }) = decided {
+            let (reason, message) = (reason.clone().unwrap_or_default(), message.clone().unwrap_or_default());
+            return Some(Verdict { complete, reason, message });
+        }
     }
     if let Some(message) = &tally.fail_job {
         return Some(failure("PodFailurePolicy", message.clone()));
@@ -212,12 +216,14 @@ fn verdict(
             return Some(failure("FailedIndexes", "Job has failed indexes"));
         }
     }
+    if let Some(rule) = policy::success_rule(spec, &tally.completed) {
+        return Some(success("SuccessPolicy", format!("Matched rules at index {rule}")));
+    }
     let complete = match spec.completions {
         None => tally.all_succeeded() > 0 && active == 0,
         Some(completions) => tally.all_succeeded() >= completions,
     };
-    let (reason, message) = ("CompletionsReached", "Reached expected number of succeeded pods");
-    complete.then(|| Verdict { complete: true, reason: reason.to_owned(), message: message.to_owned() })
+    complete.then(|| success("CompletionsReached", "Reached expected number of succeeded pods"))
 }
 
 /// With the restart policy OnFailure the containers' restarts are the failures.

@@ -113,6 +113,28 @@ fn an_indexed_job_runs_each_index_until_it_succeeds() {
 }
 
 #[test]
+fn a_success_policy_ends_the_job_with_its_pods_before_all_indexes_are_done() {
+    let mut job = job(json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}));
+    let indexed = |name: &str, phase: &str, index: i32| {
+        let mut made = view::pod(&job, Some(index));
+        made.metadata.name = Some(name.into());
+        made.metadata.uid = Some(name.into());
+        made.status = plain(name, phase).status;
+        Arc::new(made)
+    };
+    let pods = [indexed("a", "Succeeded", 0), indexed("b", "Running", 1)];
+    let plan = step(&mut job, &pods, 1);
+    assert_eq!((plan.create.len(), plan.delete.len()), (0, 1));
+    assert_eq!(reason(&job, "SuccessCriteriaMet").as_deref(), Some("SuccessPolicy"));
+    assert_eq!(reason(&job, "Complete"), None);
+    step(&mut job, &[released(&pods[0])], 2);
+    assert_eq!(reason(&job, "Complete").as_deref(), Some("SuccessPolicy"));
+    let conditions = job.status.unwrap().conditions.unwrap();
+    assert!(conditions.iter().all(|c| c.message.as_deref() == Some("Matched rules at index 0")));
+}
+
+#[test]
 fn a_work_queue_job_starts_no_pods_after_the_first_success() {
     let mut job = job(json!({"parallelism": 2}));
     let pods = [pod("a", "Succeeded"), pod("b", "Running")];

@@ -1,11 +1,31 @@
-//! A job's pod failure policy: what one failed pod means. Pure.
+//! A job's policies: what one failed pod means, and which successes are enough. Pure.
 
 use k8s_openapi::api::batch::v1::{
     JobSpec, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
 };
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
+use super::indexes::Indexes;
 use crate::pods;
+
+/// The position of the first rule of the success policy that the completed indexes satisfy.
+pub(super) fn success_rule(spec: &JobSpec, completed: &Indexes) -> Option<usize> {
+    let completions = spec.completions.unwrap_or(i32::MAX);
+    let mut rules = spec.success_policy.iter().flat_map(|policy| &policy.rules);
+    rules.position(|rule| {
+        let wanted = rule.succeeded_indexes.as_deref().map(|text| Indexes::parse(text, completions));
+        let reached = match &wanted {
+            Some(wanted) => wanted.0.intersection(&completed.0).count(),
+            None => completed.0.len(),
+        };
+        let enough = match (rule.succeeded_count, &wanted) {
+            (Some(count), _) => usize::try_from(count).unwrap_or(0),
+            (None, Some(wanted)) => wanted.0.len(),
+            (None, None) => return false,
+        };
+        reached >= enough
+    })
+}
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ruling {
@@ -70,6 +90,20 @@ mod tests {
                                "state": {"terminated": {"exitCode": code}}}]);
         pod.status.as_mut().unwrap().container_statuses = serde_json::from_value(statuses).unwrap();
         pod
+    }
+
+    #[test]
+    fn indexes_a_count_or_a_count_of_indexes_are_enough_to_succeed() {
+        let rule = |rules: serde_json::Value, completed: &str| {
+            let spec = json!({"template": {}, "completions": 5, "successPolicy": {"rules": rules}});
+            success_rule(&serde_json::from_value(spec).unwrap(), &Indexes::parse(completed, 5))
+        };
+        let (leader, any) = (json!({"succeededIndexes": "0,3-4"}), json!({"succeededCount": 2}));
+        assert_eq!(rule(json!([leader]), "0,3"), None);
+        assert_eq!(rule(json!([leader, any]), "0,3"), Some(1));
+        assert_eq!(rule(json!([leader]), "0,3-4"), Some(0));
+        assert_eq!(rule(json!([{"succeededIndexes": "0-2", "succeededCount": 1}]), "3,4"), None);
+        assert_eq!(rule(json!([{"succeededIndexes": "0-2", "succeededCount": 1}]), "2-4"), Some(0));
     }
 
     #[test]

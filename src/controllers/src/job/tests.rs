@@ -39,3 +39,17 @@ async fn a_job_runs_to_completion_and_is_cleaned_up() {
     assert_eq!(job.status.unwrap().succeeded, Some(2));
     assert_eq!(fake.list::<Pod>().len(), 2);
 }
+
+#[tokio::test]
+async fn a_pod_that_no_job_has_is_not_kept_by_the_finalizer() {
+    let fake = FakeApi::new();
+    let config = Config::new(String::new(), "10.42.0.0/16".parse().unwrap());
+    let context = Context::new(fake.client(), Informers::new(fake.client()), config, CancellationToken::new());
+    super::start(&context);
+    let pod = json!({"metadata": {"name": "left", "namespace": "ns", "labels": {"job": "gone"},
+        "finalizers": [view::FINALIZER, "example.com/kept"]}, "status": {"phase": "Succeeded"}});
+    fake.put(&serde_json::from_value::<Pod>(pod).unwrap()).unwrap();
+    let kept = |f: &FakeApi| f.get::<Pod>("ns", "left")?.metadata.finalizers.filter(|list| list.len() == 1);
+    let finalizers = fake.wait_for(kept).await.expect("the finalizer taken off");
+    assert_eq!(finalizers, ["example.com/kept"]);
+}

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
-use super::schemas::{META, gvk};
+use super::schemas::{META, gvk, set_text};
+use super::texts::{DefinitionTexts, Texts};
 use crate::kinds::Kind;
 
 /// The schema of one custom row.
@@ -15,10 +16,19 @@ pub struct CustomSchema<'a> {
     pub schema: Option<&'a Value>,
 }
 
-pub(super) fn object(dialect: Dialect, kind: &Kind, schema: Option<&Value>) -> Value {
+/// The definition of which `apiVersion`, `kind` and `metadata` take their descriptions.
+const MODEL: &str = "io.k8s.api.core.v1.ConfigMap";
+const PRESERVES: &str = "x-kubernetes-preserve-unknown-fields";
+
+pub(super) fn object(dialect: Dialect, kind: &Kind, schema: Option<&Value>, texts: &Texts) -> Value {
+    let kinds = json!([gvk(&kind.group, &kind.version, &kind.kind)]);
+    // Clients of Swagger 2.0 refuse fields that are not listed: of an object of any fields, none is.
+    if dialect == Dialect::V2 && schema.is_none_or(|schema| schema.get(PRESERVES) == Some(&Value::Bool(true))) {
+        return json!({"type": "object", "x-kubernetes-group-version-kind": kinds});
+    }
     let mut out = match schema {
         Some(Value::Object(map)) => map.clone(),
-        _ => Map::from_iter([("x-kubernetes-preserve-unknown-fields".to_owned(), Value::Bool(true))]),
+        _ => Map::from_iter([(PRESERVES.to_owned(), Value::Bool(true))]),
     };
     if dialect == Dialect::V2 {
         simplify(&mut out);
@@ -26,20 +36,20 @@ pub(super) fn object(dialect: Dialect, kind: &Kind, schema: Option<&Value>) -> V
     out.insert("type".into(), "object".into());
     let properties = out.entry("properties").or_insert_with(|| json!({}));
     if let Value::Object(properties) = properties {
-        envelope(dialect, properties, "ObjectMeta");
+        envelope(dialect, properties, "ObjectMeta", &texts.of(MODEL));
     }
-    out.insert("x-kubernetes-group-version-kind".into(), json!([gvk(&kind.group, &kind.version, &kind.kind)]));
+    out.insert("x-kubernetes-group-version-kind".into(), kinds);
     Value::Object(out)
 }
 
-pub(super) fn list(dialect: Dialect, kind: &Kind) -> Value {
+pub(super) fn list(dialect: Dialect, kind: &Kind, texts: &Texts) -> Value {
     let mut properties = Map::new();
     let text = format!("The {} found.", kind.plural);
     properties.insert(
         "items".into(),
         json!({"description": text, "type": "array", "items": dialect.reference(&kind.schema)}),
     );
-    envelope(dialect, &mut properties, "ListMeta");
+    envelope(dialect, &mut properties, "ListMeta", &texts.of(&format!("{MODEL}List")));
     json!({
         "type": "object",
         "required": ["items"],
@@ -48,16 +58,22 @@ pub(super) fn list(dialect: Dialect, kind: &Kind) -> Value {
     })
 }
 
-fn envelope(dialect: Dialect, properties: &mut Map<String, Value>, meta: &str) {
-    let metadata = dialect.reference(&format!("{META}.{meta}"));
+fn envelope(dialect: Dialect, properties: &mut Map<String, Value>, meta: &str, texts: &DefinitionTexts<'_>) {
+    let reference = dialect.reference(&format!("{META}.{meta}"));
     let metadata = match dialect {
-        Dialect::V2 => metadata,
-        Dialect::V3 => json!({"description": "What every object has: name, labels and the like.", "allOf": [metadata]}),
+        Dialect::V2 => reference,
+        Dialect::V3 => json!({"allOf": [reference]}),
     };
-    let text = |text: &str| json!({"type": "string", "description": text});
-    properties.insert("apiVersion".into(), text("Group and version of this representation of the object."));
-    properties.insert("kind".into(), text("Kind of the object, in CamelCase."));
-    properties.insert("metadata".into(), metadata);
+    let fields =
+        [("apiVersion", json!({"type": "string"})), ("kind", json!({"type": "string"})), ("metadata", metadata)];
+    for (name, mut field) in fields {
+        if let Value::Object(field) = &mut field
+            && !field.contains_key("$ref")
+        {
+            set_text(field, texts.field(name));
+        }
+        properties.insert(name.into(), field);
+    }
 }
 
 /// What Swagger 2.0 has no words for is left out; a node that loses its meaning that way becomes one of any value.
@@ -65,7 +81,7 @@ fn simplify(schema: &mut Map<String, Value>) {
     for key in ["allOf", "anyOf", "oneOf", "not", "nullable", "default", "x-kubernetes-validations"] {
         schema.remove(key);
     }
-    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+    if schema.get(PRESERVES) == Some(&Value::Bool(true)) {
         schema.remove("items");
         schema.remove("properties");
     }

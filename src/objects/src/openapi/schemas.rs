@@ -83,8 +83,8 @@ impl Definitions<'_> {
         }
         for kind in self.versions.iter().flat_map(|v| v.rows.iter()).filter(|k| k.custom) {
             let schema = self.custom.iter().find(|c| c.definition == kind.schema).and_then(|c| c.schema);
-            f(&kind.schema, custom::object(self.dialect, kind, schema));
-            f(&format!("{}List", kind.schema), custom::list(self.dialect, kind));
+            f(&kind.schema, custom::object(self.dialect, kind, schema, self.texts));
+            f(&format!("{}List", kind.schema), custom::list(self.dialect, kind, self.texts));
         }
     }
 
@@ -182,7 +182,7 @@ pub(super) fn gvk(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-fn set_text(out: &mut Map<String, Value>, text: Option<String>) {
+pub(super) fn set_text(out: &mut Map<String, Value>, text: Option<String>) {
     if let Some(text) = text {
         out.insert("description".into(), text.into());
     }

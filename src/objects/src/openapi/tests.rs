@@ -147,6 +147,25 @@ fn custom_kinds_publish_their_own_schema_with_the_envelope() {
 }
 
 #[test]
+fn a_custom_kind_of_any_fields_has_none_listed_in_swagger() {
+    let rows = [custom_row()];
+    let catalog = Catalog::new(&rows);
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"spec": {"type": "object"}}});
+    for schema in [None, Some(&schema)] {
+        let custom = [CustomSchema { definition: "com.example.v1.Widget", schema }];
+        let source = Source { catalog: &catalog, custom: &custom, descriptions: &[] };
+        let swagger = parse(&source.v2());
+        let widget = swagger["definitions"]["com.example.v1.Widget"].as_object().expect("defined");
+        assert_eq!(widget.keys().collect::<Vec<_>>(), ["type", "x-kubernetes-group-version-kind"]);
+        let document = parse(&source.v3("example.com", "v1").expect("served"));
+        let widget = &document["components"]["schemas"]["com.example.v1.Widget"];
+        assert_eq!(widget["x-kubernetes-preserve-unknown-fields"], true);
+        assert!(widget["properties"].get("metadata").is_some());
+    }
+}
+
+#[test]
 fn the_index_names_every_group_version_and_its_hash_follows_the_schema() {
     let rows = [custom_row()];
     let catalog = Catalog::new(&rows);

@@ -97,8 +97,21 @@ fn merge_field(current: &mut Object, field: String, value: Value, schema: Option
     }
 }
 
-/// Merges a list whose strategy is merge: objects by their merge key, scalars as a set.
+/// Merges a list whose strategy is merge, and orders it as the patch does: new items come first.
 fn merge_list(
+    current: &mut Vec<Value>,
+    patch: Vec<Value>,
+    field: &str,
+    schema: Option<&Schema>,
+) -> Result<(), PatchError> {
+    let (former, order) = (current.clone(), patch.clone());
+    merge_items(current, patch, field, schema)?;
+    *current = ordered(std::mem::take(current), &order, &former, schema.and_then(Schema::merge_key));
+    Ok(())
+}
+
+/// Merges objects by their merge key, scalars as a set.
+fn merge_items(
     current: &mut Vec<Value>,
     patch: Vec<Value>,
     field: &str,
@@ -214,11 +227,20 @@ mod tests {
     }
 
     #[test]
-    fn containers_merge_by_name_and_new_ones_are_appended() {
+    fn containers_merge_by_name() {
         let current = json!({"spec": {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}]}});
         let patch = json!({"spec": {"containers": [{"name": "b", "image": "3"}, {"name": "c", "image": "4"}]}});
         let wanted = json!([{"name": "a", "image": "1"}, {"name": "b", "image": "3"}, {"name": "c", "image": "4"}]);
         assert_eq!(pod(current, patch)["spec"]["containers"], wanted);
+    }
+
+    #[test]
+    fn new_items_come_before_those_that_the_patch_does_not_name() {
+        let current = json!({"metadata": {"finalizers": ["x/a"]}, "spec": {"containers": [{"name": "a"}]}});
+        let patch = json!({"metadata": {"finalizers": ["x/b"]}, "spec": {"containers": [{"name": "b"}]}});
+        let got = pod(current, patch);
+        assert_eq!(got["spec"]["containers"], json!([{"name": "b"}, {"name": "a"}]));
+        assert_eq!(got["metadata"]["finalizers"], json!(["x/b", "x/a"]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Schema, Type};
+use super::{ListType, Schema, Type};
 
 /// Upstream reports at most this many problems of one document.
 pub(super) const LIMIT: usize = 100;
@@ -11,8 +11,44 @@ pub(super) const LIMIT: usize = 100;
 /// Used for `fieldValidation=Strict` (see [`strict_error`]) and, one warning each, for `fieldValidation=Warn`.
 pub fn unknown_fields(value: &Value, schema: &Schema) -> Vec<String> {
     let mut found = Vec::new();
-    walk(value, schema, &mut String::new(), &mut found);
+    walk(Style::Decoder, value, schema, &mut String::new(), &mut found);
     found
+}
+
+/// As [`unknown_fields`], worded as server-side apply words it, which takes no undeclared field however lenient the
+/// request: one `.spec.containers[name="a"].foo: field not declared in schema` each.
+pub fn undeclared_fields(value: &Value, schema: &Schema) -> Vec<String> {
+    let mut found = Vec::new();
+    walk(Style::Apply, value, schema, &mut String::new(), &mut found);
+    found
+}
+
+/// Whose wording.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Decoder,
+    Apply,
+}
+
+impl Style {
+    fn problem(self, path: &str) -> String {
+        match self {
+            Self::Decoder => format!("unknown field \"{path}\""),
+            Self::Apply => format!(".{path}: field not declared in schema"),
+        }
+    }
+
+    /// Appends the step to an item of a list.
+    fn push_item(self, path: &mut String, list: &Schema, index: usize, item: &Value) {
+        let keys = list.map_keys();
+        if self == Self::Decoder || list.list_type() != ListType::Map || keys.is_empty() {
+            return push_index(path, index);
+        }
+        let keys = keys.iter().filter_map(|key| Some(format!("{key}={}", item.get(key.as_ref())?)));
+        path.push('[');
+        path.push_str(&keys.collect::<Vec<_>>().join(","));
+        path.push(']');
+    }
 }
 
 /// The text of the error that lists all strict decoding problems of one request.
@@ -20,7 +56,7 @@ pub fn strict_error(problems: &[String]) -> String {
     format!("strict decoding error: {}", problems.join(", "))
 }
 
-fn walk(value: &Value, schema: &Schema, path: &mut String, found: &mut Vec<String>) {
+fn walk(style: Style, value: &Value, schema: &Schema, path: &mut String, found: &mut Vec<String>) {
     let length = path.len();
     match value {
         Value::Object(map) if matches!(schema.ty(), Type::Any | Type::Object | Type::Map) => {
@@ -30,18 +66,18 @@ fn walk(value: &Value, schema: &Schema, path: &mut String, found: &mut Vec<Strin
                 }
                 push_name(path, name);
                 match schema.field(name) {
-                    Some(field) => walk(child, field, path, found),
+                    Some(field) => walk(style, child, field, path, found),
                     None if schema.preserves_unknown() => {}
-                    None => found.push(format!("unknown field \"{path}\"")),
+                    None => found.push(style.problem(path)),
                 }
                 path.truncate(length);
             }
         }
         Value::Array(items) => {
-            let Some(schema) = schema.items() else { return };
+            let Some(of_items) = schema.items() else { return };
             for (index, item) in items.iter().enumerate() {
-                push_index(path, index);
-                walk(item, schema, path, found);
+                style.push_item(path, schema, index, item);
+                walk(style, item, of_items, path, found);
                 path.truncate(length);
             }
         }

@@ -9,16 +9,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use super::typed::{Rules, StatusPolicy};
-use super::{Context, Part, SelectableField};
+use super::{Absent, Context, Part, SelectableField};
 use crate::columns::{self, Column};
 use crate::field::{Errors, Path};
 use crate::names::{self, NameRule};
 use crate::validation::{check, immutable, shown};
 
 const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "spec.signerName", path: &["spec", "signerName"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "spec.signerName", path: &["spec", "signerName"], absent: Absent::Text("") },
 ];
 
 const USAGES: &[&str] = &[

@@ -4,8 +4,8 @@ use k8s_openapi::api;
 
 use super::typed::{Plain, PlainWithStatus, Typed};
 use super::{
-    Strategy, admission, apps, autoscaling, batch, certificates, core, extensions, flow_control, networking, policy,
-    rbac, scheduling, storage,
+    SelectableField, Strategy, admission, apps, autoscaling, batch, certificates, core, extensions, flow_control,
+    networking, policy, rbac, scheduling, storage,
 };
 use crate::kinds::Kind;
 
@@ -132,6 +132,14 @@ static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
 /// The strategy of a row of the KINDS table: that of the form its objects are stored in. `None` for rows of custom resources and for kinds that are not stored.
 pub fn for_kind(kind: &Kind) -> Option<&'static dyn Strategy> {
     strategy_for(&kind.storage_group, &kind.storage_version, &kind.kind)
+}
+
+/// The fields that a field selector may name on a row of the KINDS table: its own names for what is stored.
+pub fn fields_of(kind: &Kind) -> &'static [SelectableField] {
+    match (&*kind.group, &*kind.kind) {
+        ("events.k8s.io", "Event") => core::event::VIEW_FIELDS,
+        _ => for_kind(kind).map_or(&[], |strategy| strategy.selectable_fields()),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::scale::Scale;
-use super::{Context, Facts, Grace, Part, Propagation, SelectableField, Strategy};
+use super::{Absent, Context, Facts, Grace, Part, Propagation, SelectableField, Strategy};
 use crate::columns::{self, Column};
 use crate::decode::{DecodeError, decode};
 use crate::field::Errors;
@@ -68,8 +68,8 @@ pub enum StatusPolicy {
 }
 
 pub(crate) const METADATA_FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
 ];
 
 /// A kind's own rules. The defaults are those of a plain kind: typed, metadata checked, nothing more.

@@ -11,14 +11,14 @@ use crate::field::{Errors, Path};
 use crate::selector::{Selector, format_label_selector};
 use crate::strategy::scale::Scale;
 use crate::strategy::typed::{Generation, Rules, StatusPolicy};
-use crate::strategy::{Part, Propagation, SelectableField};
+use crate::strategy::{Absent, Part, Propagation, SelectableField};
 use crate::validation::workloads::{lasting_template, required_selector, selector_matches};
 use crate::validation::{immutable, non_negative, shown};
 
 const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "status.replicas", path: &["status", "replicas"], absent: "0" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "status.replicas", path: &["status", "replicas"], absent: Absent::Text("0") },
 ];
 
 pub struct ReplicaSetRules;

@@ -11,13 +11,13 @@ use crate::columns::{self, Column};
 use crate::defaults::{self, fill, fill_value};
 use crate::field::{Errors, Path};
 use crate::strategy::typed::{Generation, Rules, StatusPolicy};
-use crate::strategy::{Context, Part, Propagation, SelectableField};
+use crate::strategy::{Absent, Context, Part, Propagation, SelectableField};
 use crate::validation::{immutable, non_negative};
 
 const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "status.successful", path: &["status", "succeeded"], absent: "0" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "status.successful", path: &["status", "succeeded"], absent: Absent::Text("0") },
 ];
 
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";

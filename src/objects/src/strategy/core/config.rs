@@ -12,7 +12,7 @@ use crate::defaults::fill;
 use crate::field::{Errors, Path};
 use crate::names;
 use crate::strategy::typed::Rules;
-use crate::strategy::{Context, SelectableField};
+use crate::strategy::{Absent, Context, SelectableField};
 use crate::validation::{check, immutable, text};
 
 const MAX_SIZE: usize = 1024 * 1024;
@@ -71,9 +71,9 @@ fn still_immutable(errors: &mut Errors, new: Option<bool>) {
 }
 
 const SECRET_FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "type", path: &["type"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "type", path: &["type"], absent: Absent::Text("") },
 ];
 
 pub struct SecretRules;

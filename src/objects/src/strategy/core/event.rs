@@ -6,29 +6,61 @@ use serde_json::Value;
 
 use crate::columns::{self, Column};
 use crate::field::{Errors, Path};
-use crate::strategy::SelectableField;
 use crate::strategy::typed::Rules;
+use crate::strategy::{Absent, SelectableField};
 use crate::validation::text;
 
 /// Fields of events, in whichever form.
 pub const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "involvedObject.kind", path: &["involvedObject", "kind"], absent: "" },
-    SelectableField { label: "involvedObject.namespace", path: &["involvedObject", "namespace"], absent: "" },
-    SelectableField { label: "involvedObject.name", path: &["involvedObject", "name"], absent: "" },
-    SelectableField { label: "involvedObject.uid", path: &["involvedObject", "uid"], absent: "" },
-    SelectableField { label: "involvedObject.apiVersion", path: &["involvedObject", "apiVersion"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "involvedObject.kind", path: &["involvedObject", "kind"], absent: Absent::Text("") },
+    SelectableField {
+        label: "involvedObject.namespace",
+        path: &["involvedObject", "namespace"],
+        absent: Absent::Text(""),
+    },
+    SelectableField { label: "involvedObject.name", path: &["involvedObject", "name"], absent: Absent::Text("") },
+    SelectableField { label: "involvedObject.uid", path: &["involvedObject", "uid"], absent: Absent::Text("") },
+    SelectableField {
+        label: "involvedObject.apiVersion",
+        path: &["involvedObject", "apiVersion"],
+        absent: Absent::Text(""),
+    },
     SelectableField {
         label: "involvedObject.resourceVersion",
         path: &["involvedObject", "resourceVersion"],
-        absent: "",
+        absent: Absent::Text(""),
     },
-    SelectableField { label: "involvedObject.fieldPath", path: &["involvedObject", "fieldPath"], absent: "" },
-    SelectableField { label: "reason", path: &["reason"], absent: "" },
-    SelectableField { label: "reportingComponent", path: &["reportingComponent"], absent: "" },
-    SelectableField { label: "source", path: &["source", "component"], absent: "" },
-    SelectableField { label: "type", path: &["type"], absent: "" },
+    SelectableField {
+        label: "involvedObject.fieldPath",
+        path: &["involvedObject", "fieldPath"],
+        absent: Absent::Text(""),
+    },
+    SelectableField { label: "reason", path: &["reason"], absent: Absent::Text("") },
+    SelectableField { label: "reportingComponent", path: &["reportingComponent"], absent: Absent::Text("") },
+    SelectableField { label: "source", path: &["source", "component"], absent: Absent::Field(&["reportingComponent"]) },
+    SelectableField { label: "type", path: &["type"], absent: Absent::Text("") },
+];
+
+const fn of_view(label: &'static str, path: &'static [&'static str]) -> SelectableField {
+    SelectableField { label, path, absent: Absent::Text("") }
+}
+
+/// What `events.k8s.io` calls the fields of an event, which is stored in its core form.
+pub const VIEW_FIELDS: &[SelectableField] = &[
+    of_view("metadata.name", &["metadata", "name"]),
+    of_view("metadata.namespace", &["metadata", "namespace"]),
+    of_view("regarding.kind", &["involvedObject", "kind"]),
+    of_view("regarding.namespace", &["involvedObject", "namespace"]),
+    of_view("regarding.name", &["involvedObject", "name"]),
+    of_view("regarding.uid", &["involvedObject", "uid"]),
+    of_view("regarding.apiVersion", &["involvedObject", "apiVersion"]),
+    of_view("regarding.resourceVersion", &["involvedObject", "resourceVersion"]),
+    of_view("regarding.fieldPath", &["involvedObject", "fieldPath"]),
+    of_view("reason", &["reason"]),
+    of_view("reportingController", &["reportingComponent"]),
+    of_view("type", &["type"]),
 ];
 
 pub struct EventRules;

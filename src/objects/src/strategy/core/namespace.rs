@@ -9,17 +9,17 @@ use crate::defaults::fill;
 use crate::field::{Errors, Path};
 use crate::names::{self, NameRule};
 use crate::strategy::typed::{Rules, StatusPolicy};
-use crate::strategy::{Context, Part, SelectableField};
+use crate::strategy::{Absent, Context, Part, SelectableField};
 use crate::validation::{check, text};
 
 const FINALIZER: &str = "kubernetes";
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "status.phase", path: &["status", "phase"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "status.phase", path: &["status", "phase"], absent: Absent::Text("") },
 ];
 
 pub struct NamespaceRules;

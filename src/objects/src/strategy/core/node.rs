@@ -7,14 +7,14 @@ use serde_json::Value;
 use crate::columns::{self, Column};
 use crate::field::{Errors, Path};
 use crate::strategy::typed::{Rules, StatusPolicy};
-use crate::strategy::{Part, SelectableField};
+use crate::strategy::{Absent, Part, SelectableField};
 use crate::validation::{check, labels, pod, resources, shown, text};
 use crate::{field, names};
 
 const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "spec.unschedulable", path: &["spec", "unschedulable"], absent: "false" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "spec.unschedulable", path: &["spec", "unschedulable"], absent: Absent::Text("false") },
 ];
 
 pub struct NodeRules;

@@ -11,24 +11,32 @@ use crate::field::{Errors, Path};
 use crate::resources::QosClass;
 use crate::status::{Qualified, Status};
 use crate::strategy::typed::{Generation, Rules, StatusPolicy};
-use crate::strategy::{Context, Grace, Part, SelectableField};
+use crate::strategy::{Absent, Context, Grace, Part, SelectableField};
 use crate::validation::{pod, text};
 use crate::{defaults, validation};
 
 const PODS: Qualified<'static> = Qualified { group: "", name: "pods" };
 
 const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "spec.nodeName", path: &["spec", "nodeName"], absent: "" },
-    SelectableField { label: "spec.restartPolicy", path: &["spec", "restartPolicy"], absent: "" },
-    SelectableField { label: "spec.schedulerName", path: &["spec", "schedulerName"], absent: "" },
-    SelectableField { label: "spec.serviceAccountName", path: &["spec", "serviceAccountName"], absent: "" },
-    SelectableField { label: "spec.hostNetwork", path: &["spec", "hostNetwork"], absent: "false" },
-    SelectableField { label: "status.phase", path: &["status", "phase"], absent: "" },
-    SelectableField { label: "status.podIP", path: &["status", "podIP"], absent: "" },
-    SelectableField { label: "status.podIPs", path: &["status", "podIPs"], absent: "" },
-    SelectableField { label: "status.nominatedNodeName", path: &["status", "nominatedNodeName"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "spec.nodeName", path: &["spec", "nodeName"], absent: Absent::Text("") },
+    SelectableField { label: "spec.restartPolicy", path: &["spec", "restartPolicy"], absent: Absent::Text("") },
+    SelectableField { label: "spec.schedulerName", path: &["spec", "schedulerName"], absent: Absent::Text("") },
+    SelectableField {
+        label: "spec.serviceAccountName",
+        path: &["spec", "serviceAccountName"],
+        absent: Absent::Text(""),
+    },
+    SelectableField { label: "spec.hostNetwork", path: &["spec", "hostNetwork"], absent: Absent::Text("false") },
+    SelectableField { label: "status.phase", path: &["status", "phase"], absent: Absent::Text("") },
+    SelectableField { label: "status.podIP", path: &["status", "podIP"], absent: Absent::Text("") },
+    SelectableField { label: "status.podIPs", path: &["status", "podIPs"], absent: Absent::Text("") },
+    SelectableField {
+        label: "status.nominatedNodeName",
+        path: &["status", "nominatedNodeName"],
+        absent: Absent::Text(""),
+    },
 ];
 
 pub struct PodRules;

@@ -14,16 +14,16 @@ use crate::defaults::{fill, fill_value};
 use crate::field::Errors;
 use crate::names::{self, NameRule};
 use crate::strategy::typed::{Rules, StatusPolicy};
-use crate::strategy::{Context, Part, SelectableField};
+use crate::strategy::{Absent, Context, Part, SelectableField};
 use crate::validation::{service, text};
 
 const AFFINITY_SECONDS: i32 = 10_800;
 
 const FIELDS: &[SelectableField] = &[
-    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: "" },
-    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: "" },
-    SelectableField { label: "spec.clusterIP", path: &["spec", "clusterIP"], absent: "" },
-    SelectableField { label: "spec.type", path: &["spec", "type"], absent: "" },
+    SelectableField { label: "metadata.name", path: &["metadata", "name"], absent: Absent::Text("") },
+    SelectableField { label: "metadata.namespace", path: &["metadata", "namespace"], absent: Absent::Text("") },
+    SelectableField { label: "spec.clusterIP", path: &["spec", "clusterIP"], absent: Absent::Text("") },
+    SelectableField { label: "spec.type", path: &["spec", "type"], absent: Absent::Text("") },
 ];
 
 pub struct ServiceRules;
