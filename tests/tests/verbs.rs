@@ -90,11 +90,12 @@ fn objects_are_replaced_and_edited() {
         assert!(!done && text.contains(r#"deployments.apps "web" is invalid"#), "{text}");
         let (done, text) = edit(kubectl, folder.path(), "s/nothing/other/", &["deploy", "web"]);
         assert!(done && text.contains("Edit cancelled, no changes made"), "{text}");
-        let counted = "jsonpath={.status.observedGeneration} {.status.collisionCount}";
-        kubectl.until(SOON, &["get", "deploy", "web", "-o", counted], |text| text.starts_with("1 "));
-        let status = r"s/^  observedGeneration: .*/&\n  collisionCount: 5/";
-        assert!(edit(kubectl, folder.path(), status, &["deploy", "web", "--subresource=status"]).0);
-        assert_eq!(kubectl.ok(&["get", "deploy", "web", "-o", counted]), "1 5");
+        let status = |field: &str| format!("jsonpath={{.status.{field}}}");
+        let observed = status("observedGeneration");
+        kubectl.until(SOON, &["get", "deploy", "web", "-o", &observed], |text| !text.is_empty());
+        let count = r"s/^  observedGeneration: .*/&\n  collisionCount: 5/";
+        assert!(edit(kubectl, folder.path(), count, &["deploy", "web", "--subresource=status"]).0);
+        assert_eq!(kubectl.ok(&["get", "deploy", "web", "-o", &status("collisionCount")]), "5");
         kubectl.ok(&[
             "patch",
             "deploy",
