@@ -3,9 +3,9 @@
 //! The manifest may come last, so every file is set aside first and looked up by name afterwards. Both layouts can be
 //! in one archive (docker since 25 writes both); docker's manifest.json, which knows full names, then wins.
 
-use super::compression::decompress;
 use super::digest::{self, Hashing};
 use super::manifest::{self, ConfigFile, Descriptor, DockerEntry, Document};
+use super::sniff;
 use super::store::{Store, layer_folders, remove_all};
 use super::{ImageError, ImageRecord, ImageRef};
 use std::collections::HashMap;
@@ -18,6 +18,8 @@ use tar::{Archive, Entry, EntryType};
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 /// Links in archives point at files; a longer chain is a loop.
 const MAX_LINKS: usize = 8;
+/// Indexes within indexes; by way of a link one can even name itself.
+const MAX_NESTING: usize = 4;
 
 pub(super) fn import(store: &Arc<Store>, archive: impl Read) -> Result<Vec<ImageRecord>, ImageError> {
     let folder = store.temporary(&store.ingest_folder());
@@ -57,8 +59,8 @@ fn normal(path: &Path) -> PathBuf {
 
 impl Contents {
     fn read(archive: impl Read, folder: &Path) -> Result<Self, ImageError> {
-        let plain = decompress(archive).map_err(|error| broken("", 0, folder, &error))?;
-        let mut archive = Archive::new(plain);
+        let tar = sniff::tar_in(archive).map_err(|error| broken("", 0, folder, &error))?;
+        let mut archive = Archive::new(tar.map_err(|found| ImageError::NotAnArchive { found })?);
         let mut contents = Self { files: HashMap::new(), links: HashMap::new() };
         let mut last = (0, String::new());
         for entry in archive.entries().map_err(|error| broken("", 0, folder, &error))? {
@@ -184,7 +186,10 @@ impl Contents {
         };
         let mut document: Document = manifest::parse(&descriptor.digest, &self.blob(&descriptor.digest)?)?;
         // An entry may itself be the index of an image for several platforms.
-        while document.config.is_none() && !document.manifests.is_empty() {
+        for _ in 0..MAX_NESTING {
+            if document.config.is_some() || document.manifests.is_empty() {
+                break;
+            }
             descriptor = manifest::choose(what, &document.manifests)?.clone();
             document = manifest::parse(&descriptor.digest, &self.blob(&descriptor.digest)?)?;
         }

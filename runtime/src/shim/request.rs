@@ -134,6 +134,7 @@ impl Server {
             own_processes: process_holder.is_none() && !self.record.spec.host_pid,
             status: Some(status),
             starting: None,
+            doomed: false,
             start_error: None,
         };
         self.containers.insert(id.clone(), container);
@@ -186,7 +187,11 @@ impl Server {
     }
 
     fn kill(&mut self, id: &ContainerId, signal: i32) -> Answer {
-        let container = self.containers.get(id).ok_or_else(|| no_such(id))?;
+        let container = self.containers.get_mut(id).ok_or_else(|| no_such(id))?;
+        if container.is_live() && container.state.pid == 0 && signal == libc::SIGKILL {
+            container.doomed = true;
+            return Ok(Some(Reply::Done));
+        }
         if !container.is_live() || container.state.pid == 0 {
             return Err(Failure::new(FailureKind::NotRunning, format!("container {id} is not running")));
         }

@@ -37,6 +37,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
 mod replicaset;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod statefulset;
@@ -57,9 +58,9 @@ pub struct Config {
     pub node_cidr_mask: u8,
     /// How many finished pods are kept before the oldest are deleted.
     pub terminated_pod_threshold: usize,
+    /// Signs approved certificate requests; without it they wait for somebody else.
+    pub signer: Option<pki::Ca>,
     pub metrics: Metrics,
-    /// Signs approved certificate signing requests; `None`: nobody does.
-    pub signing_ca: Option<pki::Ca>,
 }
 
 impl Config {
@@ -70,8 +71,8 @@ impl Config {
             cluster_cidr,
             node_cidr_mask: 24,
             terminated_pod_threshold: 12_500,
+            signer: None,
             metrics: Metrics::default(),
-            signing_ca: None,
         }
     }
 }
@@ -95,6 +96,7 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     garbage::start(&context);
     disruption::start(&context);
     claim_protection::start(&context);
+    resource_quota::start(&context);
     certificates::start(&context);
     stop.cancelled().await;
     context.drained().await;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use client::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, Node as NodeObject, NodeCondition, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
     NodeStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use std::net::IpAddr;
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
 /// A Kubernetes identity as certificates carry it: user in the common name, groups in organizations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,17 @@ impl Identity {
     /// Reads the identity out of a client certificate (DER). `None` when it is no certificate or names nobody.
     pub fn of_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let subject = certificate.subject();
+        Self::of_subject(certificate.subject())
+    }
+
+    /// Reads the identity that a signing request (PEM) asks for.
+    pub(crate) fn of_request(pem: &str) -> Option<Self> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+        let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+        Self::of_subject(&request.certification_request_info.subject)
+    }
+
+    fn of_subject(subject: &X509Name<'_>) -> Option<Self> {
         let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
         let groups = subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned)).collect();
         Some(Self { user, groups })
@@ -51,11 +63,24 @@ impl std::fmt::Debug for KeyCert {
     }
 }
 
+/// From when until when a certificate holds. `None` when it cannot be read.
+pub fn validity(cert_pem: &str) -> Option<(Timestamp, Timestamp)> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    let at = |seconds: i64| Timestamp::from_second(seconds).ok();
+    let validity = certificate.validity();
+    Some((at(validity.not_before.timestamp())?, at(validity.not_after.timestamp())?))
+}
+
 /// Whether two thirds of a certificate's life are over at `now`, or it cannot be read: time for a new one.
 pub fn due_for_renewal(cert_pem: &str, now: Timestamp) -> bool {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return true };
-    let Ok(certificate) = pem.parse_x509() else { return true };
-    let validity = certificate.validity();
-    let (start, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    now.as_second() >= start + (end - start) / 3 * 2
+    validity(cert_pem).is_none_or(|(start, end)| {
+        let (start, end) = (start.as_second(), end.as_second());
+        now.as_second() >= start + (end - start) / 3 * 2
+    })
+}
+
+/// Whether a certificate holds no more at `now`, or cannot be read.
+pub fn expired(cert_pem: &str, now: Timestamp) -> bool {
+    validity(cert_pem).is_none_or(|(_, end)| now >= end)
 }

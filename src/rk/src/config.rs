@@ -9,6 +9,7 @@ pub(crate) mod registries;
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
 use anyhow::{Context, bail, ensure};
 use ipnet::Ipv4Net;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -56,6 +57,7 @@ pub(crate) struct ServerConfig {
     pub(crate) tls_sans: Vec<String>,
     pub(crate) network: ClusterNetwork,
     pub(crate) node_ports: RangeInclusive<u16>,
+    pub(crate) agent_certificate_life: SignedDuration,
     pub(crate) token: Option<String>,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) kubeconfig_mode: u32,
@@ -64,7 +66,7 @@ pub(crate) struct ServerConfig {
     pub(crate) demo: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct AgentConfig {
     pub(crate) server: String,
     pub(crate) token: pki::JoinToken,
@@ -87,6 +89,7 @@ impl ServerConfig {
             cluster_cidr,
             service_cidr,
             service_node_port_range,
+            agent_certificate_life,
             cluster_dns,
             cluster_domain,
             write_kubeconfig,
@@ -113,6 +116,7 @@ impl ServerConfig {
             tls_sans: tls_san,
             network: ClusterNetwork { cluster_cidr, service_cidr, dns, domain: cluster_domain },
             node_ports: parse_port_range(&service_node_port_range)?,
+            agent_certificate_life: parse_life(&agent_certificate_life)?,
             token,
             kubeconfig: write_kubeconfig,
             kubeconfig_mode: mode,
@@ -170,16 +174,32 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
     let node = NodeConfig {
         name,
         ip: node_ip.map_or_else(address::default_source, Ok)?,
-        data_dir: std::path::absolute(data_dir)?,
-        state_dir: std::path::absolute(state_dir)?,
+        data_dir: real_path(&data_dir)?,
+        state_dir: real_path(&state_dir)?,
         labels: node_label.iter().map(|label| parse_label(label)).collect::<anyhow::Result<_>>()?,
         taints: node_taint.iter().map(|taint| parse_taint(taint)).collect::<anyhow::Result<_>>()?,
         max_pods,
         cgroup_root,
-        log_dir: std::path::absolute(log_dir)?,
+        log_dir: real_path(&log_dir)?,
         registries,
     };
     Ok((node, token))
+}
+
+/// The path as the kernel's mount table has it, whatever symbolic links lead there. It need not exist yet.
+pub(crate) fn real_path(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    for ancestor in path.ancestors() {
+        match ancestor.canonicalize() {
+            // Taken piece by piece, for an empty rest would leave a slash at the end.
+            Ok(real) => {
+                return Ok(path.strip_prefix(ancestor).into_iter().flatten().fold(real, |at, name| at.join(name)));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(path)
 }
 
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
@@ -196,6 +216,11 @@ fn parse_port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
         .and_then(|(first, last)| Some(first.trim().parse().ok()?..=last.trim().parse().ok()?))
         .filter(|range: &RangeInclusive<u16>| !range.is_empty() && *range.start() > 0)
         .with_context(|| format!("--service-node-port-range {text:?} must look like 30000-32767"))
+}
+
+fn parse_life(text: &str) -> anyhow::Result<SignedDuration> {
+    let life = objects::duration::parse(text).ok().filter(|life| *life >= SignedDuration::from_secs(10));
+    life.with_context(|| format!("--agent-certificate-life {text:?} must look like 8760h, and be 10s or more"))
 }
 
 fn check_node_name(name: &str) -> anyhow::Result<()> {
@@ -236,10 +261,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn folders_are_named_as_the_mount_table_names_them() {
+        let folder = std::env::temp_dir().join(format!("rk-config-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("disk")).unwrap();
+        let real = folder.canonicalize().unwrap();
+        std::os::unix::fs::symlink(real.join("disk"), real.join("link")).unwrap();
+        assert_eq!(real_path(&real.join("link/new/deep")).unwrap(), real.join("disk/new/deep"));
+        assert_eq!(real_path(&real.join("link")).unwrap().as_os_str(), real.join("disk").as_os_str());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
     fn port_ranges_are_checked() {
         assert_eq!(parse_port_range("30000-32767").unwrap(), 30000..=32767);
         for bad in ["", "1", "5-4", "0-10", "a-b", "1-70000"] {
             assert!(parse_port_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lives_of_certificates_are_durations_of_some_length() {
+        assert_eq!(parse_life("36h").unwrap(), SignedDuration::from_hours(36));
+        for bad in ["", "1", "9s", "-5h", "a year"] {
+            assert!(parse_life(bad).unwrap_err().to_string().contains("--agent-certificate-life"), "{bad}");
         }
     }
 

@@ -4,18 +4,18 @@ use super::dialer::Dialer;
 use super::routes::{PREFIX, Routes};
 use super::worker::{self, Worker};
 use crate::config::{NodeConfig, ServerConfig, nth_address};
+use crate::join::identity::certified_key;
 use crate::join::server::Joins;
 use crate::progress::Progress;
 use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::Context;
 use apiserver::{ApiServer, ServiceAccountConfig, User};
 use base64::Engine;
-use client::{Informers, Scope};
+use client::{Api, Informers, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Client;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::wait::await_condition;
-use kube::{Api, Client};
 use pki::{Ca, Identity, JoinToken, Leaf, files};
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -137,7 +137,13 @@ impl Server {
         };
         files::write_private(&path, format!("{token}\n").as_bytes())?;
         let client = self.client(&Identity::new("system:rk:join", &["system:masters"]));
-        let joins = Joins { ca: self.ca.clone(), token, network: config.network.clone(), client };
+        let joins = Joins {
+            ca: self.ca.clone(),
+            token,
+            network: config.network.clone(),
+            certificate_life: config.agent_certificate_life,
+            client,
+        };
         self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels: self.dialer.tunnels().clone() }));
         Ok(())
     }
@@ -152,11 +158,8 @@ impl Server {
     /// Controllers, scheduler and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
-        let cluster = config.network.cluster_cidr.into();
-        let settings = controllers::Config {
-            signing_ca: Some(self.ca.clone()),
-            ..controllers::Config::new(self.ca.cert_pem().to_owned(), cluster)
-        };
+        let mut settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
+        settings.signer = Some(self.ca.clone());
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
         let informers = self.informers.clone();
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
@@ -189,11 +192,11 @@ impl Server {
         self.dialer.set_local(&node_config.name, worker.node.clone());
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
         mark_control_plane(&admin, &node_config.name).await?;
-        wait_ready(&admin, node_config).await?;
+        wait_ready(&self.informers, node_config).await?;
         progress.step(&format!("node {} ready", node_config.name));
         if config.demo {
             demo::build_image(worker.runtime.images().clone()).await?;
-            demo::run(&admin, config, progress).await?;
+            demo::run(&admin, &self.informers, config, progress).await?;
         }
         Ok(Some(worker))
     }
@@ -213,14 +216,13 @@ async fn mark_control_plane(client: &Client, node: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn wait_ready(client: &Client, config: &NodeConfig) -> anyhow::Result<()> {
-    let nodes: Api<NodeObject> = Api::all(client.clone());
-    await_condition(nodes, &config.name, |node: Option<&NodeObject>| {
-        let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+async fn wait_ready(informers: &Informers, config: &NodeConfig) -> anyhow::Result<()> {
+    let nodes = informers.of::<NodeObject>();
+    let ready = nodes.until("", &config.name, |node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-    })
-    .await
-    .context("wait for the node")?;
+    });
+    anyhow::ensure!(ready.await, "the server stopped before its node was ready");
     Ok(())
 }
 
@@ -269,13 +271,4 @@ fn serving_certificate(
     let pair = ca.issue(&leaf, now)?;
     let certified = certified_key(&pair)?;
     Ok(certified.into())
-}
-
-fn certified_key(pair: &pki::KeyCert) -> anyhow::Result<rustls::sign::CertifiedKey> {
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-    let chain = CertificateDer::pem_slice_iter(pair.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())?;
-    let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
-    Ok(rustls::sign::CertifiedKey::new(chain, key))
 }
