@@ -171,7 +171,9 @@ fn patch(uid: &str, known: &PodStatus, status: &PodStatus) -> Value {
             let same = former.iter().find(|c| c.get("type") == condition.get("type")).and_then(Value::as_object);
             let said = same.into_iter().flat_map(|c| c.keys()).filter(|f| matches!(f.as_str(), "reason" | "message"));
             if let Some(condition) = condition.as_object_mut() {
-                said.for_each(|field| drop(condition.entry(field).or_insert(Value::Null)));
+                for field in said {
+                    condition.entry(field).or_insert(Value::Null);
+                }
             }
         }
     }
