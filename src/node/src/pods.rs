@@ -18,7 +18,9 @@ pub(crate) mod workers;
 
 use std::sync::Arc;
 
+use client::persist::persist;
 use client::{Change, EventType};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::Event;
 use tokio::sync::broadcast::error::RecvError;
@@ -27,7 +29,7 @@ use crate::context::Context;
 use crate::status::phase;
 
 /// Dispatches for ever.
-pub(crate) fn task(context: &Arc<Context>) -> futures::future::BoxFuture<'static, ()> {
+pub(crate) fn task(context: &Arc<Context>) -> BoxFuture<'static, ()> {
     let context = context.clone();
     Box::pin(run(context))
 }
@@ -82,9 +84,12 @@ fn dispatch(context: &Arc<Context>, change: &Change<Pod>) {
     } else if needs_worker(context, pod, uid)
         && let Some((desired, wake)) = context.workers.update(uid, pod)
     {
-        let worker = worker::Worker::new(context.clone(), desired, wake);
-        let stop = context.stop.clone();
-        context.tasks.spawn(Box::pin(async move { stop.run_until_cancelled(Box::pin(worker.run())).await }));
+        let (stop, context, uid) = (context.stop.clone(), context.clone(), uid.to_owned());
+        let tasks = context.tasks.clone();
+        let run = move || -> BoxFuture<'static, ()> {
+            Box::pin(worker::Worker::new(context.clone(), desired.clone(), wake.clone()).run())
+        };
+        tasks.spawn(Box::pin(async move { stop.run_until_cancelled(persist(&uid, run)).await }));
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::api::{Connection, Kubeconfig};
+use super::api::{Connection, Target};
 use super::latency::Latencies;
 use super::subject::{IMAGE, Subject};
 
@@ -98,7 +98,7 @@ impl Status {
 /// The bench's namespace and a watch on its pods.
 struct Bench {
     connection: Connection,
-    kubeconfig: Kubeconfig,
+    kubeconfig: Target,
     board: Arc<Board>,
 }
 
@@ -147,7 +147,7 @@ pub(super) async fn remove_all(subject: &Subject) -> anyhow::Result<()> {
 
 impl Bench {
     async fn open(subject: &Subject) -> anyhow::Result<Self> {
-        let kubeconfig = Kubeconfig::parse(&std::fs::read_to_string(subject.kubeconfig_path())?)?;
+        let kubeconfig = Target::parse(&std::fs::read_to_string(subject.kubeconfig_path())?)?;
         let mut connection = Connection::open(&kubeconfig).await?;
         if connection.send(Method::GET, "/api/v1/namespaces/bench", None).await?.0 == http::StatusCode::NOT_FOUND {
             connection.make_namespace("bench").await?;

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::Api;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use client::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection, Volume};
-use kube::Api;
-use kube::api::PostParams;
 
 /// The API's own default and, for safety, the longest a token of ours is kept.
 const DEFAULT_SECONDS: i64 = 3600;
@@ -80,7 +79,7 @@ async fn request(
         ..TokenRequest::default()
     };
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    let answer = api.create_token_request(account, &PostParams::default(), &wanted).await?;
+    let answer = api.create_token_request(account, &wanted).await?;
     let status = answer.status.unwrap_or_default();
     let refresh_at = status.expiration_timestamp.map_or(now, |expires| refresh_time(now, expires.0));
     Ok(Token { text: status.token.unwrap_or_default(), refresh_at })

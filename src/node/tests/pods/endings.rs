@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use client::Api;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::json;
 

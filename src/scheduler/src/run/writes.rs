@@ -2,12 +2,13 @@
 
 use crate::preempt::Plan;
 use crate::state::PodInfo;
+use client::Api;
 use client::{EventRecorder, EventType, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::Client;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::mpsc;
