@@ -14,6 +14,7 @@ mod manifest;
 mod pull;
 pub mod reference;
 mod registry;
+mod sniff;
 mod store;
 mod unpack;
 
@@ -153,6 +154,13 @@ pub enum ImageError {
     Platform(String, String),
     #[error("{what} is malformed: {reason}")]
     Malformed { what: String, reason: String },
+    #[error(
+        "not an image archive but {found}: accepted are docker-archive and OCI-archive tars, plain or compressed by \
+         gzip or zstd"
+    )]
+    NotAnArchive { found: String },
+    #[error("image {image} is used by {}; with --force it goes, and its layers stay until those containers do", .users.join(", "))]
+    InUse { image: String, users: Vec<String> },
     /// The archive itself is broken.
     #[error("broken archive: entry {entry:?} at offset {offset}: {reason}")]
     BrokenArchive { entry: String, offset: u64, reason: String },
@@ -220,6 +228,11 @@ impl Images {
 
     pub fn list(&self) -> Vec<ImageRecord> {
         self.store.list()
+    }
+
+    /// The image that goes when this name or id is removed: `None` if it has further names.
+    pub(crate) fn doomed(&self, name_or_id: &str) -> Result<Option<ImageRecord>, ImageError> {
+        self.store.doomed(name_or_id)
     }
 
     /// Removes a name, and the image with its last name; by id: all of it. Layers a container uses stay until it goes.

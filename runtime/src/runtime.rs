@@ -3,6 +3,7 @@
 mod adopt;
 mod cleanup;
 mod containers;
+mod removal;
 mod spawn;
 mod stats;
 

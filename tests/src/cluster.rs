@@ -52,6 +52,11 @@ impl Machine {
         self.process = Some(Background::start(self.rk(&arguments), &self.folder.join("rk.log")));
     }
 
+    /// A further flag for the next start; one given before gives way to it.
+    pub fn set_flag(&mut self, flag: &str) {
+        self.arguments.push(flag.to_owned());
+    }
+
     pub fn stop(&mut self, signal: Signal) {
         if let Some(mut process) = self.process.take() {
             process.end(signal);

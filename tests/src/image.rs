@@ -134,7 +134,14 @@ fn busybox_layer() -> Vec<u8> {
 
 /// A shell command for busybox that prints a page's body: its wget crashes in a static build, its nc does not.
 pub fn fetch(address: &str, port: &str) -> String {
-    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {address} {port} | busybox sed '1,/^\\r*$/d'")
+    fetch_path(address, port, "")
+}
+
+/// The same for a path without its first slash.
+pub fn fetch_path(address: &str, port: &str, path: &str) -> String {
+    // Only the head is read line by line: a body may be any bytes.
+    let body = "(while read -r line && [ \"$line\" != \"$(printf '\\r')\" ]; do :; done; busybox cat)";
+    format!("printf 'GET /{path} HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {address} {port} | {body}")
 }
 
 const APPLETS: &[&str] = &[

@@ -1,9 +1,11 @@
 //! A second machine: joining, pods across nodes, and the node's API through its outbound connection.
 #![forbid(unsafe_code)]
 
-use rk_tests::image::fetch;
+use nix::sys::signal::Signal;
+use rk_tests::image::{fetch, fetch_path};
+use rk_tests::process::Background;
 use rk_tests::{Cluster, need, one_at_a_time};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -39,10 +41,12 @@ fn an_agent_joins_and_its_pods_are_reached_from_everywhere() {
     cluster.server.start();
     cluster.api_answers();
     let archive = cluster.server.data_dir().join("agent/images/busybox.tar");
+    let started = Instant::now();
     let agent = cluster.agent("edge", &[]);
     let mut import = agent.rk(&["images", "import"]);
     import.arg(&archive).arg(format!("--state-dir={}", agent.folder.join("run").display()));
     cluster.node_ready("edge");
+    println!("from the start of rk agent until kubectl shows its node Ready: {:?}", started.elapsed());
     rk_tests::process::check(&mut import, None).expect("import the image");
     cluster.kubectl(|kubectl| {
         for node in ["server", "edge"] {
@@ -139,7 +143,7 @@ fn streams_reach_pods_through_the_tunnel() {
 
         let log = folder.join("port-forward.log");
         let forward =
-            rk_tests::process::Background::start(kubectl.command(&["port-forward", "pod/web", "18080:8080"]), &log);
+            Background::start(kubectl.command(&["port-forward", "pod/web", "18080:8080"]), &log);
         let mut ask = cluster.server.host.command("/bin/busybox");
         ask.args(["sh", "-c", &fetch("127.0.0.1", "18080")]);
         rk_tests::until("the forwarded port answers", SOON, || {
@@ -147,6 +151,103 @@ fn streams_reach_pods_through_the_tunnel() {
             if page == "web\n" { Ok(()) } else { Err(format!("got {page:?}; {}", forward.log())) }
         });
     });
+}
+
+/// A pod on the agent, whose container writes 5,000 lines of 4,000 characters, and ends when told so.
+const WRITER: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: writer}\nspec:\n  nodeName: edge\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: rk.local/busybox:test\n    imagePullPolicy: Never\n    command: [sh, -c, \"awk 'BEGIN { s = sprintf(\\\"%3990s\\\", \\\"\\\"); for (i = 0; i < 5000; i++) printf(\\\"%09d%s\\\\n\\\", i, s) }'; until [ -e /tmp/end ]; do sleep 0.1; done; echo the end\"]\n";
+
+#[test]
+fn logs_come_whole_through_the_tunnel() {
+    if !need::met("logs_come_whole_through_the_tunnel", need::CLUSTER) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let cluster = two_nodes();
+    let follow = cluster.server.folder.join("follow.log");
+    let lines: String = (0..5000).map(|number| format!("{number:09}{:3990}\n", "")).collect();
+    cluster.kubectl(|kubectl| {
+        kubectl.ok_with(&["apply", "-f", "-"], WRITER);
+        let mut follow =
+            Background::start(kubectl.command(&["logs", "-f", "--pod-running-timeout=60s", "writer"]), &follow);
+        // What a container has written when it is asked is its own affair: it is given the time.
+        kubectl.until(SOON, &["logs", "--tail=1", "writer"], |text| text.starts_with("000004999"));
+        // Many at once, beside commands.
+        std::thread::scope(|scope| {
+            for reader in 0..6 {
+                let lines = &lines;
+                scope.spawn(move || {
+                    for turn in 0..5 {
+                        assert!(kubectl.ok(&["logs", "writer"]) == *lines, "reader {reader}, turn {turn}");
+                        assert_eq!(kubectl.ok(&["logs", "--tail=1", "writer"]).len(), 4000);
+                        assert_eq!(kubectl.ok(&["exec", "writer", "--", "echo", "hi"]), "hi\n");
+                    }
+                });
+            }
+        });
+        kubectl.ok(&["exec", "writer", "--", "touch", "/tmp/end"]);
+        let ended = rk_tests::until("the follower ends with the container", SOON, || follow.ended().ok_or("it runs"));
+        assert!(ended.success());
+        assert!(follow.log() == format!("{lines}the end\n"), "the follower missed something");
+        kubectl.ok(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/writer", "--timeout=60s"]);
+        assert!(kubectl.ok(&["logs", "writer"]).ends_with("the end\n"));
+    });
+}
+
+/// A megabyte of noise beside each pod's page, and a service of each policy for all of them.
+const SPANNING: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  ports: [{port: 80, targetPort: 8080}]\n---\napiVersion: v1\nkind: Service\nmetadata: {name: local}\nspec:\n  type: NodePort\n  externalTrafficPolicy: Local\n  selector: {app: web}\n  ports: [{port: 80, targetPort: 8080, nodePort: 30124}]\n";
+
+fn reaches_all(cluster: &Cluster) {
+    let pods = ["on-server", "on-edge"];
+    cluster.kubectl(|kubectl| {
+        for from in pods {
+            for name in pods {
+                let fetch = fetch("web.default.svc.cluster.local", "80");
+                kubectl.until(SOON, &["exec", from, "--", "sh", "-c", &fetch], |text| text == format!("{name}\n"));
+                let address = kubectl.ok(&["get", "pod", name, "-o", "jsonpath={.status.podIP}"]);
+                let noise = format!("{} | sha256sum", fetch_path(&address, "8080", "noise"));
+                let there = kubectl.ok(&["exec", name, "--", "sha256sum", "/tmp/www/noise"]);
+                let got = kubectl.ok(&["exec", from, "--", "sh", "-c", &noise]);
+                assert_eq!(got.split(' ').next(), there.split(' ').next(), "from {from} to {name}");
+            }
+        }
+    });
+    // From another host, a node port of the Local policy leads to that node's own pods only.
+    let machines = [&cluster.server, &cluster.agents[0]];
+    for (from, to, name) in [(0, 1, "on-edge\n"), (1, 0, "on-server\n")] {
+        let mut command = machines[from].host.command("/bin/busybox");
+        command.args(["sh", "-c", &fetch(&machines[to].host.address, "30124")]);
+        for _ in 0..4 {
+            let page = rk_tests::process::check(&mut command, None).expect("ask the node port");
+            assert_eq!(page, name);
+        }
+    }
+}
+
+#[test]
+fn services_span_the_nodes_before_and_after_a_restart_of_the_server() {
+    if !need::met("services_span_the_nodes_before_and_after_a_restart_of_the_server", need::CLUSTER) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = two_nodes();
+    cluster.kubectl(|kubectl| {
+        kubectl.ok_with(&["apply", "-f", "-"], SPANNING);
+        for node in ["server", "edge"] {
+            kubectl.ok_with(&["apply", "-f", "-"], &pod(&format!("on-{node}"), node));
+            kubectl.ok(&["label", "pod", &format!("on-{node}"), "app=web"]);
+        }
+        kubectl.ok(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]);
+        for pod in ["on-server", "on-edge"] {
+            let make = "until [ -d /tmp/www ]; do sleep 0.1; done; head -c 1000000 /dev/urandom > /tmp/www/noise";
+            kubectl.ok(&["exec", pod, "--", "sh", "-c", make]);
+        }
+    });
+    reaches_all(&cluster);
+    cluster.server.stop(Signal::SIGKILL);
+    cluster.server.start();
+    cluster.api_answers();
+    cluster.node_ready("server");
+    reaches_all(&cluster);
 }
 
 #[test]
@@ -167,7 +268,7 @@ fn a_name_is_one_machines_until_its_node_is_deleted() {
 
     // As with upstream's kubelet, a deleted node is back when its agent starts again.
     cluster.kubectl(|kubectl| kubectl.ok(&["delete", "node", "edge"]));
-    cluster.agents[0].stop(nix::sys::signal::Signal::SIGTERM);
+    cluster.agents[0].stop(Signal::SIGTERM);
     cluster.agents[0].start();
     cluster.node_ready("edge");
 }
@@ -181,7 +282,7 @@ fn an_agent_that_is_first_waits_for_its_server() {
     let mut cluster = Cluster::prepare(&[]);
     cluster.server.start();
     cluster.api_answers();
-    cluster.server.stop(nix::sys::signal::Signal::SIGTERM);
+    cluster.server.stop(Signal::SIGTERM);
     let agent = cluster.agent("edge", &[]);
     let log = agent.folder.join("rk.log");
     let text = || std::fs::read_to_string(&log).unwrap_or_default();

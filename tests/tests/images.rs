@@ -82,10 +82,17 @@ fn archives_come_and_go(cluster: &Cluster) {
     let whole = fs::read(&plain).expect("read the archive");
     let torn = write(folder.path(), "torn.tar", &whole[..whole.len() / 2]);
     let noise = write(folder.path(), "noise.tar", &[7; 4096]);
-    for file in [torn, noise, folder.path().join("absent.tar").display().to_string()] {
+    let page = write(folder.path(), "page.tar", b"404 page not found\n");
+    let empty = write(folder.path(), "empty.tar", b"");
+    for (file, words) in [
+        (torn, "broken archive: entry"),
+        (noise, "not an image archive but binary data beginning 07 07"),
+        (page, "not an image archive but text beginning \"404 page not found\""),
+        (empty, "not an image archive but empty"),
+        (folder.path().join("absent.tar").display().to_string(), "No such file"),
+    ] {
         let error = refused(cluster, &["import", &file]);
-        assert!(error.contains(&file), "the file is named: {error}");
-        println!("{error}");
+        assert!(error.contains(&file) && error.contains(words), "{error}");
     }
 }
 
@@ -171,7 +178,13 @@ fn pods_pull_by_policy_and_with_their_secrets() {
         kubectl.until(SOON, &["get", "pod", "locked-out", "--no-headers"], |text| text.contains("ImagePullBackOff"));
         apply(&pod("let-in", &private, "IfNotPresent", "  imagePullSecrets: [{name: pull}]\n"));
         ready("let-in");
-        ok(&cluster, &["rm", &public, &private]);
+        // Both are names of one image, which all these pods use.
+        ok(&cluster, &["rm", &public]);
+        let refusal = refused(&cluster, &["rm", &private]);
+        assert!(refusal.contains("default/first (main)") && refusal.contains("--force"), "{refusal}");
+        assert!(ok(&cluster, &["ls"]).contains(&private));
+        let forced = ok(&cluster, &["rm", "--force", &private]);
+        assert!(forced.contains("its layers stay for default/first (main)"), "{forced}");
         assert!(!ok(&cluster, &["ls"]).contains("team/"), "both names are gone");
         let said = kubectl.ok(&["exec", "first", "--", "busybox", "echo", "alive"]);
         assert_eq!(said, "alive\n", "the layers of a removed image stay while a container has them");

@@ -3,6 +3,7 @@
 
 use nix::sys::signal::Signal;
 use rk_tests::kubectl::Kubectl;
+use rk_tests::process::Background;
 use rk_tests::{Cluster, need, one_at_a_time};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,6 +13,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// The node lifecycle controller's patience, and some.
 const LOST: Duration = Duration::from_secs(90);
 const PATIENT: Duration = Duration::from_secs(5);
+/// Both ends of a tunnel give the other up after 25 to 28 s of silence; the rest is for a busy machine.
+const CUT_IS_NOTICED: Duration = Duration::from_secs(45);
 
 /// A pod that says "up" once and then waits.
 fn pod(name: &str, node: &str) -> String {
@@ -164,7 +167,19 @@ fn a_node_behind_a_cut_cable_is_not_ready_and_comes_back() {
     let _turn = one_at_a_time();
     let cluster = two_nodes();
     let before = cluster.kubectl(|kubectl| container(kubectl, "on-edge"));
+    let follow = cluster.server.folder.join("follow.log");
+    let mut follow = cluster.kubectl(|kubectl| Background::start(kubectl.command(&["logs", "-f", "on-edge"]), &follow));
+    rk_tests::until("the log is followed", SOON, || if follow.log() == "up\n" { Ok(()) } else { Err(follow.log()) });
     cluster.network().set_link(&cluster.agents[0].host, false);
+    let cut = Instant::now();
+    let refusal = cluster.kubectl(|kubectl| kubectl.fails(&["logs", "on-edge"], None));
+    println!("logs behind a cut link fail after {:?}: {refusal}", cut.elapsed());
+    assert!(cut.elapsed() < CUT_IS_NOTICED, "{:?}", cut.elapsed());
+    assert!(refusal.contains("ServiceUnavailable") && refusal.contains("connection was lost"), "{refusal}");
+    let ended = rk_tests::until("the follower ends", SOON, || follow.ended().ok_or("it runs"));
+    assert!(!ended.success(), "the half of a log is not the whole");
+    let refusal = cluster.kubectl(|kubectl| kubectl.fails(&["exec", "on-edge", "--", "true"], None));
+    assert!(refusal.contains("has no connection to this server"), "{refusal}");
     let ready = "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status} {.status.conditions[?(@.type=='Ready')].reason} {.spec.taints[*].key}";
     cluster.kubectl(|kubectl| {
         kubectl.until(LOST, &["get", "node", "edge", ready], |text| {

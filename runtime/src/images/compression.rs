@@ -9,6 +9,21 @@ const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 const BZIP2: &[u8] = b"BZh";
 
+/// How a stream that begins so is compressed, in words.
+pub(super) fn name(start: &[u8]) -> Option<&'static str> {
+    match start {
+        _ if start.starts_with(GZIP) => Some("gzip"),
+        _ if start.starts_with(ZSTD) || is_skippable(start) => Some("zstd"),
+        _ if start.starts_with(XZ) => Some("xz"),
+        _ if start.starts_with(BZIP2) => Some("bzip2"),
+        _ => None,
+    }
+}
+
+fn is_skippable(start: &[u8]) -> bool {
+    start.len() > 4 && start[0] & 0xf0 == 0x50 && start[1..4] == *ZSTD_SKIPPABLE
+}
+
 /// The plain bytes of a stream that is plain, gzip or zstd.
 pub(super) fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut stream = BufReader::with_capacity(128 << 10, stream);
@@ -16,7 +31,7 @@ pub(super) fn decompress<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read 
     if start.starts_with(GZIP) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(stream)));
     }
-    if start.starts_with(ZSTD) || (start.len() > 4 && start[0] & 0xf0 == 0x50 && start[1..4] == *ZSTD_SKIPPABLE) {
+    if start.starts_with(ZSTD) || is_skippable(start) {
         return Ok(Box::new(zstd::Decoder::with_buffer(stream)?));
     }
     if start.starts_with(XZ) || start.starts_with(BZIP2) {
@@ -50,5 +65,6 @@ mod tests {
     fn other_compressions_are_named_as_such() {
         let error = decompress(&b"BZh91AY"[..]).map(drop).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert_eq!((name(b"BZh91AY"), name(b"hello")), (Some("bzip2"), None));
     }
 }

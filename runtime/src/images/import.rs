@@ -3,9 +3,9 @@
 //! The manifest may come last, so every file is set aside first and looked up by name afterwards. Both layouts can be
 //! in one archive (docker since 25 writes both); docker's manifest.json, which knows full names, then wins.
 
-use super::compression::decompress;
 use super::digest::{self, Hashing};
 use super::manifest::{self, ConfigFile, Descriptor, DockerEntry, Document};
+use super::sniff;
 use super::store::{Store, layer_folders, remove_all};
 use super::{ImageError, ImageRecord, ImageRef};
 use std::collections::HashMap;
@@ -59,8 +59,8 @@ fn normal(path: &Path) -> PathBuf {
 
 impl Contents {
     fn read(archive: impl Read, folder: &Path) -> Result<Self, ImageError> {
-        let plain = decompress(archive).map_err(|error| broken("", 0, folder, &error))?;
-        let mut archive = Archive::new(plain);
+        let tar = sniff::tar_in(archive).map_err(|error| broken("", 0, folder, &error))?;
+        let mut archive = Archive::new(tar.map_err(|found| ImageError::NotAnArchive { found })?);
         let mut contents = Self { files: HashMap::new(), links: HashMap::new() };
         let mut last = (0, String::new());
         for entry in archive.entries().map_err(|error| broken("", 0, folder, &error))? {

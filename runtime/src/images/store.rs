@@ -283,9 +283,8 @@ impl Store {
     }
 
     pub(super) fn remove(&self, name_or_id: &str) -> Result<(), ImageError> {
-        let mut record = self.get(name_or_id).ok_or_else(|| ImageError::NotPresent(name_or_id.to_owned()))?;
-        let by_name = name_or_id.parse::<ImageRef>().ok().map(|n| n.to_string());
-        if let Some(name) = by_name.filter(|name| record.names.contains(name) && record.names.len() > 1) {
+        let mut record = self.present(name_or_id)?;
+        if let Some(name) = one_of_several(&record, name_or_id) {
             record.names.retain(|n| *n != name);
             self.save(&record)?;
             lock(&self.state).images.insert(record.id.clone(), record);
@@ -293,6 +292,15 @@ impl Store {
         }
         self.drop_image(&record)?;
         self.collect_layers().map(drop)
+    }
+
+    pub(super) fn doomed(&self, name_or_id: &str) -> Result<Option<ImageRecord>, ImageError> {
+        let record = self.present(name_or_id)?;
+        Ok(Some(record).filter(|record| one_of_several(record, name_or_id).is_none()))
+    }
+
+    fn present(&self, name_or_id: &str) -> Result<ImageRecord, ImageError> {
+        self.get(name_or_id).ok_or_else(|| ImageError::NotPresent(name_or_id.to_owned()))
     }
 
     fn drop_image(&self, record: &ImageRecord) -> Result<(), ImageError> {
@@ -309,13 +317,13 @@ impl Store {
     }
 
     pub(super) fn tag(&self, name_or_id: &str, name: &ImageRef) -> Result<(), ImageError> {
-        let record = self.get(name_or_id).ok_or_else(|| ImageError::NotPresent(name_or_id.to_owned()))?;
+        let record = self.present(name_or_id)?;
         let config = ConfigFile::default();
         self.register(&record.id, &config, &[name.tagged_name().unwrap_or_default()], None, record.pinned).map(drop)
     }
 
     pub(super) fn pin(&self, name_or_id: &str, pinned: bool) -> Result<(), ImageError> {
-        let mut record = self.get(name_or_id).ok_or_else(|| ImageError::NotPresent(name_or_id.to_owned()))?;
+        let mut record = self.present(name_or_id)?;
         record.pinned = pinned;
         self.save(&record)?;
         lock(&self.state).images.insert(record.id.clone(), record);
@@ -369,6 +377,12 @@ impl Store {
         let unit = disk.fragment_size();
         Ok((used, disk.blocks_available() * unit, disk.blocks() * unit))
     }
+}
+
+/// The name in full, when it is one and the image has others.
+fn one_of_several(record: &ImageRecord, name_or_id: &str) -> Option<String> {
+    let name = name_or_id.parse::<ImageRef>().ok()?.to_string();
+    (record.names.contains(&name) && record.names.len() > 1).then_some(name)
 }
 
 pub(super) fn bad_digest(digest: &str) -> ImageError {

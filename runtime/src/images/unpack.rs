@@ -4,6 +4,8 @@
 //! RESOLVE_IN_ROOT), the last component is never followed, and `..` is refused. Whiteouts become overlayfs' own:
 //! a character device 0/0, and the attribute `trusted.overlay.opaque` (OCI image-spec, "Layer Filesystem Changeset").
 
+mod below;
+
 use super::ImageError;
 use super::compression::decompress;
 use super::digest::Hashing;
@@ -17,7 +19,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Entry, EntryType, Header};
 
@@ -25,6 +27,8 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Other names beginning like this are aufs' own and mean nothing here.
 const META: &[u8] = b".wh..wh.";
+/// Says to overlayfs that a folder shows nothing of the layers below.
+const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
 const PAX_XATTR: &str = "SCHILY.xattr.";
 
 /// Unpacks into `into`, which is made. `parents` are the layers below, the topmost first. Returns the bytes of files.
@@ -86,6 +90,11 @@ fn filled(field: &[u8], parse: impl Fn() -> io::Result<u64>) -> io::Result<u64> 
     if field.iter().all(|b| matches!(b, 0 | b' ')) { Ok(0) } else { parse() }
 }
 
+/// overlayfs' mark for what a layer removes: a character device 0/0.
+fn is_whiteout(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_char_device() && metadata.rdev() == 0)
+}
+
 impl Unpacker<'_> {
     fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> io::Result<()> {
         let path = clean(&entry.path_bytes())?;
@@ -105,7 +114,7 @@ impl Unpacker<'_> {
     fn whiteout(&mut self, folder: &Path, name: &[u8]) -> io::Result<()> {
         if name == OPAQUE {
             self.enter(folder)?;
-            return set_xattr(&self.magic(OsStr::new(".")), "trusted.overlay.opaque", b"y");
+            return set_xattr(&self.magic(OsStr::new(".")), OVERLAY_OPAQUE, b"y");
         }
         if name.starts_with(META) {
             return Ok(());
@@ -145,9 +154,16 @@ impl Unpacker<'_> {
         for component in folder {
             let parent = self.open_folder(&done)?;
             done.push(component);
-            match mkdirat(Some(parent.as_raw_fd()), component, Mode::from_bits_truncate(0o755)) {
+            let own = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(component);
+            let at = Some(parent.as_raw_fd());
+            let replaces = is_whiteout(&own);
+            if replaces {
+                unlinkat(at, component, UnlinkatFlags::NoRemoveDir)?;
+            }
+            match mkdirat(at, component, Mode::from_bits_truncate(0o755)) {
                 Err(nix::errno::Errno::EEXIST) => {}
                 Err(errno) => return Err(errno.into()),
+                Ok(()) if replaces => set_xattr(&own, OVERLAY_OPAQUE, b"y")?,
                 Ok(()) => self.copy_from_below(&done, &parent, component)?,
             }
         }
@@ -202,15 +218,20 @@ impl Unpacker<'_> {
 
     fn make<R: Read>(&mut self, entry: &mut Entry<'_, R>, folder: &Path, name: &OsStr) -> io::Result<()> {
         let kind = entry.header().entry_type();
+        let was_hidden = is_whiteout(&self.magic(name));
         self.clear(name, kind.is_dir())?;
         match kind {
-            EntryType::Directory => self.make_folder(folder, name),
+            EntryType::Directory => {
+                self.make_folder(folder, name)?;
+                // What the whiteout hid is not to come back through the folder that takes its place.
+                if was_hidden { set_xattr(&self.magic(name), OVERLAY_OPAQUE, b"y") } else { Ok(()) }
+            }
             EntryType::Symlink => {
                 let target = OsString::from_vec(entry.link_name_bytes().unwrap_or_default().into_owned());
                 symlinkat(target.as_os_str(), self.here(), name)?;
                 Ok(())
             }
-            EntryType::Link => self.make_link(&entry.link_name_bytes().unwrap_or_default(), name),
+            EntryType::Link => self.make_link(&entry.link_name_bytes().unwrap_or_default(), folder, name),
             EntryType::Char => self.make_node(entry.header(), name, SFlag::S_IFCHR),
             EntryType::Block => self.make_node(entry.header(), name, SFlag::S_IFBLK),
             EntryType::Fifo => self.make_node(entry.header(), name, SFlag::S_IFIFO),
@@ -231,15 +252,29 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn make_link(&mut self, target: &[u8], name: &OsStr) -> io::Result<()> {
+    fn make_link(&mut self, target: &[u8], folder: &Path, name: &OsStr) -> io::Result<()> {
         let target = clean(target)?;
-        let (Some(file), folder) = (target.file_name(), target.parent().unwrap_or(Path::new(""))) else {
+        if target.file_name().is_none() {
             return Err(invalid("it links to a folder"));
-        };
-        let missing = |_| invalid(&format!("the hard link's target {} is not in the layer", target.display()));
-        let folder = self.open_folder(folder).map_err(missing)?;
-        linkat(Some(folder.as_raw_fd()), file, self.here(), name, AtFlags::empty())
-            .map_err(|errno| if errno == nix::errno::Errno::ENOENT { missing(errno.into()) } else { errno.into() })
+        }
+        match self.link(&target, name) {
+            // What a layer links to may lie in one below: it is brought up, as a running overlay would.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !self.copy_up(&target)? {
+                    let reason = format!("the hard link's target {} is in no layer", target.display());
+                    return Err(invalid(&reason));
+                }
+                self.enter(folder)?;
+                self.link(&target, name)
+            }
+            linked => linked,
+        }
+    }
+
+    fn link(&self, target: &Path, name: &OsStr) -> io::Result<()> {
+        let folder = self.open_folder(target.parent().unwrap_or(Path::new("")))?;
+        let file = target.file_name().unwrap_or_default();
+        Ok(linkat(Some(folder.as_raw_fd()), file, self.here(), name, AtFlags::empty())?)
     }
 
     fn make_node(&mut self, header: &Header, name: &OsStr, kind: SFlag) -> io::Result<()> {

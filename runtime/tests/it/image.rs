@@ -168,7 +168,12 @@ async fn broken_archives_are_named_by_entry_and_offset() {
     let error = import(images, cut).await.unwrap_err();
     assert!(matches!(&error, ImageError::BrokenArchive { entry, .. } if entry == "0/layer.tar"), "{error}");
     let error = import(images, b"not a tar at all, but long enough to be one".repeat(40)).await.unwrap_err();
-    assert!(matches!(error, ImageError::BrokenArchive { offset: 0, .. }), "{error}");
+    assert!(matches!(error, ImageError::NotAnArchive { .. }), "{error}");
+    assert!(error.to_string().contains("text beginning \"not a tar at all"), "{error}");
+    let mut cut = gzip(&busybox_archive());
+    cut.truncate(cut.len() / 2);
+    let error = import(images, cut).await.unwrap_err();
+    assert!(matches!(error, ImageError::BrokenArchive { .. }), "{error}");
     let mut other = tar::Builder::new(Vec::new());
     tar_entry(&mut other, "readme", 0o644, b"hello");
     let error = import(images, other.into_inner().unwrap()).await.unwrap_err();
@@ -180,9 +185,71 @@ async fn broken_archives_are_named_by_entry_and_offset() {
     tar_entry(&mut tar, "manifest.json", 0o644, br#"[{"Config":"c","RepoTags":null,"Layers":["l"]}]"#);
     let error = import(images, tar.into_inner().unwrap()).await.unwrap_err();
     assert!(matches!(error, ImageError::DigestMismatch { .. }), "{error}");
+    // A layer that is named but not there, one that is a link out of the archive, a blob that is not what its name says.
+    for (layer, words) in [("absent", "absent is named in its manifest but missing"), ("link", "named in its manifest")]
+    {
+        let mut tar = tar::Builder::new(Vec::new());
+        tar_link(&mut tar, "link", "/etc/passwd");
+        tar_entry(&mut tar, "c", 0o644, &config_json(&[sha256(b"another layer")]));
+        let manifest = format!(r#"[{{"Config":"c","RepoTags":null,"Layers":["{layer}"]}}]"#);
+        tar_entry(&mut tar, "manifest.json", 0o644, manifest.as_bytes());
+        let error = import(images, tar.into_inner().unwrap()).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let mut tar = tar::Builder::new(Vec::new());
+    tar_entry(&mut tar, &format!("blobs/sha256/{}", &sha256(b"right")[7..]), 0o644, b"wrong");
+    let error = import(images, tar.into_inner().unwrap()).await.unwrap_err();
+    assert!(matches!(error, ImageError::DigestMismatch { .. }), "{error}");
     let left = std::fs::read_dir(host.dir.path().join("root/ingest")).unwrap().count();
     assert_eq!(left, 0);
     assert_eq!(images.list().len(), 1);
+    host.close().await;
+}
+
+/// A hard link; unlike the builder's own, to a path that may not exist.
+fn hard_link(tar: &mut tar::Builder<Vec<u8>>, path: &str, target: &str) {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    tar.append_link(&mut header, path, target).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_and_folders_respect_what_the_layers_below_have() {
+    if !able() {
+        return;
+    }
+    let host = Host::new().await;
+    let mut lower = tar::Builder::new(Vec::new());
+    tar_entry(&mut lower, "d/file", 0o4755, b"lower\n");
+    tar_entry(&mut lower, "was/old", 0o644, b"old\n");
+    tar_entry(&mut lower, "were/old", 0o644, b"old\n");
+    tar_entry(&mut lower, "removed", 0o644, b"old\n");
+    let mut middle = tar::Builder::new(Vec::new());
+    tar_entry(&mut middle, ".wh.removed", 0o644, b"");
+    let mut upper = tar::Builder::new(Vec::new());
+    hard_link(&mut upper, "e/hard", "d/file");
+    // A folder that takes the place of a removed one shows nothing of it, whether it has an entry of its own or not.
+    tar_entry(&mut upper, ".wh.was", 0o644, b"");
+    special(&mut upper, "was", tar::EntryType::Directory, |_| {});
+    tar_entry(&mut upper, "was/new", 0o644, b"new\n");
+    tar_entry(&mut upper, ".wh.were", 0o644, b"");
+    tar_entry(&mut upper, "were/new", 0o644, b"new\n");
+    let layers = [busybox_layer(), lower.into_inner().unwrap(), middle.into_inner().unwrap()];
+    let with = |upper: Vec<u8>| docker_archive("rk.test/below:1", &[&layers[..], &[upper]].concat());
+    import(host.runtime.images(), with(upper.into_inner().unwrap())).await.unwrap();
+    let pod = host.pod("below").await;
+    let script = "cat e/hard; stat -c %a e/hard; stat -c %h d/file; ls was were";
+    let spec = ContainerSpec { image: "rk.test/below:1".into(), cwd: "/".into(), ..shell("c", script) };
+    let (_, log) = host.run(&pod, spec).await;
+    let words: Vec<&str> = log.lines().map(|l| l.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(words, ["lower", "4755", "2", "was:", "new", "", "were:", "new"], "{log}");
+    for target in ["removed", "nowhere", "/etc/shadow"] {
+        let mut upper = tar::Builder::new(Vec::new());
+        hard_link(&mut upper, "hard", target);
+        let error = import(host.runtime.images(), with(upper.into_inner().unwrap())).await.unwrap_err();
+        assert!(error.to_string().contains("is in no layer"), "{error}");
+    }
     host.close().await;
 }
 
@@ -263,7 +330,12 @@ async fn layers_in_use_outlive_their_image() {
     let in_use: HashSet<String> = [host.runtime.container_status(&id).unwrap().image_id].into();
     assert_eq!(images.gc(&in_use).unwrap(), 0);
     assert!(images.get(IMAGE).is_some());
-    images.remove(IMAGE).unwrap();
+    images.tag(IMAGE, &"rk.test/second:1".parse().unwrap()).unwrap();
+    host.runtime.remove_image("rk.test/second:1", false).unwrap();
+    let refusal = host.runtime.remove_image(IMAGE, false).unwrap_err().to_string();
+    assert!(refusal.contains("is used by") && refusal.contains("(c)"), "{refusal}");
+    assert!(images.get(IMAGE).is_some());
+    assert_eq!(host.runtime.remove_image(IMAGE, true).unwrap().len(), 1);
     assert!(images.get(IMAGE).is_none());
     assert!(matches!(images.remove(IMAGE), Err(ImageError::NotPresent(_))));
     let session = host.runtime.exec(&id, crate::sessions::command(&["true"])).await.unwrap();

@@ -130,7 +130,7 @@ fn add_rules(object: &mut Value, wanted: &Value) -> bool {
         return false;
     }
     let rules = |value: &Value| -> Vec<PolicyRule> {
-        value.get("rules").and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default()
+        value.get("rules").and_then(|rules| objects::decode::decode(rules.clone()).ok()).unwrap_or_default()
     };
     let present = rules(object);
     let missing: Vec<_> = rules(wanted).into_iter().filter(|rule| !present.contains(rule)).collect();

@@ -112,7 +112,7 @@ async fn pod_address(call: &Call, place: &Place<'_>) -> Result<(Option<String>, 
     let kv =
         store::read(&call.inner, &key).await?.ok_or_else(|| Status::not_found(place.resource.qualified(), name))?;
     let object: Value = encoded::decode(&kv.value, kv.mod_revision)?;
-    let pod: Pod = serde_json::from_value(object).map_err(Status::internal)?;
+    let pod: Pod = objects::decode::decode(object).map_err(Status::internal)?;
     let port = target::pod_port(&pod, port)?;
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap_or_default();
     let ip = ip.parse().map_err(|_| Status::bad_request("address not allowed"))?;

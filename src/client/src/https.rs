@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
+use rustls::client::ResolvesClientCert;
 use tower::BoxError;
 
 use self::connect::Connector;
@@ -59,6 +60,8 @@ pub enum Credentials {
         cert_pem: Vec<u8>,
         key_pem: Vec<u8>,
     },
+    /// Certificates that change while the client lives: each new connection shows the current one.
+    Changing(Arc<dyn ResolvesClientCert>),
     /// A bearer token.
     Token(String),
 }
@@ -68,6 +71,7 @@ impl std::fmt::Debug for Credentials {
         f.write_str(match self {
             Self::Anonymous => "Anonymous",
             Self::Certificate { .. } => "Certificate",
+            Self::Changing(_) => "Changing",
             Self::Token(_) => "Token",
         })
     }
@@ -110,11 +114,14 @@ pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
         Target::parse(&server).ok_or(HttpsError::BadServer(server))?;
     }
     let (identity, authorization) = match &credentials {
-        Credentials::Anonymous => (None, None),
+        Credentials::Anonymous | Credentials::Changing(_) => (None, None),
         Credentials::Certificate { cert_pem, key_pem } => (Some(Identity { cert_pem, key_pem }), None),
         Credentials::Token(token) => (None, Some(bearer(token)?)),
     };
     let mut tls = tls::trusting(&ca_pem, identity)?;
+    if let Credentials::Changing(certificates) = &credentials {
+        tls.client_auth_cert_resolver = certificates.clone();
+    }
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let connector = Connector::new(servers, Dialer::new(tls));
     let http = legacy::Client::builder(TokioExecutor::new())

@@ -30,12 +30,27 @@ struct Controller {
 /// What the nodes in the store do not tell.
 struct Ledger {
     pool: Pool,
-    /// Assignments under way, by node name, with the node's UID.
-    given: HashMap<String, (String, IpNet)>,
+    /// Assignments that the informer does not show yet, by node name.
+    given: HashMap<String, Given>,
     /// Nodes that found nothing left; they are tried again when a node goes.
     waiting: HashSet<ObjectKey>,
     /// Where the next search begins: ranges are reused as late as possible.
     cursor: u128,
+}
+
+struct Given {
+    uid: String,
+    range: IpNet,
+    /// The API server has it: only the informer is late.
+    written: bool,
+}
+
+/// What is to be done for a node without a range.
+#[derive(Debug, PartialEq, Eq)]
+enum Share {
+    Write(IpNet),
+    Written,
+    NothingLeft,
 }
 
 pub(crate) fn start(context: &Context) {
@@ -76,28 +91,37 @@ fn uid_of(node: &Node) -> &str {
 }
 
 impl Ledger {
-    /// The range for `node`: the same one until it is written. `None` if all are taken by `nodes`.
-    fn assign(&mut self, node: &Node, nodes: &[Arc<Node>]) -> Option<IpNet> {
+    /// The range for `node`: the same one until it is written.
+    fn assign(&mut self, node: &Node, nodes: &[Arc<Node>]) -> Share {
         let key = ObjectKey::of(node);
         let unwritten: HashMap<&str, &str> = nodes
             .iter()
             .filter(|n| range_of(n).is_none())
             .map(|n| (n.metadata.name.as_deref().unwrap_or_default(), uid_of(n)))
             .collect();
-        self.given.retain(|name, (uid, _)| unwritten.get(name.as_str()) == Some(&uid.as_str()));
-        if let Some((_, range)) = self.given.get(&key.name) {
-            return Some(*range);
+        self.given.retain(|name, given| unwritten.get(name.as_str()) == Some(&given.uid.as_str()));
+        match self.given.get(&key.name) {
+            Some(Given { written: true, .. }) => return Share::Written,
+            Some(given) => return Share::Write(given.range),
+            None => {}
         }
         let listed = nodes.iter().filter_map(|n| n.spec.as_ref());
         let listed = listed.flat_map(|s| s.pod_cidr.iter().chain(s.pod_cidrs.iter().flatten()));
-        let taken = listed.filter_map(|range| range.parse().ok()).chain(self.given.values().map(|(_, range)| *range));
+        let taken = listed.filter_map(|range| range.parse().ok()).chain(self.given.values().map(|given| given.range));
         let Some((index, range)) = self.pool.first_free(taken, self.cursor) else {
             self.waiting.insert(key);
-            return None;
+            return Share::NothingLeft;
         };
         self.cursor = index + 1;
-        self.given.insert(key.name, (uid_of(node).to_owned(), range));
-        Some(range)
+        self.given.insert(key.name, Given { uid: uid_of(node).to_owned(), range, written: false });
+        Share::Write(range)
+    }
+
+    fn wrote(&mut self, node: &Node) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        if let Some(given) = self.given.get_mut(name).filter(|given| given.uid == uid_of(node)) {
+            given.written = true;
+        }
     }
 }
 
@@ -110,17 +134,24 @@ impl Reconcile for Controller {
             let mut ledger = lock(&self.ledger);
             ledger.assign(&node, &self.nodes.list())
         };
-        let Some(range) = assigned else {
-            tracing::warn!(node = %key, "no pod address range is left for the node");
-            let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
-            self.events.event(&*node, EventType::Normal, "CIDRNotAvailable", message);
-            return Ok(Next::Done);
+        let range = match assigned {
+            Share::Write(range) => range,
+            Share::Written => return Ok(Next::Done),
+            Share::NothingLeft => {
+                tracing::warn!(node = %key, "no pod address range is left for the node");
+                let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
+                self.events.event(&*node, EventType::Normal, "CIDRNotAvailable", message);
+                return Ok(Next::Done);
+            }
         };
         let range = range.to_string();
         let patch = json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": range, "podCIDRs": [range]}});
         let api = self.context.cluster_api::<Node>();
         match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            Ok(_) => tracing::info!(node = %key, %range, "pod address range assigned"),
+            Ok(_) => {
+                lock(&self.ledger).wrote(&node);
+                tracing::info!(node = %key, %range, "pod address range assigned");
+            }
             Err(error) if is_not_found(&error) => {}
             Err(error) => {
                 let message = format!("Node {} status is now: CIDRAssignmentFailed", key.name);

@@ -57,7 +57,7 @@ fn template_of(revision: &ControllerRevision) -> Result<PodTemplateSpec, serde_j
     if let Some(fields) = stored.as_object_mut() {
         fields.remove("$patch");
     }
-    serde_json::from_value(stored)
+    objects::decode::decode(stored).map_err(serde::de::Error::custom)
 }
 
 fn uid(set: &StatefulSet) -> &str {

@@ -162,6 +162,11 @@ pub trait Strategy: Send + Sync {
     /// One cell per column.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
 
+    /// [`Strategy::cells`] of an encoded object, without a tree in between.
+    fn cells_of_json(&self, json: &[u8], now: Timestamp) -> Vec<Value> {
+        serde_json::from_slice(json).map(|object| self.cells(&object, now)).unwrap_or_default()
+    }
+
     /// The grace a delete of `object` gets when the client asked for `requested` seconds.
     fn grace(&self, object: &Value, requested: Option<i64>) -> Grace {
         let (_, _) = (object, requested);

@@ -14,12 +14,11 @@ use std::path::Path;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-const DAY: SignedDuration = SignedDuration::from_hours(24);
-/// The CA outlives the boxes it certifies; leaves are renewed by themselves at two thirds of a year.
-const CA_DAYS: i32 = 3650;
-const LEAF_DAYS: i32 = 365;
+/// The CA outlives the boxes it certifies; leaves are renewed by themselves at two thirds of their life.
+const CA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
+const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// Certificates start this much in the past: the clocks of joining machines differ.
-const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(1);
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(2);
 /// The object identifier of an organization's name.
 const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
 
@@ -69,7 +68,7 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        set_validity(&mut params, now, DAY * CA_DAYS)?;
+        set_validity(&mut params, now, CA_LIFE)?;
         let certificate = params.self_signed(&key)?;
         Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
     }
@@ -114,17 +113,24 @@ impl Ca {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         describe(&mut params, leaf)?;
-        set_validity(&mut params, now, DAY * LEAF_DAYS)?;
+        set_validity(&mut params, now, LEAF_LIFE)?;
         let certificate = params.signed_by(&key, &self.inner.issuer)?;
         Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
     }
 
-    /// Certifies the key of a signing request. Only the key is taken from the request: subject and names are `leaf`'s.
-    pub fn sign_request(&self, request_pem: &str, leaf: &Leaf, now: Timestamp) -> Result<String, CaError> {
+    /// Certifies the key of a signing request for `life`. Only the key is taken from the request: subject and names are
+    /// `leaf`'s.
+    pub fn sign_request(
+        &self,
+        request_pem: &str,
+        leaf: &Leaf,
+        now: Timestamp,
+        life: SignedDuration,
+    ) -> Result<String, CaError> {
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let mut params = CertificateParams::default();
         describe(&mut params, leaf)?;
-        set_validity(&mut params, now, DAY * LEAF_DAYS)?;
+        set_validity(&mut params, now, life)?;
         request.params = params;
         Ok(request.signed_by(&self.inner.issuer)?.pem())
     }
@@ -211,7 +217,7 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: Signed
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::leaf::due_for_renewal;
+    use crate::leaf::{due_for_renewal, expired, validity};
     use crate::request::Usages;
     use x509_parser::prelude::*;
 
@@ -243,7 +249,7 @@ mod tests {
     #[test]
     fn a_signed_request_gets_the_signers_subject_not_its_own() {
         let (_key, request) = signing_request().unwrap();
-        let pem = ca().sign_request(&request, &Leaf::Client(Identity::node("edge-2")), now()).unwrap();
+        let pem = ca().sign_request(&request, &Leaf::Client(Identity::node("edge-2")), now(), LEAF_LIFE).unwrap();
         assert_eq!(Identity::of_certificate(&der(&pem)), Some(Identity::node("edge-2")));
     }
 
@@ -273,6 +279,18 @@ mod tests {
         assert!(!due_for_renewal(&leaf.cert_pem, now() + SignedDuration::from_hours(24 * 240)));
         assert!(due_for_renewal(&leaf.cert_pem, now() + SignedDuration::from_hours(24 * 245)));
         assert!(due_for_renewal("garbage", now()));
+    }
+
+    #[test]
+    fn certificates_hold_for_clocks_that_are_an_hour_off() {
+        let (ca, hour) = (ca(), SignedDuration::from_hours(1));
+        let leaf = ca.issue(&Leaf::Client(Identity::node("edge")), now()).unwrap();
+        for pem in [ca.cert_pem(), leaf.cert_pem.as_str()] {
+            let (start, end) = validity(pem).unwrap();
+            assert!(start <= now() - hour && end >= now() + hour);
+        }
+        assert!(!due_for_renewal(&leaf.cert_pem, now() - hour) && !due_for_renewal(&leaf.cert_pem, now() + hour));
+        assert!(!expired(&leaf.cert_pem, now()) && expired(&leaf.cert_pem, now() + LEAF_LIFE + hour));
     }
 
     #[test]

@@ -63,11 +63,24 @@ impl std::fmt::Debug for KeyCert {
     }
 }
 
+/// From when until when a certificate holds. `None` when it cannot be read.
+pub fn validity(cert_pem: &str) -> Option<(Timestamp, Timestamp)> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    let at = |seconds: i64| Timestamp::from_second(seconds).ok();
+    let validity = certificate.validity();
+    Some((at(validity.not_before.timestamp())?, at(validity.not_after.timestamp())?))
+}
+
 /// Whether two thirds of a certificate's life are over at `now`, or it cannot be read: time for a new one.
 pub fn due_for_renewal(cert_pem: &str, now: Timestamp) -> bool {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return true };
-    let Ok(certificate) = pem.parse_x509() else { return true };
-    let validity = certificate.validity();
-    let (start, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    now.as_second() >= start + (end - start) / 3 * 2
+    validity(cert_pem).is_none_or(|(start, end)| {
+        let (start, end) = (start.as_second(), end.as_second());
+        now.as_second() >= start + (end - start) / 3 * 2
+    })
+}
+
+/// Whether a certificate holds no more at `now`, or cannot be read.
+pub fn expired(cert_pem: &str, now: Timestamp) -> bool {
+    validity(cert_pem).is_none_or(|(_, end)| now >= end)
 }

@@ -107,6 +107,9 @@ pub(crate) struct ServerArgs {
     /// Ports for node ports
     #[arg(long, env = "RK_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767")]
     pub(crate) service_node_port_range: String,
+    /// How long agents' certificates hold; agents renew them at two thirds of it
+    #[arg(long, env = "RK_AGENT_CERTIFICATE_LIFE", default_value = "8760h")]
+    pub(crate) agent_certificate_life: String,
     /// Address of the DNS service [default: the tenth of the service addresses]
     #[arg(long, env = "RK_CLUSTER_DNS")]
     pub(crate) cluster_dns: Option<std::net::Ipv4Addr>,
@@ -162,6 +165,9 @@ pub(crate) enum ImagesCommand {
     Ls,
     /// Remove images by name or id
     Rm {
+        /// Also remove images that containers use; their layers stay until those are gone
+        #[arg(short, long)]
+        force: bool,
         #[arg(required = true)]
         images: Vec<String>,
     },

@@ -9,6 +9,7 @@ pub(crate) mod registries;
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
 use anyhow::{Context, bail, ensure};
 use ipnet::Ipv4Net;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -56,6 +57,7 @@ pub(crate) struct ServerConfig {
     pub(crate) tls_sans: Vec<String>,
     pub(crate) network: ClusterNetwork,
     pub(crate) node_ports: RangeInclusive<u16>,
+    pub(crate) agent_certificate_life: SignedDuration,
     pub(crate) token: Option<String>,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) kubeconfig_mode: u32,
@@ -64,7 +66,7 @@ pub(crate) struct ServerConfig {
     pub(crate) demo: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct AgentConfig {
     pub(crate) server: String,
     pub(crate) token: pki::JoinToken,
@@ -87,6 +89,7 @@ impl ServerConfig {
             cluster_cidr,
             service_cidr,
             service_node_port_range,
+            agent_certificate_life,
             cluster_dns,
             cluster_domain,
             write_kubeconfig,
@@ -113,6 +116,7 @@ impl ServerConfig {
             tls_sans: tls_san,
             network: ClusterNetwork { cluster_cidr, service_cidr, dns, domain: cluster_domain },
             node_ports: parse_port_range(&service_node_port_range)?,
+            agent_certificate_life: parse_life(&agent_certificate_life)?,
             token,
             kubeconfig: write_kubeconfig,
             kubeconfig_mode: mode,
@@ -214,6 +218,11 @@ fn parse_port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
         .with_context(|| format!("--service-node-port-range {text:?} must look like 30000-32767"))
 }
 
+fn parse_life(text: &str) -> anyhow::Result<SignedDuration> {
+    let life = objects::duration::parse(text).ok().filter(|life| *life >= SignedDuration::from_secs(10));
+    life.with_context(|| format!("--agent-certificate-life {text:?} must look like 8760h, and be 10s or more"))
+}
+
 fn check_node_name(name: &str) -> anyhow::Result<()> {
     let label = |label: &str| {
         !label.is_empty()
@@ -267,6 +276,14 @@ mod tests {
         assert_eq!(parse_port_range("30000-32767").unwrap(), 30000..=32767);
         for bad in ["", "1", "5-4", "0-10", "a-b", "1-70000"] {
             assert!(parse_port_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lives_of_certificates_are_durations_of_some_length() {
+        assert_eq!(parse_life("36h").unwrap(), SignedDuration::from_hours(36));
+        for bad in ["", "1", "9s", "-5h", "a year"] {
+            assert!(parse_life(bad).unwrap_err().to_string().contains("--agent-certificate-life"), "{bad}");
         }
     }
 

@@ -28,34 +28,38 @@ pub(crate) async fn run(args: ImagesArgs) -> anyhow::Result<()> {
         ImagesCommand::Ls => {
             let records = match door {
                 Door::Running(rk) => rk.images().await?,
-                Door::Own(images) => images.list(),
+                Door::Own(runtime) => runtime.images().list(),
             };
             print!("{}", table(&records));
         }
-        ImagesCommand::Rm { images: names } => {
+        ImagesCommand::Rm { force, images: names } => {
             let mut door = Some(door);
             for name in names {
-                match door.take() {
-                    Some(Door::Own(images)) => {
-                        images.remove(&name)?;
-                        door = Some(Door::Own(images));
+                let users = match door.take() {
+                    Some(Door::Own(runtime)) => {
+                        let users = runtime.remove_image(&name, force)?;
+                        door = Some(Door::Own(runtime));
+                        users
                     }
-                    Some(Door::Running(rk)) => drop(rk.remove(&name).await?),
+                    Some(Door::Running(rk)) => rk.remove(&name, force).await?,
                     None => {
                         let rk = Local::connect(&args.state_dir).await?.context("rk was stopped meanwhile")?;
-                        rk.remove(&name).await?;
+                        rk.remove(&name, force).await?
                     }
+                };
+                match users.is_empty() {
+                    true => println!("removed {name}"),
+                    false => println!("removed {name}; its layers stay for {}", users.join(", ")),
                 }
-                println!("removed {name}");
             }
         }
         ImagesCommand::Pull { image, creds } => {
             let records = match door {
                 Door::Running(rk) => rk.pull(image, creds).await?,
-                Door::Own(images) => {
+                Door::Own(runtime) => {
                     let name: ImageRef = image.parse()?;
                     let auth = creds.as_deref().map_or(Ok(Auth::Anonymous), registries::parse_pair)?;
-                    vec![images.pull(&name, &auth, |_| ()).await?]
+                    vec![runtime.images().pull(&name, &auth, |_| ()).await?]
                 }
             };
             records.iter().for_each(|record| println!("{}", record.id));
@@ -67,7 +71,7 @@ pub(crate) async fn run(args: ImagesArgs) -> anyhow::Result<()> {
 /// The way to the store.
 enum Door {
     Running(Local),
-    Own(Images),
+    Own(Runtime),
 }
 
 impl Door {
@@ -86,12 +90,12 @@ impl Door {
         })
         .await
         .context("open the image store")?;
-        Ok(Self::Own(runtime.images().clone()))
+        Ok(Self::Own(runtime))
     }
 
     async fn import(self, file: PathBuf) -> anyhow::Result<Vec<ImageRecord>> {
         let rk = match self {
-            Self::Own(images) => return import(images, file).await,
+            Self::Own(runtime) => return import(runtime.images().clone(), file).await,
             Self::Running(rk) => rk,
         };
         if file.as_os_str() == "-" {

@@ -2,9 +2,12 @@
 //!
 //! `GET /rk/v1/ca` gives the cluster's CA certificate to anyone; the agent checks it against the hash in its token
 //! before it sends anything. `POST /rk/v1/join` takes the token's user and secret (Basic authorization) and a
-//! [`JoinRequest`]; only public keys travel.
+//! [`JoinRequest`]; only public keys travel. A node renews its certificates by the same request, shown the current one
+//! instead of the token ([`renewal`]).
 
 pub(crate) mod client;
+pub(crate) mod identity;
+pub(crate) mod renewal;
 pub(crate) mod server;
 
 use crate::config::ClusterNetwork;

@@ -1,7 +1,8 @@
 //! The running rk's own door for commands on the same machine: HTTP over a unix socket that only root can open.
 //!
 //! The image store belongs to one process; `rk images` asks that process through here. Paths: `GET /images`,
-//! `POST /images/import` (an archive), `POST /images/pull` ([`Pull`]), `DELETE /images?name=NAME`.
+//! `POST /images/import` (an archive), `POST /images/pull` ([`Pull`]), `DELETE /images?name=NAME[&force]` (answered with
+//! the containers that go on using it).
 
 mod call;
 
@@ -16,7 +17,7 @@ use http_body_util::{BodyExt, BodyStream, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use runtime::{Auth, ImageRecord, ImageRef, Images};
+use runtime::{Auth, ImageRecord, ImageRef, Images, Runtime};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::io;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 const IMAGES: &str = "/images";
 const IMPORT: &str = "/images/import";
 const PULL: &str = "/images/pull";
+const FORCE: &str = "&force";
 const MAX_REQUEST: usize = 64 * 1024;
 
 pub(crate) fn socket_path(state_dir: &Path) -> PathBuf {
@@ -57,18 +59,18 @@ pub(crate) fn bind(state_dir: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Serves until `stop`.
-pub(crate) async fn serve(listener: UnixListener, images: Images, stop: CancellationToken) {
+pub(crate) async fn serve(listener: UnixListener, runtime: Runtime, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, _)) = accepted else { continue };
-        let images = images.clone();
+        let runtime = runtime.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let images = images.clone();
-                async move { Ok::<_, Infallible>(answer(images, request).await) }
+                let runtime = runtime.clone();
+                async move { Ok::<_, Infallible>(answer(&runtime, request).await) }
             });
             let served =
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -79,21 +81,26 @@ pub(crate) async fn serve(listener: UnixListener, images: Images, stop: Cancella
     }
 }
 
-async fn answer(images: Images, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(runtime: &Runtime, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let images = runtime.images().clone();
     let result = match (request.method(), request.uri().path()) {
-        (&Method::GET, IMAGES) => Ok(images.list()),
-        (&Method::POST, IMPORT) => import(images, request.into_body()).await,
-        (&Method::POST, PULL) => pull(images, request.into_body()).await,
-        (&Method::DELETE, IMAGES) => remove(&images, request.uri().query().unwrap_or_default()),
+        (&Method::GET, IMAGES) => json(&images.list()),
+        (&Method::POST, IMPORT) => import(images, request.into_body()).await.and_then(|records| json(&records)),
+        (&Method::POST, PULL) => pull(images, request.into_body()).await.and_then(|records| json(&records)),
+        (&Method::DELETE, IMAGES) => remove(runtime, request.uri().query().unwrap_or_default()),
         _ => Err(anyhow::anyhow!("no such path")),
     };
     let (status, body) = match result {
-        Ok(records) => (StatusCode::OK, serde_json::to_vec(&records).unwrap_or_default()),
+        Ok(body) => (StatusCode::OK, body),
         Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}").into_bytes()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response
+}
+
+fn json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(value)?)
 }
 
 async fn import(images: Images, body: Incoming) -> anyhow::Result<Vec<ImageRecord>> {
@@ -111,8 +118,11 @@ async fn pull(images: Images, body: Incoming) -> anyhow::Result<Vec<ImageRecord>
     Ok(vec![images.pull(&name, &auth, |_| ()).await?])
 }
 
-fn remove(images: &Images, query: &str) -> anyhow::Result<Vec<ImageRecord>> {
+fn remove(runtime: &Runtime, query: &str) -> anyhow::Result<Vec<u8>> {
     let name = query.strip_prefix("name=").context("which image?")?;
-    images.remove(name)?;
-    Ok(Vec::new())
+    let (name, force) = match name.strip_suffix(FORCE) {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    json(&runtime.remove_image(name, force)?)
 }

@@ -32,7 +32,7 @@ pub(super) fn mutate(review: &Review<'_>, object: &mut Value) -> Result<(), Stat
     if ranges.is_empty() {
         return Ok(());
     }
-    let mut pod: Pod = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+    let mut pod: Pod = objects::decode::decode(object.clone()).map_err(Status::internal)?;
     let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
     let mut given = Vec::new();
     for item in items(&ranges, "Container") {
@@ -94,10 +94,10 @@ pub(super) fn validate(review: &Review<'_>, object: &Value) -> Result<(), Status
         return Ok(());
     }
     let mut problems = if is_pod {
-        let pod: Pod = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+        let pod: Pod = objects::decode::decode(object.clone()).map_err(Status::internal)?;
         pod.spec.map(|spec| pod_problems(&ranges, spec)).unwrap_or_default()
     } else {
-        let claim: PersistentVolumeClaim = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+        let claim: PersistentVolumeClaim = objects::decode::decode(object.clone()).map_err(Status::internal)?;
         claim_problems(&ranges, &claim)
     };
     if problems.is_empty() {

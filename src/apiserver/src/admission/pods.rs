@@ -18,7 +18,7 @@ const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
 /// Completes a new pod.
 pub(super) fn mutate(review: &Review<'_>, object: &mut Value) -> Result<(), Status> {
-    let mut pod: Pod = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+    let mut pod: Pod = objects::decode::decode(object.clone()).map_err(Status::internal)?;
     let name = pod.metadata.name.clone().unwrap_or_default();
     let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
     runtime_class(review, &name, spec)?;

@@ -17,7 +17,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Completes a new pod.
 pub(super) async fn mutate(review: &Review<'_>, object: &mut Value) -> Result<(), Status> {
-    let mut pod: Pod = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+    let mut pod: Pod = objects::decode::decode(object.clone()).map_err(Status::internal)?;
     let annotations = pod.metadata.annotations.as_ref();
     if annotations.is_some_and(|a| a.contains_key(MIRROR)) {
         return check_mirror(review, &pod);

@@ -32,8 +32,13 @@ pub(super) struct Forward {
 impl Forward {
     /// Sends the call's request on `stream` and answers with what comes back.
     pub(super) async fn run(self, call: &mut Call, stream: Box<dyn NodeStream>) -> Result<Response<Body>, Status> {
-        let unreachable =
-            |error: hyper::Error| Status::unavailable(format!("error trying to reach {}: {error}", self.host));
+        let unreachable = |error: hyper::Error| {
+            let why: &dyn std::fmt::Display = match error.is_incomplete_message() || error.is_canceled() {
+                true => &"the connection was lost before it answered",
+                false => &error,
+            };
+            Status::unavailable(format!("error trying to reach {}: {why}", self.host))
+        };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         call.inner.tasks.spawn(async move {

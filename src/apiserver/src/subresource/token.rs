@@ -29,7 +29,7 @@ const REQUEST: Qualified<'static> = Qualified { group: "authentication.k8s.io", 
 pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
     let mut request = body::optional_value(call, "TokenRequest").await?.unwrap_or_else(|| json!({}));
     let spec: TokenRequestSpec = match request.get("spec").cloned() {
-        Some(spec) => serde_json::from_value(spec)
+        Some(spec) => objects::decode::decode(spec)
             .map_err(|error| Status::bad_request(format!("cannot read the TokenRequest: {error}")))?,
         None => TokenRequestSpec::default(),
     };

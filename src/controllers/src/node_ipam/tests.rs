@@ -59,3 +59,26 @@ async fn a_node_that_finds_nothing_left_is_served_when_another_goes() {
     let late = |f: &FakeApi| f.get::<Node>("", "late")?.spec?.pod_cidr;
     assert_eq!(fake.wait_for(late).await.as_deref(), Some("10.0.0.128/25"));
 }
+
+#[test]
+fn a_node_whose_range_the_informer_does_not_show_yet_is_not_written_again() {
+    let pool = Pool::new("10.0.0.0/16".parse().unwrap(), 24);
+    let mut ledger = Ledger { pool, given: HashMap::new(), waiting: HashSet::new(), cursor: 0 };
+    let with_uid = |uid: &str| {
+        let mut node = node("a", None);
+        node.metadata.uid = Some(uid.into());
+        Arc::new(node)
+    };
+    let first = with_uid("1");
+    let share = ledger.assign(&first, std::slice::from_ref(&first));
+    assert_eq!(share, Share::Write("10.0.0.0/24".parse().unwrap()));
+    assert_eq!(ledger.assign(&first, std::slice::from_ref(&first)), share, "the write has failed: the same again");
+    ledger.wrote(&first);
+    assert_eq!(ledger.assign(&first, std::slice::from_ref(&first)), Share::Written);
+    let second = with_uid("2");
+    assert_eq!(
+        ledger.assign(&second, std::slice::from_ref(&second)),
+        Share::Write("10.0.1.0/24".parse().unwrap()),
+        "another node of the name has a share of its own"
+    );
+}

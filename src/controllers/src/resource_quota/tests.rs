@@ -1,9 +1,9 @@
 //! Quota status against an API server that behaves.
 
+use client::Api;
 use client::Informers;
 use client::testing::FakeApi;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota};
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -23,8 +24,6 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use objects::status::{Qualified, Reason, Status};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::Api;
 use super::answer::{self, Body};
@@ -88,28 +87,42 @@ async fn find(api: &Api, target: &Target, query: &LogQuery) -> Result<ContainerH
     }
 }
 
+/// What the session sends: pieces, and an empty one when all was sent. Without it the answer is broken off, not ended:
+/// a client must not take the half of a log for the whole.
+type Pieces = mpsc::Sender<io::Result<Bytes>>;
+
 fn stream(api: &Arc<Api>, container: ContainerHandle, query: LogQuery) -> Response<Body> {
-    let (pieces, body) = mpsc::channel::<Bytes>(AHEAD);
-    let session = copy(api.clone(), container, query, pieces);
+    let (pieces, body) = mpsc::channel(AHEAD);
+    let session = copy(api.clone(), container, query, pieces.clone());
     api.spawn(async move {
-        if let Err(error) = session.await {
+        let end = session.await.map(|()| Bytes::new());
+        if let Err(error) = &end {
             tracing::warn!(%error, "container log cannot be read to its end");
         }
+        if pieces.send(end).await.is_err() {
+            tracing::trace!("the reader of a log is gone");
+        }
     });
-    let frames = ReceiverStream::new(body).map(|piece| Ok::<_, io::Error>(Frame::data(piece)));
-    let mut response = Response::new(StreamBody::new(frames).boxed());
+    let mut response = Response::new(StreamBody::new(frames(body)).boxed());
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
 
+fn frames(pieces: mpsc::Receiver<io::Result<Bytes>>) -> impl Stream<Item = io::Result<Frame<Bytes>>> {
+    futures::stream::unfold(Some(pieces), async |pieces| {
+        let mut pieces = pieces?;
+        match pieces.recv().await {
+            Some(Ok(piece)) if piece.is_empty() => None,
+            Some(Ok(piece)) => Some((Ok(Frame::data(piece)), Some(pieces))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Err(io::Error::other("the node is stopping")), None)),
+        }
+    })
+}
+
 /// Sends the log; with `follow`, goes on until the container has ended or the client has gone.
-async fn copy(
-    api: Arc<Api>,
-    container: ContainerHandle,
-    query: LogQuery,
-    pieces: mpsc::Sender<Bytes>,
-) -> io::Result<()> {
+async fn copy(api: Arc<Api>, container: ContainerHandle, query: LogQuery, pieces: Pieces) -> io::Result<()> {
     let follow = query.follow && !query.previous && container.running;
     // The watch comes before the first read: what is written in between is told.
     let mut changes = follow.then(|| watch::watch(container.log_path.parent())).transpose()?;
@@ -130,9 +143,9 @@ async fn copy(
     }
 }
 
-async fn send_available(mut reader: LogReader, pieces: mpsc::Sender<Bytes>) -> io::Result<(LogReader, Sent)> {
+async fn send_available(mut reader: LogReader, pieces: Pieces) -> io::Result<(LogReader, Sent)> {
     let task = tokio::task::spawn_blocking(move || {
-        let sent = reader.read(&mut |piece| pieces.blocking_send(piece).is_ok())?;
+        let sent = reader.read(&mut |piece| pieces.blocking_send(Ok(piece)).is_ok())?;
         Ok((reader, sent))
     });
     task.await.map_err(io::Error::other)?

@@ -181,6 +181,18 @@ async fn a_follower_sees_lines_as_they_come_until_the_container_ends() {
 }
 
 #[tokio::test]
+async fn a_log_that_cannot_be_read_on_is_broken_off_not_ended() {
+    let node = FakeNode::new();
+    node.log("first");
+    let mut body = send(&node, get("/containerLogs/default/web/app?follow=true")).await.into_body();
+    let first = within(body.frame()).await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(&first[..], b"first\n");
+    std::fs::rename(node.log_path(), node.logs.path().join("0.log.1")).unwrap();
+    std::fs::create_dir(node.log_path()).unwrap();
+    assert!(within(body.frame()).await.unwrap().is_err());
+}
+
+#[tokio::test]
 async fn exec_over_websocket_5_ends_with_its_input() {
     let node = FakeNode::new();
     let path = format!("{EXEC}?command=cat&stdin=true&stdout=true&stderr=true");

@@ -80,14 +80,14 @@ async fn request(
     };
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let answer = api.create_token_request(account, &wanted).await?;
-    let status = answer.status.unwrap_or_default();
-    let refresh_at = status.expiration_timestamp.map_or(now, |expires| refresh_time(now, expires.0));
-    Ok(Token { text: status.token.unwrap_or_default(), refresh_at })
+    let life = answer.spec.and_then(|spec| spec.expiration_seconds).unwrap_or(DEFAULT_SECONDS);
+    let text = answer.status.unwrap_or_default().token.unwrap_or_default();
+    Ok(Token { text, refresh_at: refresh_time(now, life) })
 }
 
-fn refresh_time(now: Timestamp, expires: Timestamp) -> Timestamp {
-    let life = expires.duration_since(now).as_secs().max(0);
-    let age = (life * 4 / 5).min(MAX_AGE_SECONDS);
+/// Counted from the answer, not to the token's expiration: that is by the API server's clock.
+fn refresh_time(now: Timestamp, life: i64) -> Timestamp {
+    let age = (life.max(0) * 4 / 5).min(MAX_AGE_SECONDS);
     now.checked_add(jiff::SignedDuration::from_secs(age)).unwrap_or(now)
 }
 
@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn tokens_are_replaced_at_four_fifths_of_their_life_or_daily() {
         let at = |s| Timestamp::from_second(s).unwrap();
-        assert_eq!(refresh_time(at(0), at(1000)), at(800));
-        assert_eq!(refresh_time(at(0), at(10_000_000)), at(24 * 3600));
-        assert_eq!(refresh_time(at(100), at(0)), at(100));
+        assert_eq!(refresh_time(at(0), 1000), at(800));
+        assert_eq!(refresh_time(at(0), 10_000_000), at(24 * 3600));
+        assert_eq!(refresh_time(at(100), -5), at(100));
     }
 }

@@ -3,6 +3,7 @@
 use super::{CA_PATH, JOIN_PATH, JoinRequest, JoinResponse};
 use crate::config::{AgentConfig, ClusterNetwork};
 use crate::https::{Https, Refused};
+use crate::join::identity::{Presented, certified_key};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +15,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub(crate) struct Membership {
 /// The membership kept on disk when it is still good; else joins, waiting for the server as long as it takes.
 /// A refusal (token, name, other cluster) is final.
 pub(crate) async fn membership(config: &AgentConfig) -> anyhow::Result<Membership> {
-    let files = Files { folder: config.node.data_dir.join("agent/pki") };
+    let files = Files::of(config);
     if let Some(kept) = files.load(&config.token, Timestamp::now())? {
         return Ok(kept);
     }
@@ -69,6 +70,33 @@ fn is_final(error: &anyhow::Error) -> bool {
 
 async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership> {
     let ca_pem = trusted_ca(&config.server, &config.token).await?;
+    let credentials = STANDARD.encode(format!("{}:{}", config.token.user(), config.token.secret()));
+    let https = Https::new(&config.server, verified_tls(&ca_pem, None)?)?;
+    certify(config, files, ca_pem, &https, Some(format!("Basic {credentials}"))).await
+}
+
+/// Joins again, by the token.
+pub(super) async fn rejoin(config: &AgentConfig) -> anyhow::Result<Membership> {
+    join(config, &Files::of(config)).await
+}
+
+/// New keys and certificates for a member, who shows the certificate it has.
+pub(super) async fn renew(
+    config: &AgentConfig,
+    membership: &Membership,
+    presented: &Arc<Presented>,
+) -> anyhow::Result<Membership> {
+    let https = Https::new(&config.server, verified_tls(&membership.ca_pem, Some(presented))?)?;
+    certify(config, &Files::of(config), membership.ca_pem.clone(), &https, None).await
+}
+
+async fn certify(
+    config: &AgentConfig,
+    files: &Files,
+    ca_pem: String,
+    https: &Https,
+    authorization: Option<String>,
+) -> anyhow::Result<Membership> {
     let (client_key, client_request) = pki::authority::signing_request()?;
     let (serving_key, serving_request) = pki::authority::signing_request()?;
     let request = JoinRequest {
@@ -78,12 +106,11 @@ async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership>
         client_request,
         serving_request,
     };
-    let credentials = STANDARD.encode(format!("{}:{}", config.token.user(), config.token.secret()));
-    let request = Request::post(JOIN_PATH)
-        .header(header::AUTHORIZATION, format!("Basic {credentials}"))
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Bytes::from(serde_json::to_vec(&request)?))?;
-    let answer = Https::new(&config.server, verified_tls(&ca_pem, None)?)?.send(request).await?;
+    let mut http = Request::post(JOIN_PATH).header(header::CONTENT_TYPE, "application/json");
+    if let Some(authorization) = authorization {
+        http = http.header(header::AUTHORIZATION, authorization);
+    }
+    let answer = https.send(http.body(Bytes::from(serde_json::to_vec(&request)?))?).await?;
     let answer: JoinResponse = serde_json::from_slice(&answer).context("the server's answer is malformed")?;
     let client = KeyCert { key_pem: client_key, cert_pem: answer.client_cert };
     let serving = KeyCert { key_pem: serving_key, cert_pem: answer.serving_cert };
@@ -108,16 +135,16 @@ async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
 }
 
 /// TLS that trusts the cluster's CA alone, and shows `identity` when there is one.
-pub(crate) fn verified_tls(ca_pem: &str, identity: Option<&KeyCert>) -> anyhow::Result<ClientConfig> {
+pub(crate) fn verified_tls(ca_pem: &str, identity: Option<&Arc<Presented>>) -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).context("the CA certificate is damaged")?)?;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
-    let Some(identity) = identity else { return Ok(builder.with_no_client_auth()) };
-    let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).context("the client key is damaged")?;
-    Ok(builder.with_client_auth_cert(chain, key)?)
+    Ok(match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity.clone()),
+        None => builder.with_no_client_auth(),
+    })
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -169,6 +196,10 @@ struct Files {
 }
 
 impl Files {
+    fn of(config: &AgentConfig) -> Self {
+        Self { folder: config.node.data_dir.join("agent/pki") }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -196,7 +227,7 @@ impl Files {
         Ok(())
     }
 
-    /// What an earlier join left, when it is of the token's cluster and not due for renewal.
+    /// What an earlier join left, when it is of the token's cluster and still holds.
     fn load(&self, token: &JoinToken, now: Timestamp) -> anyhow::Result<Option<Membership>> {
         let read = |name: &str| files::read_if_present(&self.path(name));
         let Some(cert_pem) = read("client.crt")? else { return Ok(None) };
@@ -212,10 +243,15 @@ impl Files {
                 Path::new(&self.folder).parent().unwrap_or(&self.folder).display()
             );
         }
-        if pki::leaf::due_for_renewal(&cert_pem, now) {
+        if pki::leaf::expired(&cert_pem, now) {
+            return Ok(None);
+        }
+        let client = KeyCert { key_pem, cert_pem };
+        // A renewal that was cut short: the key is new, its certificate never came.
+        if certified_key(&client).is_ok_and(|pair| pair.keys_match().is_err()) {
             return Ok(None);
         }
         let network = serde_json::from_str(&network).context("read network.json")?;
-        Ok(Some(Membership { ca_pem, client: KeyCert { key_pem, cert_pem }, network }))
+        Ok(Some(Membership { ca_pem, client, network }))
     }
 }

@@ -55,16 +55,34 @@ pub(crate) struct Joins {
     pub(crate) ca: Ca,
     pub(crate) token: JoinToken,
     pub(crate) network: ClusterNetwork,
+    /// How long an agent's certificates hold.
+    pub(crate) certificate_life: SignedDuration,
     pub(crate) client: kube::Client,
 }
 
+/// What an agent shows to be let in.
+pub(crate) struct Proof<'a> {
+    /// The request's Authorization header: a token.
+    pub(crate) authorization: Option<&'a str>,
+    /// The node whose certificate the connection has.
+    pub(crate) node: Option<&'a str>,
+}
+
 impl Joins {
-    /// `authorization` is the request's Authorization header.
-    pub(crate) async fn join(&self, authorization: Option<&str>, body: &[u8]) -> Result<JoinResponse, Refusal> {
-        let (user, secret) = authorization.and_then(basic).ok_or(Refusal::Token)?;
-        self.check_token(&user, &secret).await?;
+    /// With a token, a machine joins under a free name or its own; with the node's certificate, it renews that one.
+    pub(crate) async fn join(&self, proof: Proof<'_>, body: &[u8]) -> Result<JoinResponse, Refusal> {
+        match (proof.authorization, proof.node) {
+            (None, Some(_)) => {}
+            (authorization, _) => {
+                let (user, secret) = authorization.and_then(basic).ok_or(Refusal::Token)?;
+                self.check_token(&user, &secret).await?;
+            }
+        }
         let request: JoinRequest =
             serde_json::from_slice(body).map_err(|_| Refusal::Malformed("the join request is malformed"))?;
+        if proof.authorization.is_none() && proof.node != Some(request.node.as_str()) {
+            return Err(Refusal::NameTaken(request.node));
+        }
         if request.machine_secret.len() < 16 {
             return Err(Refusal::Malformed("the machine secret is too short"));
         }
@@ -78,8 +96,8 @@ impl Joins {
         };
         tracing::info!(node = %request.node, "node joins");
         Ok(JoinResponse {
-            client_cert: self.ca.sign_request(&request.client_request, &client, now)?,
-            serving_cert: self.ca.sign_request(&request.serving_request, &serving, now)?,
+            client_cert: self.ca.sign_request(&request.client_request, &client, now, self.certificate_life)?,
+            serving_cert: self.ca.sign_request(&request.serving_request, &serving, now, self.certificate_life)?,
             network: self.network.clone(),
         })
     }

@@ -1,6 +1,6 @@
 //! The calling side: one request over the socket.
 
-use super::{IMAGES, IMPORT, PULL, Pull, socket_path};
+use super::{FORCE, IMAGES, IMPORT, PULL, Pull, socket_path};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use runtime::ImageRecord;
+use serde::de::DeserializeOwned;
 use std::io;
 use std::path::Path;
 use tokio::io::AsyncRead;
@@ -49,11 +50,13 @@ impl Local {
         self.call(Request::post(PULL).body(whole(request.into()))?).await
     }
 
-    pub(crate) async fn remove(self, image: &str) -> anyhow::Result<Vec<ImageRecord>> {
-        self.call(Request::delete(format!("{IMAGES}?name={image}")).body(whole(Bytes::new()))?).await
+    /// Answers with the containers that go on using the image.
+    pub(crate) async fn remove(self, image: &str, force: bool) -> anyhow::Result<Vec<String>> {
+        let force = if force { FORCE } else { "" };
+        self.call(Request::delete(format!("{IMAGES}?name={image}{force}")).body(whole(Bytes::new()))?).await
     }
 
-    async fn call(self, request: Request<Body>) -> anyhow::Result<Vec<ImageRecord>> {
+    async fn call<T: DeserializeOwned>(self, request: Request<Body>) -> anyhow::Result<T> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.stream)).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {

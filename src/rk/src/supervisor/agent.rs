@@ -3,7 +3,9 @@
 use super::worker;
 use crate::config::AgentConfig;
 use crate::https::Https;
-use crate::join::client::{Membership, membership, verified_tls};
+use crate::join::client::{membership, verified_tls};
+use crate::join::identity::Presented;
+use crate::join::renewal;
 use crate::tunnel;
 use client::backoff::Backoff;
 use client::{Credentials, HttpsConfig, Informers, ServerList};
@@ -18,36 +20,37 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
         stopped = super::asked_to_stop() => return stopped,
     };
     tracing::info!(node = %config.node.name, server = %config.server, "joined");
+    let presented = Presented::new(&membership.client)?;
     let stop = CancellationToken::new();
     let client = client::https(HttpsConfig {
         servers: ServerList::new(vec![config.server.clone()]),
         ca_pem: membership.ca_pem.clone().into_bytes(),
-        credentials: Credentials::Certificate {
-            cert_pem: membership.client.cert_pem.clone().into_bytes(),
-            key_pem: membership.client.key_pem.clone().into_bytes(),
-        },
+        credentials: Credentials::Changing(presented.clone()),
     })?;
     let informers = Informers::new(client.clone());
     let worker =
         worker::start(&config.node, &membership.network, client, informers.clone(), None, stop.clone()).await?;
     crate::notify::ready();
-    let tunnel = tokio::spawn(keep_tunnel(config.server.clone(), membership, worker.node.clone(), stop.clone()));
+    let https = Https::new(&config.server, verified_tls(&membership.ca_pem, Some(&presented))?)?;
+    let tunnel = tokio::spawn(keep_tunnel(https, worker.node.clone(), stop.clone()));
+    let renewing = tokio::spawn(renewal::keep_fresh(config, membership, presented, stop.clone()));
     super::asked_to_stop().await?;
     tracing::info!("stopping; containers go on running");
     stop.cancel();
     informers.shutdown().await;
     worker.node.stopped().await;
     tunnel.await?;
+    renewing.await?;
     Ok(())
 }
 
 /// Keeps a tunnel open, for as long as the agent runs.
-async fn keep_tunnel(server: String, membership: Membership, node: Node, stop: CancellationToken) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+async fn keep_tunnel(https: Https, node: Node, stop: CancellationToken) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = tunnel_once(&server, &membership, &node, &mut backoff) => ended,
+            ended = tunnel_once(&https, &node, &mut backoff) => ended,
         };
         if let Err(error) = ended {
             tracing::debug!(error = format!("{error:#}"), "tunnel ended");
@@ -59,10 +62,9 @@ async fn keep_tunnel(server: String, membership: Membership, node: Node, stop: C
     }
 }
 
-async fn tunnel_once(server: &str, membership: &Membership, node: &Node, backoff: &mut Backoff) -> anyhow::Result<()> {
-    let https = Https::new(server, verified_tls(&membership.ca_pem, Some(&membership.client))?)?;
+async fn tunnel_once(https: &Https, node: &Node, backoff: &mut Backoff) -> anyhow::Result<()> {
     let connection = https.upgrade(tunnel::PATH, tunnel::PROTOCOL).await?;
-    tracing::info!(%server, "tunnel open");
+    tracing::info!("tunnel open");
     backoff.reset();
     tunnel::agent::accept(connection, |stream| {
         let node = node.clone();

@@ -46,6 +46,7 @@ impl NodeDialer for Dialer {
             stream.map(|stream| Box::new(stream) as Box<dyn NodeStream>).map_err(|error| match error {
                 TunnelError::NotConnected(_) => io::Error::new(io::ErrorKind::NotConnected, error),
                 TunnelError::Lost(_) => io::Error::new(io::ErrorKind::ConnectionReset, error),
+                TunnelError::Busy(_) => io::Error::new(io::ErrorKind::QuotaExceeded, error),
             })
         })
     }

@@ -1,6 +1,6 @@
 //! rk's own paths on the API port, below `/rk/v1/`: the CA certificate, joins, and agents' tunnels.
 
-use crate::join::server::{Joins, Refusal};
+use crate::join::server::{Joins, Proof, Refusal};
 use crate::join::{CA_PATH, JOIN_PATH};
 use crate::tunnel::{self, server::Tunnels};
 use apiserver::{Body, ExtraRoute, RequestBody, User};
@@ -30,7 +30,7 @@ impl ExtraRoute for Routes {
                 (&Method::GET, CA_PATH) => {
                     text(StatusCode::OK, "application/x-pem-file", routes.joins.ca.cert_pem().to_owned())
                 }
-                (&Method::POST, JOIN_PATH) => routes.join(request).await,
+                (&Method::POST, JOIN_PATH) => routes.join(request, &user).await,
                 (&Method::GET, tunnel::PATH) => routes.tunnel(request, &user),
                 _ => explain(StatusCode::NOT_FOUND, "no such path"),
             }
@@ -39,13 +39,14 @@ impl ExtraRoute for Routes {
 }
 
 impl Routes {
-    async fn join(&self, request: Request<RequestBody>) -> Response<Body> {
+    async fn join(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
         let (head, body) = request.into_parts();
         let Ok(body) = Limited::new(body, MAX_JOIN_BYTES).boxed_unsync().collect().await else {
             return explain(StatusCode::PAYLOAD_TOO_LARGE, "the join request is too large");
         };
         let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let joined = self.joins.join(authorization, &body.to_bytes()).await;
+        let proof = Proof { authorization, node: user.name.strip_prefix(NODE_USER) };
+        let joined = self.joins.join(proof, &body.to_bytes()).await;
         match joined.map(|response| serde_json::to_string(&response)) {
             Ok(Ok(json)) => text(StatusCode::OK, "application/json", json),
             Ok(Err(error)) => explain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),

@@ -4,6 +4,7 @@ use super::dialer::Dialer;
 use super::routes::{PREFIX, Routes};
 use super::worker::{self, Worker};
 use crate::config::{NodeConfig, ServerConfig, nth_address};
+use crate::join::identity::certified_key;
 use crate::join::server::Joins;
 use crate::progress::Progress;
 use crate::{demo, kubeconfig, manifests, notify, preflight};
@@ -136,7 +137,13 @@ impl Server {
         };
         files::write_private(&path, format!("{token}\n").as_bytes())?;
         let client = self.client(&Identity::new("system:rk:join", &["system:masters"]));
-        let joins = Joins { ca: self.ca.clone(), token, network: config.network.clone(), client };
+        let joins = Joins {
+            ca: self.ca.clone(),
+            token,
+            network: config.network.clone(),
+            certificate_life: config.agent_certificate_life,
+            client,
+        };
         self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels: self.dialer.tunnels().clone() }));
         Ok(())
     }
@@ -264,13 +271,4 @@ fn serving_certificate(
     let pair = ca.issue(&leaf, now)?;
     let certified = certified_key(&pair)?;
     Ok(certified.into())
-}
-
-fn certified_key(pair: &pki::KeyCert) -> anyhow::Result<rustls::sign::CertifiedKey> {
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-    let chain = CertificateDer::pem_slice_iter(pair.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())?;
-    let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
-    Ok(rustls::sign::CertifiedKey::new(chain, key))
 }

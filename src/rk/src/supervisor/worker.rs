@@ -50,7 +50,7 @@ pub(crate) async fn start(
     })
     .await
     .context("start the container runtime")?;
-    tokio::spawn(local::serve(local::bind(&config.state_dir)?, runtime.images().clone(), stop.clone()));
+    tokio::spawn(local::serve(local::bind(&config.state_dir)?, runtime.clone(), stop.clone()));
     import_folder(runtime.images().clone(), &config.images_dir()).await?;
     let IpAddr::V4(node_ip) = config.ip else {
         anyhow::bail!("node address {} is IPv6: rk's pod network is IPv4; give an IPv4 one with --node-ip", config.ip)

@@ -1,18 +1,26 @@
 //! The agent's end: answers every stream the server opens.
 
-use super::multiplexing;
+use super::{multiplexing, pulse};
 use std::future::poll_fn;
+use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
-/// Hands each stream to `handle` until the connection ends.
+/// Hands each stream to `handle` until the connection ends, or the server is silent for too long.
 pub(crate) async fn accept(
     connection: impl AsyncRead + AsyncWrite + Unpin + Send,
-    mut handle: impl FnMut(super::server::Stream) + Send,
+    mut handle: impl FnMut(Compat<yamux::Stream>) + Send,
 ) -> Result<(), yamux::ConnectionError> {
-    let mut connection = yamux::Connection::new(connection.compat(), multiplexing(), yamux::Mode::Server);
-    while let Some(stream) = poll_fn(|context| connection.poll_next_inbound(context)).await {
-        handle(stream?.compat());
+    let (connection, mut pulse) = pulse::listen(connection.compat());
+    let mut connection = yamux::Connection::new(connection, multiplexing(), yamux::Mode::Server);
+    loop {
+        let next = poll_fn(|context| match connection.poll_next_inbound(context) {
+            Poll::Pending => pulse.poll_lost(context).map(|silent| Some(Err(silent.into()))),
+            ready => ready,
+        });
+        match next.await {
+            Some(stream) => handle(stream?.compat()),
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }

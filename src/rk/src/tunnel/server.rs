@@ -1,17 +1,19 @@
 //! The server's end: keeps one tunnel per node and opens streams through it.
 
-use super::multiplexing;
+use super::pulse::{self, Pulse};
+use super::{MAX_STREAMS, multiplexing};
 use futures::channel::oneshot;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
-use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use tokio_util::sync::CancellationToken;
 
-/// A stream to a node's HTTP API.
-pub(crate) type Stream = tokio_util::compat::Compat<yamux::Stream>;
 type Reply = oneshot::Sender<Result<yamux::Stream, yamux::ConnectionError>>;
 
 /// Why no stream could be opened.
@@ -21,24 +23,39 @@ pub(crate) enum TunnelError {
     NotConnected(String),
     #[error("the connection of node {0:?} was lost")]
     Lost(String),
+    #[error("node {0:?} has {MAX_STREAMS} streams open already")]
+    Busy(String),
+}
+
+/// One node's tunnel, as those see it who want streams.
+#[derive(Debug, Clone)]
+struct Tunnel {
+    requests: mpsc::Sender<Reply>,
+    room: Arc<Semaphore>,
+    /// Ends the tunnel: the node has opened another.
+    replaced: CancellationToken,
 }
 
 /// All nodes' tunnels. A node that connects again replaces its former tunnel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tunnels {
-    nodes: Arc<Mutex<HashMap<String, mpsc::Sender<Reply>>>>,
+    nodes: Arc<Mutex<HashMap<String, Tunnel>>>,
 }
 
 impl Tunnels {
+    fn nodes(&self) -> MutexGuard<'_, HashMap<String, Tunnel>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens a stream to `node`.
     pub(crate) async fn open(&self, node: &str) -> Result<Stream, TunnelError> {
-        let requests = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(node).cloned();
-        let requests = requests.ok_or_else(|| TunnelError::NotConnected(node.to_owned()))?;
+        let tunnel = self.nodes().get(node).cloned().ok_or_else(|| TunnelError::NotConnected(node.to_owned()))?;
+        let room = tunnel.room.try_acquire_owned().map_err(|_| TunnelError::Busy(node.to_owned()))?;
         let (reply, stream) = oneshot::channel();
         let lost = || TunnelError::Lost(node.to_owned());
-        requests.send(reply).await.map_err(|_| lost())?;
+        tunnel.requests.send(reply).await.map_err(|_| lost())?;
         match stream.await {
-            Ok(Ok(stream)) => Ok(stream.compat()),
+            Ok(Ok(stream)) => Ok(Stream { inner: stream.compat(), _room: room }),
             Ok(Err(_)) | Err(_) => Err(lost()),
         }
     }
@@ -46,18 +63,26 @@ impl Tunnels {
     /// Drives the tunnel of `node` over `connection` until it ends.
     pub(crate) async fn serve(&self, node: String, connection: impl AsyncRead + AsyncWrite + Unpin + Send) {
         let (sender, requests) = mpsc::channel(16);
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), sender.clone());
-        tracing::info!(%node, "node connected");
-        let connection = yamux::Connection::new(connection.compat(), multiplexing(), yamux::Mode::Client);
-        let ended = drive(connection, requests).await;
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if nodes.get(&node).is_some_and(|current| current.same_channel(&sender)) {
-            nodes.remove(&node);
+        let replaced = CancellationToken::new();
+        let room = Arc::new(Semaphore::new(MAX_STREAMS));
+        let tunnel = Tunnel { requests: sender.clone(), room, replaced: replaced.clone() };
+        // What still waits for the former connection would wait for nothing.
+        if let Some(former) = self.nodes().insert(node.clone(), tunnel) {
+            former.replaced.cancel();
         }
-        drop(nodes);
-        tracing::info!(%node, "node disconnected");
-        if let Err(error) = ended {
-            tracing::debug!(%node, %error, "a tunnel broke");
+        tracing::info!(%node, "node connected");
+        let (connection, pulse) = pulse::listen(connection.compat());
+        let connection = yamux::Connection::new(connection, multiplexing(), yamux::Mode::Client);
+        let ended = replaced.run_until_cancelled(drive(connection, pulse, requests)).await.unwrap_or(Ok(()));
+        self.forget(&node, &sender);
+        tracing::info!(%node, error = ended.err().map(tracing::field::display), "node disconnected");
+    }
+
+    /// Unless another tunnel has taken its place.
+    fn forget(&self, node: &str, tunnel: &mpsc::Sender<Reply>) {
+        let mut nodes = self.nodes();
+        if nodes.get(node).is_some_and(|current| current.requests.same_channel(tunnel)) {
+            nodes.remove(node);
         }
     }
 }
@@ -66,6 +91,7 @@ impl Tunnels {
 /// accepts: an agent has no business opening any.
 async fn drive<T>(
     mut connection: yamux::Connection<T>,
+    mut pulse: Pulse,
     mut requests: mpsc::Receiver<Reply>,
 ) -> Result<(), yamux::ConnectionError>
 where
@@ -90,48 +116,35 @@ where
                 Poll::Ready(Some(Ok(stream))) => drop(stream),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => return pulse.poll_lost(context).map(|silent| Err(silent.into())),
             }
         }
     })
     .await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// A stream to a node's HTTP API; counts against the tunnel's limit until it is dropped.
+pub(crate) struct Stream {
+    inner: Compat<yamux::Stream>,
+    _room: OwnedSemaphorePermit,
+}
 
-    #[tokio::test]
-    async fn streams_reach_the_agent_and_end_with_the_tunnel() {
-        let (server_end, agent_end) = tokio::io::duplex(64 * 1024);
-        let tunnels = Tunnels::default();
-        assert!(matches!(tunnels.open("edge").await, Err(TunnelError::NotConnected(_))));
-        let served = tokio::spawn({
-            let tunnels = tunnels.clone();
-            async move { tunnels.serve("edge".into(), server_end).await }
-        });
-        let agent = tokio::spawn(crate::tunnel::agent::accept(agent_end, |mut stream| {
-            tokio::spawn(async move {
-                let mut got = [0; 4];
-                stream.read_exact(&mut got).await.unwrap();
-                got.reverse();
-                stream.write_all(&got).await.unwrap();
-                stream.shutdown().await.unwrap();
-            });
-        }));
-        let mut stream = loop {
-            match tunnels.open("edge").await {
-                Ok(stream) => break stream,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        stream.write_all(b"ping").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, "gnip");
-        agent.abort();
-        served.await.unwrap();
-        assert!(matches!(tunnels.open("edge").await, Err(TunnelError::NotConnected(_))));
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(context, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
     }
 }

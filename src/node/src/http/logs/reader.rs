@@ -55,8 +55,13 @@ impl LogReader {
 
     /// Reads all there is now, through files turned over meanwhile. `send` answers whether the client still listens.
     pub(super) fn read(&mut self, send: &mut dyn FnMut(Bytes) -> bool) -> io::Result<Sent> {
-        if self.file.is_none() {
-            self.file = self.open_first()?;
+        while self.file.is_none() {
+            match self.open_first() {
+                // Turned over or removed between listing and opening: listed again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(None) => break,
+                opened => self.file = opened?,
+            }
         }
         while let Some(file) = &mut self.file {
             let inode = file.inode;
@@ -69,8 +74,11 @@ impl LogReader {
             if self.drain(send)? == Sent::Enough {
                 return Ok(Sent::Enough);
             }
+            match files::open(&next) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => self.file = Some(opened?),
+            }
             self.line.clear();
-            self.file = Some(files::open(&next)?);
         }
         Ok(if self.flush(send) { Sent::All } else { Sent::Enough })
     }
