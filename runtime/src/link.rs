@@ -24,6 +24,8 @@ type Waiter = oneshot::Sender<Result<Reply, Failure>>;
 #[derive(Debug)]
 pub(crate) struct Link {
     pod: PodId,
+    /// The shim's process, as the kernel knows it.
+    peer: Option<i32>,
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     waiting: Mutex<Option<HashMap<u64, Waiter>>>,
     next: AtomicU64,
@@ -41,14 +43,21 @@ pub(crate) fn connect(pod: &PodDir) -> io::Result<UnixStream> {
 
 impl Link {
     pub(crate) fn new(pod: PodId, stream: UnixStream) -> (Self, Inbox) {
+        let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let (read, write) = stream.into_split();
         let link = Self {
             pod,
+            peer,
             writer: tokio::sync::Mutex::new(write),
             waiting: Mutex::new(Some(HashMap::new())),
             next: AtomicU64::new(1),
         };
         (link, Inbox(read))
+    }
+
+    /// The shim's process, known before it has said a word.
+    pub(crate) fn peer(&self) -> Option<i32> {
+        self.peer
     }
 
     pub(crate) async fn call(&self, call: Call) -> Result<Reply, RuntimeError> {
@@ -68,6 +77,22 @@ impl Link {
             Ok(Ok(result)) => result.map_err(|failure| refused(failure, subject.as_ref())),
             Ok(Err(_)) => Err(self.gone()),
             Err(_) => Err(RuntimeError::Channel { pod: self.pod.clone(), source: io::ErrorKind::TimedOut.into() }),
+        }
+    }
+
+    /// The first call of all, which reads the answer itself: what the shim says after it stays for
+    /// [`Link::next_notice`], and none of it is lost.
+    pub(crate) async fn greet(&self, inbox: &mut Inbox) -> Result<Reply, RuntimeError> {
+        let channel = |source| RuntimeError::Channel { pod: self.pod.clone(), source };
+        let request = Request { seq: 0, call: Call::Hello };
+        let payload = serde_json::to_vec(&request).map_err(|error| channel(error.into()))?;
+        write_frame(&mut *self.writer.lock().await, Kind::Request, &payload).await.map_err(channel)?;
+        loop {
+            let (kind, payload) = read_frame(&mut inbox.0).await.map_err(channel)?;
+            if kind == Kind::Response {
+                let response: Response = serde_json::from_slice(&payload).map_err(|error| channel(error.into()))?;
+                return response.result.map_err(|failure| refused(failure, None));
+            }
         }
     }
 

@@ -13,7 +13,7 @@ mod exec;
 mod executor;
 mod job;
 mod launch;
-pub(crate) use launch::READY;
+pub(crate) use launch::{READY, SERVING};
 mod log;
 mod reap;
 mod request;

@@ -107,6 +107,9 @@ pub struct ContainerSpec {
     pub masked_paths: Option<Vec<String>>,
     pub readonly_paths: Option<Vec<String>>,
     pub rlimits: Vec<Rlimit>,
+    /// A running container of the same pod whose process namespace this one lives in. Without meaning where the
+    /// pod's containers share processes anyway.
+    pub processes_of: Option<ContainerId>,
     /// Opaque to the runtime, kept for the caller.
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,

@@ -6,7 +6,7 @@ use rk_tests::{Cluster, one_at_a_time};
 use std::time::Duration;
 
 const NEEDS: &[Need] = &[Need::Root, Need::Kubectl, Need::Program("ip"), Need::Program("nsenter")];
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 const DEPLOYMENT: &str = r"
 apiVersion: apps/v1
@@ -239,4 +239,75 @@ fn a_restarted_server_is_the_same_cluster() {
             assert_eq!(uid, kubectl.ok(&["get", "ns", "kube-system", "-o", "jsonpath={.metadata.uid}"]));
         });
     }
+}
+
+const QUOTA: &str = r#"
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: small}
+spec: {hard: {configmaps: "3", count/deployments.apps: "1", services.nodeports: "1"}}
+"#;
+
+#[test]
+fn quotas_are_kept_and_shown() {
+    if !need::met("quotas_are_kept_and_shown", NEEDS) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    server().kubectl(|kubectl| {
+        kubectl.ok(&["create", "namespace", "team"]);
+        // The root certificate's map comes by itself, and counts.
+        kubectl.until(SOON, &["get", "cm", "-n", "team", "-o", "name"], |names| names.contains("kube-root-ca.crt"));
+        kubectl.ok_with(&["apply", "-n", "team", "-f", "-"], QUOTA);
+        kubectl.ok(&["create", "cm", "-n", "team", "a"]);
+        kubectl.ok(&["create", "cm", "-n", "team", "b"]);
+        let refused = kubectl.fails(&["create", "cm", "-n", "team", "c"], None);
+        let wanted = "exceeded quota: small, requested: configmaps=1, used: configmaps=3, limited: configmaps=3";
+        assert!(refused.contains(wanted), "{refused}");
+        kubectl.ok_with(&["apply", "-n", "team", "-f", "-"], DEPLOYMENT);
+        let used = ["get", "quota", "small", "-n", "team", "-o", "jsonpath={.status.used}"];
+        kubectl.until(SOON, &used, |used| {
+            used == r#"{"configmaps":"3","count/deployments.apps":"1","services.nodeports":"0"}"#
+        });
+        kubectl.ok(&["delete", "cm", "-n", "team", "a"]);
+        kubectl.until(SOON, &used, |used| used.contains(r#""configmaps":"2""#));
+        kubectl.ok(&["create", "cm", "-n", "team", "c"]);
+    });
+}
+
+#[test]
+fn certificates_are_requested_approved_and_used() {
+    let needs: Vec<Need> = NEEDS.iter().copied().chain([Need::Program("openssl")]).collect();
+    if !need::met("certificates_are_requested_approved_and_used", &needs) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    server().kubectl(|kubectl| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let (key, request) = (path("jane.key"), path("jane.csr"));
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+        openssl.args(["-keyout", &key, "-out", &request, "-subj", "/CN=jane/O=dev"]);
+        rk_tests::process::check(&mut openssl, None).unwrap();
+        let mut encode = std::process::Command::new("openssl");
+        let encoded = rk_tests::process::check(encode.args(["base64", "-A", "-in", &request]), None).unwrap();
+        let body = serde_json::json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": {"name": "jane"}, "spec": {"signerName": "kubernetes.io/kube-apiserver-client",
+            "expirationSeconds": 3600, "usages": ["client auth"], "request": encoded.trim()}});
+        kubectl.ok_with(&["create", "-f", "-"], &body.to_string());
+        assert!(kubectl.ok(&["get", "csr", "jane"]).contains("Pending"));
+        kubectl.ok(&["certificate", "approve", "jane"]);
+        let issued =
+            ["get", "csr", "jane", "-o", "go-template={{with .status.certificate}}{{. | base64decode}}{{end}}"];
+        let certificate = kubectl.until(SOON, &issued, |text| text.contains("BEGIN CERTIFICATE"));
+        assert!(kubectl.ok(&["get", "csr", "jane"]).contains("Approved,Issued"));
+        let file = path("jane.crt");
+        std::fs::write(&file, certificate).unwrap();
+        kubectl.ok(&["create", "rolebinding", "jane", "--clusterrole=view", "--user=jane"]);
+        kubectl.ok(&["config", "set-credentials", "jane", "--client-certificate", &file, "--client-key", &key]);
+        kubectl.until(SOON, &["get", "cm", "--user=jane", "-o", "name"], |names| names.contains("kube-root-ca.crt"));
+        assert!(kubectl.ok(&["auth", "whoami", "--user=jane"]).contains("[dev system:authenticated]"));
+        kubectl.fails(&["get", "secrets", "--user=jane"], None);
+    });
 }

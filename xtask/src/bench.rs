@@ -18,7 +18,7 @@ mod start;
 mod subject;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -31,6 +31,21 @@ const CLIENTS: [usize; 3] = [1, 16, 64];
 const PODS: usize = 50;
 const FULL_NODE: usize = 110;
 
+/// What can be measured on its own.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Starts on a fresh data dir
+    Start,
+    /// Memory, CPU and disk writes of an idle cluster
+    Idle,
+    /// Pods, one after another
+    Pods,
+    /// As many pods as a node takes, at once
+    FullNode,
+    /// Creating, reading and listing objects
+    Api,
+}
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The executable to measure [default: built with `cargo build --release -p rk`]
@@ -42,9 +57,15 @@ pub(crate) struct Args {
     /// Folder on the disk to measure; folders made in it are removed again
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
+    /// Only these steps, in their usual order [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    steps: Vec<Step>,
     /// Starts on a fresh data dir
     #[arg(long, default_value_t = 3)]
     starts: usize,
+    /// How often a full node's pods are created at once
+    #[arg(long, default_value_t = 1)]
+    bursts: usize,
     /// Seconds before and during which the idle cluster is observed
     #[arg(long, default_value_t = 60)]
     idle: u64,
@@ -65,7 +86,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         rk_tests::need::Need::File("/bin/busybox"),
     ];
     ensure!(rk_tests::need::met("bench", &needs), "this machine cannot run the bench");
-    ensure!(args.starts > 0 && args.objects > 0, "--starts and --objects must be above 0");
+    ensure!(args.starts > 0 && args.objects > 0 && args.bursts > 0, "--starts, --bursts and --objects must be above 0");
     let rk = executable::find(args.rk.as_deref())?;
     let mut report = Report::new(machine::describe(&args.dir)?, executable::describe(&rk)?);
     measure(args, &rk, &mut report)?;
@@ -76,43 +97,57 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(args: &Args, rk: &std::path::Path, report: &mut Report) -> anyhow::Result<()> {
+fn measure(args: &Args, rk: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let wanted = |step: Step| args.steps.is_empty() || args.steps.contains(&step);
+    let subject = starts(rk, args, if wanted(Step::Start) { args.starts } else { 1 }, report)?;
+    if wanted(Step::Idle) {
+        progress("idle");
+        let idle = idle::measure(&subject, Duration::from_secs(args.idle))?;
+        report.add_idle(&idle, args.idle);
+    }
+    if wanted(Step::Pods) || wanted(Step::FullNode) {
+        subject.import_busybox()?;
+    }
+    if wanted(Step::Pods) {
+        progress("pods, one after another");
+        let one_by_one = subject.inside(pods::one_by_one(&subject, PODS))?;
+        report.add_pods(&one_by_one);
+        report.add_memory(&format!("memory with {PODS} pods, PSS"), &processes::memory(&subject)?, None);
+        subject.inside(pods::remove_all(&subject))?;
+    }
+    if wanted(Step::FullNode) {
+        for _ in 0..args.bursts {
+            progress("pods, a full node at once");
+            let seconds = subject.inside(pods::all_at_once(&subject, FULL_NODE))?;
+            report.add(&format!("{FULL_NODE} pods, all Running"), seconds, "s", Some(15.0));
+            subject.inside(pods::remove_all(&subject))?;
+        }
+    }
+    if wanted(Step::Api) {
+        progress("API");
+        let phases = match &args.load_client {
+            Some(script) => python::run(&subject, script, args.objects, &CLIENTS)?,
+            None => subject.inside(load::run(&subject, args.objects, &CLIENTS))?,
+        };
+        report.add_phases(phases);
+        report.add_memory("memory after the load, PSS", &processes::memory(&subject)?, None);
+    }
+    subject.stop()
+}
+
+/// Starts `count` servers one after another; the last one goes on running.
+fn starts(rk: &Path, args: &Args, count: usize, report: &mut Report) -> anyhow::Result<Subject> {
     progress("start on a fresh data dir");
     let mut last = None;
     let mut starts = Vec::new();
-    for _ in 0..args.starts {
+    for _ in 0..count {
         drop(last.take());
         let mut subject = Subject::prepare(rk, &args.dir)?;
         starts.push(start::measure(&mut subject)?);
         last = Some(subject);
     }
-    let subject = last.context("no start")?;
     report.add_starts(&starts);
-
-    progress("idle");
-    let idle = idle::measure(&subject, Duration::from_secs(args.idle))?;
-    report.add_idle(&idle, args.idle);
-
-    progress("pods, one after another");
-    subject.import_busybox()?;
-    let one_by_one = subject.inside(pods::one_by_one(&subject, PODS))?;
-    report.add_pods(&one_by_one);
-    report.add_memory(&format!("memory with {PODS} pods, PSS"), &processes::memory(&subject)?, None);
-    subject.inside(pods::remove_all(&subject))?;
-
-    progress("pods, a full node at once");
-    let seconds = subject.inside(pods::all_at_once(&subject, FULL_NODE))?;
-    report.add(&format!("{FULL_NODE} pods, all Running"), seconds, "s", Some(15.0));
-    subject.inside(pods::remove_all(&subject))?;
-
-    progress("API");
-    let phases = match &args.load_client {
-        Some(script) => python::run(&subject, script, args.objects, &CLIENTS)?,
-        None => subject.inside(load::run(&subject, args.objects, &CLIENTS))?,
-    };
-    report.add_phases(phases);
-    report.add_memory("memory after the load, PSS", &processes::memory(&subject)?, None);
-    subject.stop()
+    last.context("no start")
 }
 
 /// What is being measured now, for whoever waits.

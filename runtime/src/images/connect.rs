@@ -57,7 +57,7 @@ impl Dialer {
             if security == Security::Plain {
                 return Ok(Box::new(tcp) as Box<dyn Io>);
             }
-            let name = ServerName::try_from(host.to_owned()).map_err(|e| unreachable(e.to_string()))?;
+            let name = ServerName::try_from(bare(host).to_owned()).map_err(|e| unreachable(e.to_string()))?;
             let connector = TlsConnector::from(Arc::new(self.tls(host, port, security)?));
             let tls = connector.connect(name, tcp).await.map_err(|e| unreachable(format!("TLS: {e}")))?;
             Ok(Box::new(tls) as Box<dyn Io>)
@@ -116,9 +116,14 @@ impl Dialer {
     }
 }
 
+/// Without the brackets that IPv6 addresses have in URLs.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 /// Without NSS: literals, `localhost`, then /etc/hosts and the name servers of /etc/resolv.conf.
 async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let bare = bare(host);
     if let Ok(address) = bare.parse() {
         return Ok(vec![address]);
     }
@@ -132,7 +137,7 @@ async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
 
 /// Whether a registry's host is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let bare = bare(host);
     bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 

@@ -154,6 +154,11 @@ async fn copy(
             Err(_) => return Err(broken("the download stalled".into())),
         };
         let Ok(data) = frame.into_data() else { continue };
+        // Of what is longer than announced no more is taken: the rest might fill the disk.
+        if layer.size > 0 && *done + data.len() as u64 > layer.size {
+            let what = format!("layer {}", layer.digest);
+            return Err(ImageError::Malformed { what, reason: format!("it is longer than {} bytes", layer.size) });
+        }
         hasher.update(&data);
         file.write_all(&data).await.map_err(ImageError::io(Path::new("ingest")))?;
         *done += data.len() as u64;

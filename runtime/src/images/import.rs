@@ -18,6 +18,8 @@ use tar::{Archive, Entry, EntryType};
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 /// Links in archives point at files; a longer chain is a loop.
 const MAX_LINKS: usize = 8;
+/// Indexes within indexes; by way of a link one can even name itself.
+const MAX_NESTING: usize = 4;
 
 pub(super) fn import(store: &Arc<Store>, archive: impl Read) -> Result<Vec<ImageRecord>, ImageError> {
     let folder = store.temporary(&store.ingest_folder());
@@ -184,7 +186,10 @@ impl Contents {
         };
         let mut document: Document = manifest::parse(&descriptor.digest, &self.blob(&descriptor.digest)?)?;
         // An entry may itself be the index of an image for several platforms.
-        while document.config.is_none() && !document.manifests.is_empty() {
+        for _ in 0..MAX_NESTING {
+            if document.config.is_some() || document.manifests.is_empty() {
+                break;
+            }
             descriptor = manifest::choose(what, &document.manifests)?.clone();
             document = manifest::parse(&descriptor.digest, &self.blob(&descriptor.digest)?)?;
         }

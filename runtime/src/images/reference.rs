@@ -50,11 +50,6 @@ impl ImageRef {
         format!("{}/{}", self.domain, self.path)
     }
 
-    /// The same repository at a digest.
-    pub fn with_digest(&self, digest: &str) -> Self {
-        Self { digest: Some(digest.to_owned()), tag: None, ..self.clone() }
-    }
-
     /// `domain/path:tag`, where there is a tag.
     pub fn tagged_name(&self) -> Option<String> {
         self.tag.as_ref().map(|tag| format!("{}/{}:{tag}", self.domain, self.path))

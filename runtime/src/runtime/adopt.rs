@@ -35,6 +35,7 @@ async fn one(inner: &Arc<Inner>, dir: PodDir, record: PodRecord) {
             Ok((pid, containers)) => Some((link, inbox, pid, containers)),
             Err(error) => {
                 tracing::warn!(pod = %id, %error, "shim does not answer");
+                cleanup::kill_peer(&link);
                 None
             }
         },

@@ -2,9 +2,11 @@
 
 use super::{Inner, Result};
 use crate::error::RuntimeError;
+use crate::link::Link;
 use crate::pod::Pod;
 use crate::protocol::Call;
 use crate::records::{self, ContainerRecord};
+use crate::shim::SERVING;
 use crate::status::PodPhase;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -56,6 +58,19 @@ pub(super) async fn stop(inner: &Arc<Inner>, pod: &Arc<Pod>) -> Result<()> {
 fn kill_shim(pod: &Pod) {
     let pid = pod.shim_pid();
     tracing::warn!(pod = %pod.record.spec.id, pid, "shim does not end and is killed");
+    kill_process(pid);
+}
+
+/// Ends a shim that took the connection and then did not answer: whoever takes its place must find the pod's folder
+/// its own.
+pub(super) fn kill_peer(link: &Link) {
+    if let Some(pid) = link.peer() {
+        tracing::warn!(pid, "shim does not answer and is killed");
+        kill_process(pid);
+    }
+}
+
+fn kill_process(pid: i32) {
     if pid > 0
         && let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGKILL)
         && errno != Errno::ESRCH
@@ -66,15 +81,19 @@ fn kill_shim(pod: &Pod) {
 
 /// The shim's socket was closed: settle the states and end what it leaves behind.
 pub(super) async fn after_shim(inner: &Arc<Inner>, pod: &Arc<Pod>) {
-    let reason = match fs::read_to_string(pod.dir.log()) {
-        Ok(log) if !log.trim().is_empty() => {
-            format!("the shim died: {}", log.trim().lines().next_back().unwrap_or_default())
-        }
-        _ => "the shim died".to_owned(),
-    };
+    let reason = death(&fs::read_to_string(pod.dir.log()).unwrap_or_default());
     kill_leftovers(inner, pod).await;
     for event in pod.shim_left(&reason) {
         inner.publish(event);
+    }
+}
+
+/// What the log of a shim that is no more says of its end: its last line, if it is about that.
+fn death(log: &str) -> String {
+    let serving = log.trim().lines().rev().take_while(|line| *line != SERVING);
+    match serving.into_iter().next().filter(|_| log.lines().any(|line| line == SERVING)) {
+        Some(last) => format!("the shim died: {last}"),
+        None => "the shim died".to_owned(),
     }
 }
 
@@ -131,10 +150,15 @@ pub(super) fn container_files(inner: &Inner, pod: &Pod, record: &ContainerRecord
     {
         tracing::warn!(container = %record.id, %error, "cgroup is left");
     }
-    unmount(&record.writable.join("rootfs"));
-    remove_folder(&record.writable);
+    writable_layer(record);
     remove_folder(&pod.dir.oci_root().join(record.id.as_str()));
     remove_folder(pod.dir.container(&record.id).path());
+}
+
+/// Removes what a dead container wrote into its own file system.
+pub(super) fn writable_layer(record: &ContainerRecord) {
+    unmount(&record.writable.join("rootfs"));
+    remove_folder(&record.writable);
 }
 
 /// Detaches whatever is mounted at the path, however often.
@@ -162,5 +186,17 @@ pub(super) fn remove_folder(path: &Path) {
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(?path, %error, "folder is left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_death_is_not_explained_by_what_went_wrong_at_the_start() {
+        assert_eq!(death("oom_score_adj stays as it is\nserving\n"), "the shim died");
+        assert_eq!(death("serving\nlog: no space\nshim ends: bad\n"), "the shim died: shim ends: bad");
+        assert_eq!(death(""), "the shim died");
     }
 }

@@ -96,7 +96,10 @@ impl Runtime {
         }
         match self.kill(id, libc::SIGKILL).await {
             Ok(()) => {}
-            Err(RuntimeError::NotRunning(_) | RuntimeError::ShimGone { .. }) => return Ok(()),
+            // The shim does not know one whose making failed while nobody was there to be told.
+            Err(RuntimeError::NotRunning(_) | RuntimeError::NoSuchContainer(_) | RuntimeError::ShimGone { .. }) => {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
         match tokio::time::timeout(KILL_PATIENCE, self.wait_container(id)).await {
@@ -119,6 +122,17 @@ impl Runtime {
         }
         self.discard(&pod, id).await;
         Ok(())
+    }
+
+    /// Gives back the disk that an ended container's own files take. Its record and its log stay; one that still runs
+    /// is left alone.
+    pub async fn shed_files(&self, id: &ContainerId) -> Result<()> {
+        if self.container_status(id)?.state != ContainerState::Exited {
+            return Ok(());
+        }
+        let Some(record) = self.inner.owner(id)?.container_record(id) else { return Ok(()) };
+        let removed = tokio::task::spawn_blocking(move || cleanup::writable_layer(&record)).await;
+        removed.map_err(|error| RuntimeError::Refused(format!("removing files panicked: {error}")))
     }
 
     /// Removes the files and then the record of a container that has no process.

@@ -4,7 +4,7 @@ use super::{Inner, Result, cleanup, io_error};
 use crate::error::RuntimeError;
 use crate::link::{self, Inbox, Link, lock};
 use crate::pod::Pod;
-use crate::protocol::{Call, Reply, StateRecord};
+use crate::protocol::{Reply, StateRecord};
 use crate::records::{self, PodDir, PodRecord};
 use crate::shim::READY;
 use crate::spec::{ContainerId, PodId, PodSpec};
@@ -60,8 +60,13 @@ async fn start(inner: &Arc<Inner>, dir: &PodDir, record: &PodRecord) -> Result<(
     launch(inner, dir).await?;
     let (link, mut inbox) =
         reach(&record.spec.id, dir).map_err(|source| RuntimeError::Channel { pod: record.spec.id.clone(), source })?;
-    let (pid, _) = hello(&link, &mut inbox).await?;
-    Ok((link, inbox, pid))
+    match hello(&link, &mut inbox).await {
+        Ok((pid, _)) => Ok((link, inbox, pid)),
+        Err(error) => {
+            cleanup::kill_peer(&link);
+            Err(error)
+        }
+    }
 }
 
 /// Runs the executable; it answers when the shim serves, which by then is a process of its own.
@@ -93,17 +98,7 @@ pub(super) fn reach(pod: &PodId, dir: &PodDir) -> std::io::Result<(Link, Inbox)>
 
 /// The shim's pid and what it knows of its containers.
 pub(super) async fn hello(link: &Link, inbox: &mut Inbox) -> Result<(i32, Vec<(ContainerId, StateRecord)>)> {
-    let greeting = tokio::time::timeout(Duration::from_secs(10), async {
-        let mut call = std::pin::pin!(link.call(Call::Hello));
-        loop {
-            tokio::select! {
-                reply = &mut call => return reply,
-                notice = link.next_notice(inbox) => if notice.is_none() {
-                    return call.await;
-                },
-            }
-        }
-    });
+    let greeting = tokio::time::timeout(Duration::from_secs(10), link.greet(inbox));
     match greeting.await {
         Ok(Ok(Reply::Hello { pid, containers })) => Ok((pid, containers)),
         Ok(Ok(Reply::Done)) => Err(RuntimeError::Refused("the shim did not say who it is".into())),

@@ -30,6 +30,8 @@ pub(super) struct Container {
     /// Says, by ending empty, that the program runs.
     pub status: Option<File>,
     pub starting: Option<Caller>,
+    /// It was killed while it was being made: it ends as soon as there is a process.
+    pub doomed: bool,
     /// Why the program could not be executed.
     pub start_error: Option<String>,
 }

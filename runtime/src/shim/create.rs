@@ -28,7 +28,7 @@ pub(super) struct Plan<'a> {
     pub pod: &'a PodRecord,
     pub dir: ContainerDir,
     pub cgroups: &'a Cgroups,
-    pub pid_holder: Option<i32>,
+    pub process_holder: Option<i32>,
     pub ends: ChildEnds,
     pub status: RawFd,
 }
@@ -92,7 +92,7 @@ fn gather(plan: &Plan<'_>, record: &ContainerRecord, rootfs: PathBuf) -> Result<
         rootfs,
         cgroup_path: record.cgroup_path.clone(),
         shm: plan.pod_dir.shm(),
-        shared_pid: plan.pid_holder.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid"))),
+        shared_pid: plan.process_holder.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid"))),
         available_capabilities: sys::caps::permitted().map_err(cannot("capabilities"))?,
         unified_cgroups: matches!(plan.cgroups, Cgroups::V2(_)),
         devices,

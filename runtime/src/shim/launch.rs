@@ -1,5 +1,5 @@
-//! From the runtime's spawn to a shim that serves: detach, seal the executable, enter the shim cgroup, make the pod's
-//! namespaces, open the socket, and only then report readiness on standard output.
+//! From the runtime's spawn to a shim that serves: detach, seal the executable, make the pod's namespaces, open the
+//! socket, and only then report readiness on standard output; then enter the shim cgroup, and serve.
 
 use super::server::Server;
 use crate::cgroup::Cgroups;
@@ -13,12 +13,15 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 /// Second argument of the second execution, from the sealed view.
 pub(super) const SEALED: &str = "--sealed";
 /// What the runtime reads when all is well.
 pub(crate) const READY: &str = "ready";
+/// Line of the shim's log that parts what was noted on the way from what happens to a shim that serves.
+pub(crate) const SERVING: &str = "serving";
 const DEFAULT_SHM: u64 = 64 << 20;
 
 /// First execution, as the runtime's child.
@@ -40,15 +43,15 @@ pub(super) fn from_runtime(folder: &Path) -> i32 {
 }
 
 fn fail(message: &str) -> i32 {
-    report(message);
+    if report(message).is_err() {
+        eprintln!("{message}");
+    }
     1
 }
 
-fn report(line: &str) {
+fn report(line: &str) -> io::Result<()> {
     let mut out = io::stdout();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        eprintln!("{line}");
-    }
+    writeln!(out, "{line}").and_then(|()| out.flush())
 }
 
 /// Second execution: detaches and becomes the shim.
@@ -64,11 +67,17 @@ pub(super) fn sealed(folder: &Path) -> i32 {
 }
 
 fn serve(mut server: Server) -> i32 {
-    report(READY);
+    // The runtime that asked is gone. The next one takes a pod whose shim it did not reach for dead, and makes another.
+    if let Err(error) = report(READY) {
+        return fail(&format!("nobody waits for this shim: {error}"));
+    }
     if let Err(error) = silence_stdout() {
         eprintln!("standard output stays open: {error}");
     }
-    match server.run() {
+    eprintln!("{SERVING}");
+    // Late, because the kernel takes its time to move a process: meanwhile the runtime connects the pod's network.
+    let moved = server.cgroups.join(&server.record.shim_cgroup);
+    match moved.and_then(|()| server.run()) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("shim ends: {error}");
@@ -90,7 +99,6 @@ fn become_shim(dir: &PodDir) -> Result<Server, String> {
     sys::process::become_subreaper().map_err(context("subreaper"))?;
     let record: PodRecord = records::read(&dir.record()).map_err(context("pod record"))?;
     let cgroups = Cgroups::detect().map_err(context("cgroups"))?;
-    cgroups.join(&record.shim_cgroup).map_err(context("joining the shim cgroup"))?;
     protect_from_oom();
     enter_namespaces(&record).map_err(context("pod namespaces"))?;
     set_sysctls(&record.spec)?;
@@ -100,8 +108,20 @@ fn become_shim(dir: &PodDir) -> Result<Server, String> {
     } else {
         None
     };
-    let listener = sys::fd::bind_in(dir.path(), PodDir::SOCKET).map_err(context("socket"))?;
+    let listener = listen(dir, &record).map_err(context("socket"))?;
     Server::new(dir.clone(), record, cgroups, listener, pid_holder).map_err(context("signals"))
+}
+
+/// Opens the socket in place of a former one, unless the pod has been made anew since this shim was started for it.
+fn listen(dir: &PodDir, record: &PodRecord) -> io::Result<UnixListener> {
+    let current: PodRecord = records::read(&dir.record())?;
+    if current.created_at != record.created_at {
+        return Err(io::Error::other("the pod has another shim by now"));
+    }
+    match fs::remove_file(dir.socket()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sys::fd::bind_in(dir.path(), PodDir::SOCKET),
+    }
 }
 
 /// Containers set their own value; without CAP_SYS_RESOURCE the shim stays as killable as its parent.

@@ -151,38 +151,43 @@ impl Log {
         if self.limits.max_files <= 1 {
             fs::remove_file(&self.path)?;
         } else {
-            fs::rename(&self.path, self.free_name())?;
+            fs::rename(&self.path, self.free_name()?)?;
             self.prune()?;
         }
         self.reopen()
     }
 
-    /// `<path>.<UTC time>`, counted up within a second: names sort by age.
-    fn free_name(&self) -> PathBuf {
+    /// `<path>.<UTC time>`, counted up within a second: names sort by age, also when older ones of that second are
+    /// gone already.
+    fn free_name(&self) -> io::Result<PathBuf> {
         let time = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let name = |suffix: &str| {
-            let mut name = self.path.as_os_str().to_owned();
-            name.push(format!(".{time}{suffix}"));
-            PathBuf::from(name)
-        };
-        let mut candidate = name("");
-        let mut count = 0;
-        while candidate.exists() {
-            count += 1;
-            candidate = name(&format!("-{count:04}"));
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(format!(".{time}"));
+        let newest = self.rotated()?.pop().filter(|newest| newest.as_os_str() >= name.as_os_str());
+        if let Some(newest) = newest {
+            let newest = newest.to_string_lossy().into_owned();
+            let (stem, count) = match newest.rsplit_once('-').filter(|(_, count)| count.len() == 4) {
+                Some((stem, count)) => (stem, count.parse::<u32>().unwrap_or(0)),
+                None => (newest.as_str(), 0),
+            };
+            return Ok(PathBuf::from(format!("{stem}-{:04}", count + 1)));
         }
-        candidate
+        Ok(PathBuf::from(name))
+    }
+
+    /// The files moved away, the oldest first.
+    fn rotated(&self) -> io::Result<Vec<PathBuf>> {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(Vec::new()) };
+        let prefix = format!("{}.", name.to_string_lossy());
+        let entries = fs::read_dir(folder)?.flatten();
+        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        let mut old: Vec<PathBuf> = ours.map(|entry| entry.path()).collect();
+        old.sort();
+        Ok(old)
     }
 
     fn prune(&self) -> io::Result<()> {
-        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
-        let prefix = format!("{}.", name.to_string_lossy());
-        let mut old: Vec<PathBuf> = fs::read_dir(folder)?
-            .flatten()
-            .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
-            .map(|e| e.path())
-            .collect();
-        old.sort();
+        let old = self.rotated()?;
         let keep = self.limits.max_files.saturating_sub(1) as usize;
         let surplus = old.len().saturating_sub(keep);
         old.iter().take(surplus).try_for_each(fs::remove_file)
@@ -250,6 +255,8 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
         assert!(fs::metadata(&path).unwrap().len() <= 100);
         assert!(without_times(&path).last().unwrap().contains("number 9"));
+        let kept = log.rotated().unwrap().iter().flat_map(|file| without_times(file)).collect::<String>();
+        assert!(kept.find("number 7") < kept.find("number 8") && kept.contains("number 7"), "{kept}");
     }
 
     #[test]

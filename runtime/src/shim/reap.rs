@@ -6,6 +6,7 @@ use super::server::{Purpose, Server};
 use crate::protocol::{Failure, FailureKind, Kind, Reply};
 use crate::spec::ContainerId;
 use crate::status::{ContainerState, Exit};
+use crate::sys;
 use jiff::Timestamp;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::time::{Duration, Instant};
@@ -73,10 +74,22 @@ impl Server {
     }
 
     fn created(&mut self, id: &ContainerId, caller: Caller, result: Result<Reply, Failure>) {
-        if result.is_ok() {
-            self.announce(id);
-        } else {
-            self.containers.remove(id);
+        match self.containers.get_mut(id) {
+            Some(container) if result.is_ok() => {
+                if container.doomed
+                    && let Err(error) = sys::process::send_signal(container.state.pid, libc::SIGKILL)
+                {
+                    eprintln!("killing {id}: {error}");
+                }
+                self.announce(id);
+            }
+            // Whoever killed it waits for its end.
+            Some(container) if container.doomed => {
+                container.state.state = ContainerState::Exited;
+                container.state.exit = Some(describe_end(SIGNALLED + libc::SIGKILL, 0, None));
+                self.announce(id);
+            }
+            _ => drop(self.containers.remove(id)),
         }
         self.respond(caller, result);
     }

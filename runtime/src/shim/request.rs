@@ -8,7 +8,7 @@ use super::streams::{ChildEnds, Streams};
 use super::{create, exec};
 use crate::protocol::{Call, Failure, FailureKind, Kind, Notice, Reply, Request, Response, StateRecord};
 use crate::records::{self, ContainerRecord};
-use crate::spec::{ContainerId, ExecSpec};
+use crate::spec::{ContainerId, ContainerSpec, ExecSpec};
 use crate::status::ContainerState;
 use crate::sys;
 use jiff::Timestamp;
@@ -102,6 +102,7 @@ impl Server {
         let dir = self.dir.container(id);
         let record: ContainerRecord = records::read(&dir.record()).map_err(refused("container record"))?;
         let spec = &record.spec;
+        let process_holder = self.process_holder(spec)?;
         let (streams, ends) = if spec.tty {
             (Streams::terminal(None), ChildEnds::default())
         } else {
@@ -116,7 +117,7 @@ impl Server {
             pod: &self.record,
             dir: dir.clone(),
             cgroups: &self.cgroups,
-            pid_holder: self.pid_holder.map(Pid::as_raw),
+            process_holder,
             ends,
             status: status_end.as_raw_fd(),
         };
@@ -130,15 +131,28 @@ impl Server {
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             cgroup_path: record.cgroup_path,
-            own_processes: self.pid_holder.is_none() && !self.record.spec.host_pid,
+            own_processes: process_holder.is_none() && !self.record.spec.host_pid,
             status: Some(status),
             starting: None,
+            doomed: false,
             start_error: None,
         };
         self.containers.insert(id.clone(), container);
         let number = self.number();
         self.jobs.insert(number, (job, Purpose::Create(id.clone(), caller)));
         Ok(None)
+    }
+
+    /// A process in the namespace that a new container's processes are to live in; `None`: its own, or the host's.
+    fn process_holder(&self, spec: &ContainerSpec) -> Result<Option<i32>, Failure> {
+        let shared = self.pid_holder.map(Pid::as_raw);
+        let Some(target) = spec.processes_of.as_ref().filter(|_| shared.is_none() && !self.record.spec.host_pid) else {
+            return Ok(shared);
+        };
+        let state = self.containers.get(target).map(|c| &c.state);
+        let running = state.filter(|s| s.state == ContainerState::Running && s.pid > 0);
+        let refused = || Failure::new(FailureKind::Refused, format!("container {target} is not running"));
+        running.map(|state| Some(state.pid)).ok_or_else(refused)
     }
 
     fn start(&mut self, id: &ContainerId, caller: Caller) -> Answer {
@@ -173,7 +187,11 @@ impl Server {
     }
 
     fn kill(&mut self, id: &ContainerId, signal: i32) -> Answer {
-        let container = self.containers.get(id).ok_or_else(|| no_such(id))?;
+        let container = self.containers.get_mut(id).ok_or_else(|| no_such(id))?;
+        if container.is_live() && container.state.pid == 0 && signal == libc::SIGKILL {
+            container.doomed = true;
+            return Ok(Some(Reply::Done));
+        }
         if !container.is_live() || container.state.pid == 0 {
             return Err(Failure::new(FailureKind::NotRunning, format!("container {id} is not running")));
         }

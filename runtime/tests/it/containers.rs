@@ -95,3 +95,23 @@ async fn a_shared_process_namespace_shows_the_neighbours() {
     host.runtime.stop_container(&long, None, Duration::ZERO).await.unwrap();
     host.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_debugger_lives_among_the_processes_of_its_target_alone() {
+    if !able() {
+        return;
+    }
+    let host = Host::new().await;
+    let pod = host.pod("debugged").await;
+    let target = host.start(&pod, shell("target", "exec sleep 1111")).await;
+    let other = host.start(&pod, shell("other", "exec sleep 2222")).await;
+    let debugger = ContainerSpec { processes_of: Some(target.clone()), ..shell("debugger", "ps") };
+    let (_, log) = host.run(&pod, debugger.clone()).await;
+    assert!(log.contains("sleep 1111") && !log.contains("sleep 2222"), "{log}");
+    host.runtime.stop_container(&target, None, Duration::ZERO).await.unwrap();
+    host.wait(&target).await;
+    let refused = host.runtime.create_container(&pod, ContainerSpec { name: "late".into(), ..debugger }).await;
+    assert!(refused.unwrap_err().to_string().contains("is not running"));
+    host.runtime.stop_container(&other, None, Duration::ZERO).await.unwrap();
+    host.close().await;
+}

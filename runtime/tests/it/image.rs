@@ -303,6 +303,22 @@ async fn images_built_from_files_are_reproducible_and_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_names_itself_is_refused() {
+    if !able() {
+        return;
+    }
+    let host = Host::new().await;
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [{"digest": digest, "size": 1}]}).to_string();
+    let mut tar = tar::Builder::new(Vec::new());
+    tar_entry(&mut tar, "index.json", 0o644, index.as_bytes());
+    tar_link(&mut tar, &format!("blobs/sha256/{}", &digest[7..]), "../../index.json");
+    let refused = import(host.runtime.images(), tar.into_inner().unwrap()).await;
+    assert!(matches!(refused, Err(ImageError::Malformed { .. })), "{refused:?}");
+    host.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn layers_in_use_outlive_their_image() {
     if !able() {
         return;

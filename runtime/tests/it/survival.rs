@@ -90,3 +90,27 @@ async fn killing_the_runtimes_process_harms_no_container() {
     assert_eq!(host.wait(&id).await.exit.unwrap().code, 6);
     host.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_still_being_made_can_be_removed() {
+    if !able() {
+        return;
+    }
+    let host = Host::new().await;
+    let pod = host.pod("half-made").await;
+    let remove = async {
+        loop {
+            let containers = host.runtime.pod_status(&pod).unwrap().containers;
+            if let Some(container) = containers.first() {
+                return host.runtime.remove_container(&container.id).await;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (made, removed) = tokio::join!(host.runtime.create_container(&pod, crate::support::sleeper("c")), remove);
+    removed.unwrap();
+    // Whether it was made in time or not: nothing of it is left.
+    drop(made);
+    assert!(host.runtime.pod_status(&pod).unwrap().containers.is_empty());
+    host.close().await;
+}

@@ -2,11 +2,12 @@
 //! that only look, each in upstream's order. A step is a function; which ones a request meets follows from its
 //! resource and operation, so a ConfigMap meets two and a Pod a dozen.
 
+mod certificates;
 mod defaults;
 mod escalation;
 mod limit_ranger;
 mod namespace;
-mod node_restriction;
+pub(crate) mod node_restriction;
 mod owner;
 mod pod_security;
 mod pods;
@@ -79,11 +80,14 @@ pub(crate) async fn validate(review: &mut Review<'_>, object: Option<&Value>) ->
     node_restriction::validate(review, object)?;
     if let Some(object) = object {
         owner::validate(review, object)?;
-        if review.is("", "pods") {
+        if review.is("", "pods") || review.is("", "persistentvolumeclaims") {
             limit_ranger::validate(review, object)?;
+        }
+        if review.is("", "pods") {
             pod_security::validate(review, object)?;
         }
         escalation::validate(review, object)?;
+        certificates::validate(review, object)?;
         return quota::validate(review, object).await;
     }
     Ok(None)

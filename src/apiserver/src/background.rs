@@ -1,5 +1,5 @@
-//! The server's own periodic work: compaction of the store's history, repair of service records, keeping the rows of
-//! custom resources and the sums of aggregated roles up to date.
+//! The server's own continuous work: compaction of the store's history, repair of service records, keeping the rows of
+//! custom resources, the sums of aggregated roles and the tokens in secrets up to date.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,6 +13,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>) {
     inner.tasks.spawn(repair::run(inner.clone()));
     inner.tasks.spawn(crate::crd::registrar::run(inner.clone()));
     inner.tasks.spawn(crate::role_sums::run(inner.clone()));
+    inner.tasks.spawn(crate::legacy_tokens::run(inner.clone()));
 }
 
 /// Every interval, forgets the history from before the previous interval, if anything was written since.

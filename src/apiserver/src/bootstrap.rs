@@ -1,6 +1,9 @@
-//! The objects every cluster has: system namespaces, roles and bindings, priority classes, the `kubernetes` Service
-//! with its endpoints, and the ConfigMap by which extension servers know this one. Written at each start through the
-//! same create and update code as any request, as a user that may do all; what is there is completed, never reset.
+//! The objects every cluster has: system namespaces, roles and bindings, priority classes, flow control, the
+//! `kubernetes` Service with its endpoints, and the ConfigMap by which extension servers know this one. Written at
+//! each start through the same create and update code as any request, as a user that may do all; what is there is
+//! completed, never reset.
+
+mod flow_control;
 
 use std::sync::Arc;
 
@@ -41,6 +44,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
     }
     rbac(&writer).await?;
     priority_classes(&writer).await?;
+    flow_control::write(&writer).await?;
     authentication_config(&writer).await?;
     repair::once(inner).await?;
     kubernetes_service(&writer).await?;
@@ -126,7 +130,7 @@ fn add_rules(object: &mut Value, wanted: &Value) -> bool {
         return false;
     }
     let rules = |value: &Value| -> Vec<PolicyRule> {
-        value.get("rules").and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default()
+        value.get("rules").and_then(|rules| objects::decode::decode(rules.clone()).ok()).unwrap_or_default()
     };
     let present = rules(object);
     let missing: Vec<_> = rules(wanted).into_iter().filter(|rule| !present.contains(rule)).collect();

@@ -21,12 +21,7 @@ use storage::{RangeRequest, Revision, Store, WatchBatch, WatchError, WatchReques
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{
-    entry::Entry,
-    kind::KindCache,
-    projection::Projector,
-    window::{Change, Expired},
-};
+pub(crate) use self::{entry::Entry, kind::KindCache, projection::Projector, window::Change};
 use crate::{keys, registry::Resource};
 
 /// Longest wait for the cache to reach a revision the client has seen.

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use objects::status::Status;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 const METADATA: &[u8] = b"\"metadata\":{";
 
@@ -74,6 +74,24 @@ pub(crate) fn splice(out: &mut Vec<u8>, stored: &[u8], revision: u64, api_versio
         out.push(b',');
     }
     out.extend_from_slice(rest);
+}
+
+/// Writes the PartialObjectMetadata of a stored object; only its metadata is read.
+pub(crate) fn splice_partial(out: &mut Vec<u8>, stored: &[u8], revision: u64) -> Result<(), Status> {
+    let at = members_at(stored).ok_or_else(|| Status::internal("object without metadata"))?;
+    let metadata = serde_json::Deserializer::from_slice(&stored[at - 1..]).into_iter::<&RawValue>().next();
+    let metadata = metadata.transpose().map_err(Status::internal)?.map_or("{}", RawValue::get);
+    write_header(out, "meta.k8s.io/v1", "PartialObjectMetadata");
+    out.extend_from_slice(b"\"resourceVersion\":\"");
+    out.extend_from_slice(revision.to_string().as_bytes());
+    out.push(b'"');
+    let members = &metadata[1..];
+    if !members.starts_with('}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(members.as_bytes());
+    out.push(b'}');
+    Ok(())
 }
 
 /// Parses a stored object; its revision becomes `metadata.resourceVersion`.
@@ -144,6 +162,21 @@ mod tests {
         let back: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!((&back["apiVersion"], &back["spec"]), (&json!("g/v1beta1"), &json!(1)));
         assert_eq!(decode(&stored, 7).unwrap()["metadata"]["resourceVersion"], "7");
+    }
+
+    #[test]
+    fn partial_metadata_is_spliced_without_the_rest() {
+        let object = json!({"metadata": {"name": "x", "labels": {"a": "}"}}, "spec": {"metadata": {}}});
+        for (object, expected) in [
+            (object, json!({"resourceVersion": "7", "name": "x", "labels": {"a": "}"}})),
+            (json!({"spec": 1}), json!({"resourceVersion": "7"})),
+        ] {
+            let mut out = Vec::new();
+            splice_partial(&mut out, &encode(&object, "v1", "K").unwrap(), 7).unwrap();
+            let back: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(back["metadata"], expected);
+            assert_eq!(back["kind"], "PartialObjectMetadata");
+        }
     }
 
     #[test]

@@ -60,8 +60,8 @@ impl Frames {
             out.extend_from_slice(b"}\n");
             return;
         }
-        match encoded::decode(&entry.value, revision) {
-            Ok(value) => self.value(out, kind, &self.view(convert::from_stored(resource, value))),
+        match encoded::decode(&entry.value, revision).and_then(|value| convert::from_stored(resource, value)) {
+            Ok(value) => self.value(out, kind, &self.view(value)),
             Err(status) => self.error(out, &status),
         }
     }

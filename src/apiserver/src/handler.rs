@@ -10,7 +10,10 @@ use std::{
 
 use futures::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request::Parts};
-use objects::status::{Qualified, Status};
+use objects::{
+    selector::FieldSelector,
+    status::{Qualified, Status},
+};
 
 use crate::{
     authn::{User, impersonate},
@@ -88,11 +91,18 @@ pub(crate) async fn handle(inner: Arc<Inner>, origin: Origin, request: Request<R
 
 fn count(inner: &Inner, method: &Method, uri: &Uri, code: StatusCode, elapsed: Duration) {
     let target = path::parse(uri.path());
-    let (verb, group, resource, subresource) = match &target {
-        Target::Resource(at) if inner.registry.load().find(at.group_version, at.resource).is_some() => {
-            (verb_of(method, at, uri.query()), at.group(), at.resource, at.subresource)
+    let table = inner.registry.load();
+    // Only names that are served become labels: clients must not make series at will.
+    let served = match &target {
+        Target::Resource(at) => table.find(at.group_version, at.resource).map(|resource| (at, resource)),
+        Target::NonResource => None,
+    };
+    let (verb, group, resource, subresource) = match served {
+        Some((at, resource)) => {
+            let subresource = resource.kind.subresource(at.subresource).map_or("", |known| known.name);
+            (verb_of(method, at, uri.query()), at.group(), at.resource, subresource)
         }
-        _ => (non_resource_verb(method), "", "", ""),
+        None => (non_resource_verb(method), "", "", ""),
     };
     let labels = RequestLabels {
         verb: verb.to_owned(),
@@ -174,10 +184,9 @@ fn authorize_path(call: &Call, verb: &str, path: &str) -> Result<(), Status> {
 
 fn authorize_resource(call: &Call, at: &ResourcePath<'_>) -> Result<(), Status> {
     let mut name = at.name.as_ref();
-    let selected = selected_field(&call.query, "metadata.name=");
-    let selected_node = selected_field(&call.query, "spec.nodeName=");
+    let fields = selected_fields(&call.query);
     if name.is_empty() {
-        name = selected.as_deref().unwrap_or_default();
+        name = fields.exact("metadata.name").unwrap_or_default();
     }
     let attributes = Attributes {
         user: &call.user,
@@ -187,17 +196,16 @@ fn authorize_resource(call: &Call, at: &ResourcePath<'_>) -> Result<(), Status> 
         subresource: at.subresource,
         namespace: &at.namespace,
         name,
-        selected_node: selected_node.as_deref().unwrap_or_default(),
+        selected_node: fields.exact("spec.nodeName").unwrap_or_default(),
         path: "",
     };
     permit(call.inner.authz.authorize(&attributes), &attributes)
 }
 
-/// `fieldSelector=metadata.name=x` narrows a list or watch to one object, for authorization as well.
-fn selected_field(query: &Query, prefix: &str) -> Option<String> {
-    let selector = query.text("fieldSelector")?;
-    let term = selector.split(',').find_map(|term| term.trim().strip_prefix(prefix))?;
-    Some(term.trim_start_matches('=').to_owned())
+/// `fieldSelector=metadata.name=x` narrows a list or watch to one object, for authorization as well. Read by the parser
+/// that the list itself uses, so that both mean the same; what does not parse narrows nothing, and is refused later.
+fn selected_fields(query: &Query) -> FieldSelector {
+    query.text("fieldSelector").and_then(|text| FieldSelector::parse(text).ok()).unwrap_or_default()
 }
 
 fn permit(decision: Decision, attributes: &Attributes<'_>) -> Result<(), Status> {
@@ -243,5 +251,24 @@ fn non_resource_verb(method: &Method) -> &'static str {
         Method::DELETE => "delete",
         Method::OPTIONS => "options",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_condition_on_the_name_itself_narrows_what_is_authorized() {
+        let name = |selector: &str| {
+            let query = Query::parse(Some(&format!("fieldSelector={selector}")));
+            selected_fields(&query).exact("metadata.name").map(str::to_owned)
+        };
+        assert_eq!(name("metadata.name=mine").as_deref(), Some("mine"));
+        assert_eq!(name("type=x,metadata.name==mine").as_deref(), Some("mine"));
+        // These select other objects than `mine`.
+        for selector in ["metadata.name!=mine", "type!=x\\,metadata.name=mine", "metadata.name=mine=", ""] {
+            assert_eq!(name(selector), None, "{selector}");
+        }
     }
 }

@@ -26,6 +26,7 @@ mod frames;
 mod handler;
 mod in_process;
 mod keys;
+mod legacy_tokens;
 mod managed;
 mod metrics;
 mod namespaces;

@@ -63,7 +63,7 @@ pub(crate) fn apply_new(
     metadata_mut(&mut applied).insert("name".into(), name.into());
     let writer = writer(resource, &options.field_manager, "");
     let object = apply(None, applied, &resource.schema, &writer, options.force)?;
-    Ok(convert::to_stored(resource, object))
+    convert::to_stored(resource, object)
 }
 
 /// The object that an apply makes of what is there.
@@ -74,13 +74,10 @@ pub(crate) fn apply_to(
     options: &WriteOptions,
     subresource: &str,
 ) -> Result<Value, Status> {
-    let live = convert::from_stored(resource, old.clone());
+    let live = convert::from_stored(resource, old.clone())?;
     let writer = writer(resource, &options.field_manager, subresource);
-    let mut object = apply(Some(&live), applied.clone(), &resource.schema, &writer, options.force)?;
-    if meta_str(applied, "resourceVersion").is_empty() {
-        metadata_mut(&mut object).remove("resourceVersion");
-    }
-    Ok(convert::to_stored(resource, object))
+    let object = apply(Some(&live), applied.clone(), &resource.schema, &writer, options.force)?;
+    convert::to_stored(resource, object)
 }
 
 /// Whether a new state differs from the old one by nothing but the times at which managers wrote.

@@ -1,6 +1,6 @@
 //! Counters of the API server, in Prometheus text form at `/metrics`. Names are upstream's where the meaning is.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -27,7 +27,7 @@ pub(crate) struct VerbLabels {
 
 /// All metrics of one server.
 pub(crate) struct Metrics {
-    registry: Registry,
+    registry: Mutex<Registry>,
     pub(crate) requests: Family<RequestLabels, Counter>,
     pub(crate) durations: Family<VerbLabels, Histogram>,
     pub(crate) in_flight: Gauge,
@@ -51,13 +51,18 @@ impl Metrics {
         registry.register("apiserver_open_connections", "Open TLS connections", connections.clone());
         let panics = Counter::default();
         registry.register("apiserver_panics", "Requests that ended in a panic", panics.clone());
-        Metrics { registry, requests, durations, in_flight, watchers, panics, connections }
+        Metrics { registry: Mutex::new(registry), requests, durations, in_flight, watchers, panics, connections }
+    }
+
+    /// Adds metrics of other components of the process.
+    pub(crate) fn extend(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The text exposition.
     pub(crate) fn render(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
-        encode(&mut out, &self.registry)?;
+        encode(&mut out, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
         Ok(out)
     }
 }

@@ -5,7 +5,11 @@
 mod forward;
 mod target;
 
-use std::net::SocketAddr;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use http::{Method, Response, Uri};
 use k8s_openapi::api::core::v1::Pod;
@@ -19,6 +23,8 @@ use crate::{
     handler::Call,
     rest::{Place, store},
 };
+
+const DIAL_PATIENCE: Duration = Duration::from_secs(30);
 
 /// `log`, `exec`, `attach` and `portforward` of a pod.
 pub(crate) async fn kubelet(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
@@ -53,10 +59,25 @@ pub(crate) async fn kubelet(call: &mut Call, place: &Place<'_>) -> Result<Respon
 }
 
 async fn dial(call: &Call, node: &str) -> Result<Box<dyn crate::dial::NodeStream>, Status> {
-    call.inner.dialer.dial(node.to_owned()).await.map_err(|error| {
+    in_time(call.inner.dialer.dial(node.to_owned())).await.map_err(|error| {
         tracing::debug!(node, %error, "cannot reach the node");
         Status::internal(format!("error dialing backend: node {node}: {error}"))
     })
+}
+
+/// Gives up on a far side that does not answer.
+async fn in_time<T>(dialing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(DIAL_PATIENCE, dialing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Whether an address is one of a pod: whoever may write a pod's status must not reach this machine's own services.
+fn is_proxyable(ip: IpAddr) -> bool {
+    let link_local = match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let ip = ip.to_canonical();
+    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 /// `proxy` of a node, a pod or a service.
@@ -76,10 +97,12 @@ pub(crate) async fn proxy(call: &mut Call, place: &Place<'_>) -> Result<Response
     } else {
         target::service_address(call, place).await?
     };
-    let stream =
-        call.inner.dialer.dial_tcp(node, address).await.map_err(|error| {
-            Status::unavailable(format!("error trying to reach service: dial tcp {address}: {error}"))
-        })?;
+    if !is_proxyable(address.ip()) {
+        return Err(Status::bad_request("address not allowed"));
+    }
+    let stream = in_time(call.inner.dialer.dial_tcp(node, address))
+        .await
+        .map_err(|error| Status::unavailable(format!("error trying to reach service: dial tcp {address}: {error}")))?;
     Forward { method, uri, host: address.to_string(), rewrite: Some(base) }.run(call, stream).await
 }
 
@@ -89,9 +112,24 @@ async fn pod_address(call: &Call, place: &Place<'_>) -> Result<(Option<String>, 
     let kv =
         store::read(&call.inner, &key).await?.ok_or_else(|| Status::not_found(place.resource.qualified(), name))?;
     let object: Value = encoded::decode(&kv.value, kv.mod_revision)?;
-    let pod: Pod = serde_json::from_value(object).map_err(Status::internal)?;
+    let pod: Pod = objects::decode::decode(object).map_err(Status::internal)?;
     let port = target::pod_port(&pod, port)?;
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).unwrap_or_default();
     let ip = ip.parse().map_err(|_| Status::bad_request("address not allowed"))?;
     Ok((pod.spec.and_then(|spec| spec.node_name), SocketAddr::new(ip, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_and_its_links_are_not_proxied_to() {
+        for ip in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "fe80::1"] {
+            assert!(!is_proxyable(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["10.42.0.7", "fd00::7", "192.0.2.1"] {
+            assert!(is_proxyable(ip.parse().unwrap()), "{ip}");
+        }
+    }
 }

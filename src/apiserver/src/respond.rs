@@ -97,7 +97,7 @@ pub(crate) fn stored(
         encoded::splice(&mut out, stored, revision, &resource.api_version, &resource.kind.kind);
         return Ok(bytes(call, code, Encoding::Json, out.into()));
     }
-    let value = convert::from_stored(resource, encoded::decode(stored, revision)?);
+    let value = convert::from_stored(resource, encoded::decode(stored, revision)?)?;
     object(call, code, resource, value, form)
 }
 

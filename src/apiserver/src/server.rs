@@ -162,6 +162,11 @@ impl ApiServer {
         });
     }
 
+    /// Shows metrics of other components of the process at `/metrics`.
+    pub fn extend_metrics(&self, register: impl FnOnce(&mut prometheus_client::registry::Registry)) {
+        self.inner.metrics.extend(register);
+    }
+
     /// Whether the server answers `/readyz` with ok.
     pub fn is_ready(&self) -> bool {
         self.inner.ready.load(Ordering::Acquire) && !self.inner.stop.is_cancelled()

@@ -4,7 +4,7 @@ use std::{ops::Deref, sync::Arc};
 
 use objects::{
     kinds::Kind,
-    strategy::{Strategy, strategy_for},
+    strategy::{Strategy, for_kind},
 };
 
 use crate::crd::strategy::CustomStrategy;
@@ -29,5 +29,5 @@ impl Deref for StrategyRef {
 
 /// The strategy of a built-in row: that of the form its objects are stored in.
 pub(crate) fn built_in(kind: &Kind) -> Option<StrategyRef> {
-    strategy_for(&kind.storage_group, &kind.storage_version, &kind.kind).map(StrategyRef::BuiltIn)
+    for_kind(kind).map(StrategyRef::BuiltIn)
 }

@@ -11,7 +11,7 @@ use crate::encoded::meta_str;
 /// Validates a custom object: its metadata as for any kind, the rest against the CRD's schema.
 pub(crate) fn custom(kind: Qualified<'_>, namespaced: bool, schema: &Schema, object: &Value) -> Result<(), Status> {
     let metadata = object.get("metadata").cloned().unwrap_or_default();
-    let metadata = serde_json::from_value(metadata)
+    let metadata = objects::decode::decode(metadata)
         .map_err(|error| Status::bad_request(format!("metadata cannot be read: {error}")))?;
     let mut errors = objects::field::Errors::default();
     objects::validation::metadata::validate(&mut errors, &metadata, namespaced, objects::names::subdomain);

@@ -1,9 +1,14 @@
 //! Views of objects that clients ask for in the Accept header: Table rows and bare metadata.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
+use objects::columns::Column;
+use objects::status::Status;
+use objects::strategy::scale::{self, Scale};
 use serde_json::{Map, Value, json};
 
-use crate::{query::Query, registry::Resource};
+use crate::{cache::Entry, encoded, query::Query, registry::Resource};
 
 /// What a table row carries besides its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,17 +52,80 @@ pub(crate) fn table(
             row(resource, object, include, now)
         })
         .collect();
+    let metadata = metadata.unwrap_or_else(|| json!({ "resourceVersion": version }));
+    table_of(resource.strategy.columns(), &rows, &metadata)
+}
+
+/// A Table of one Scale, which is no stored object.
+pub(crate) fn scale_table(scale: &Scale, object: &Value, include: Include) -> Value {
+    let shown = scale.to_object(object);
+    let metadata = json!({"resourceVersion": shown.pointer("/metadata/resourceVersion")});
+    let row = row_of(scale.cells(object, Timestamp::now()), shown, include);
+    table_of(scale::COLUMNS, &[row], &metadata)
+}
+
+fn table_of(columns: &[Column], rows: &[Value], metadata: &Value) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": metadata.unwrap_or_else(|| json!({ "resourceVersion": version })),
-        "columnDefinitions": columns(resource),
+        "metadata": metadata,
+        "columnDefinitions": definitions(columns),
         "rows": rows,
     })
 }
 
-fn columns(resource: &Resource) -> Vec<Value> {
-    let definition = |column: &objects::columns::Column| {
+/// [`table`] of stored objects as text: their cells are read from the bytes and their metadata is copied.
+pub(crate) fn table_of_stored(
+    resource: &Resource,
+    entries: &[Arc<Entry>],
+    include: Include,
+    metadata: &Map<String, Value>,
+) -> Result<Vec<u8>, Status> {
+    let now = Timestamp::now();
+    let mut out = Vec::with_capacity(1024 + entries.len() * 768);
+    out.extend_from_slice(b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+    serde_json::to_writer(&mut out, metadata).map_err(Status::internal)?;
+    out.extend_from_slice(b",\"columnDefinitions\":");
+    serde_json::to_writer(&mut out, &definitions(resource.strategy.columns())).map_err(Status::internal)?;
+    out.extend_from_slice(b",\"rows\":[");
+    for (index, entry) in entries.iter().enumerate() {
+        out.extend_from_slice(if index > 0 { b",{\"cells\":" } else { b"{\"cells\":" });
+        let cells = resource.strategy.cells_of_json(&entry.value, now);
+        serde_json::to_writer(&mut out, &cells).map_err(Status::internal)?;
+        if include != Include::None {
+            out.extend_from_slice(b",\"object\":");
+        }
+        match include {
+            Include::None => {}
+            Include::Metadata => encoded::splice_partial(&mut out, &entry.value, entry.revision)?,
+            Include::Object => {
+                encoded::splice(&mut out, &entry.value, entry.revision, &resource.api_version, &resource.kind.kind);
+            }
+        }
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+/// A PartialObjectMetadataList of stored objects as text.
+pub(crate) fn partials_of_stored(entries: &[Arc<Entry>], metadata: &Map<String, Value>) -> Result<Vec<u8>, Status> {
+    let mut out = Vec::with_capacity(256 + entries.len() * 512);
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+    serde_json::to_writer(&mut out, metadata).map_err(Status::internal)?;
+    out.extend_from_slice(b",\"items\":[");
+    for (index, entry) in entries.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        encoded::splice_partial(&mut out, &entry.value, entry.revision)?;
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+fn definitions(columns: &[Column]) -> Vec<Value> {
+    let definition = |column: &Column| {
         json!({
             "name": column.name,
             "type": column.kind,
@@ -66,11 +134,14 @@ fn columns(resource: &Resource) -> Vec<Value> {
             "priority": column.priority,
         })
     };
-    resource.strategy.columns().iter().map(definition).collect()
+    columns.iter().map(definition).collect()
 }
 
 fn row(resource: &Resource, object: Value, include: Include, now: Timestamp) -> Value {
-    let cells = resource.strategy.cells(&object, now);
+    row_of(resource.strategy.cells(&object, now), object, include)
+}
+
+fn row_of(cells: Vec<Value>, object: Value, include: Include) -> Value {
     let carried = match include {
         Include::None => return json!({ "cells": cells }),
         Include::Metadata => partial(&object),

@@ -4,7 +4,6 @@
 //! Names are resolved by hickory: a static executable must not call the C library's resolver.
 
 mod connect;
-mod resolve;
 #[cfg(test)]
 #[path = "https/tests.rs"]
 mod wire_tests;
@@ -19,12 +18,11 @@ use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
 use rustls::client::ResolvesClientCert;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use tower::BoxError;
 
 use self::connect::Connector;
+use crate::dial::{Dialer, Target};
+use crate::tls::{self, Identity, TlsError};
 
 /// The API servers to try, as `https://HOST:PORT`, in order of preference. Shared: the agent adds servers as it
 /// learns of them, and the next connection uses the new list.
@@ -93,16 +91,10 @@ pub enum HttpsError {
     NoServers,
     #[error("{0:?} is not an https://HOST:PORT address")]
     BadServer(String),
-    #[error("CA certificate cannot be read")]
-    Ca(#[source] rustls::pki_types::pem::Error),
-    #[error("no usable CA certificate")]
-    NoCa,
-    #[error("client certificate or key cannot be read")]
-    Identity(#[source] rustls::pki_types::pem::Error),
     #[error("token has characters that a header cannot carry")]
     Token,
-    #[error("TLS configuration")]
-    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Connections are pooled under this name, whatever server they are made to: the list fails over beneath it.
@@ -119,13 +111,19 @@ pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
         return Err(HttpsError::NoServers);
     }
     for server in servers.get() {
-        connect::Target::parse(&server).ok_or(HttpsError::BadServer(server))?;
+        Target::parse(&server).ok_or(HttpsError::BadServer(server))?;
     }
-    let connector = Connector::new(servers, tls_config(&ca_pem, &credentials)?);
-    let authorization = match credentials {
-        Credentials::Token(token) => Some(bearer(&token)?),
-        Credentials::Anonymous | Credentials::Certificate { .. } | Credentials::Changing(_) => None,
+    let (identity, authorization) = match &credentials {
+        Credentials::Anonymous | Credentials::Changing(_) => (None, None),
+        Credentials::Certificate { cert_pem, key_pem } => (Some(Identity { cert_pem, key_pem }), None),
+        Credentials::Token(token) => (None, Some(bearer(token)?)),
     };
+    let mut tls = tls::trusting(&ca_pem, identity)?;
+    if let Credentials::Changing(certificates) = &credentials {
+        tls.client_auth_cert_resolver = certificates.clone();
+    }
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = Connector::new(servers, Dialer::new(tls));
     let http = legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -161,31 +159,6 @@ fn bearer(token: &str) -> Result<HeaderValue, HttpsError> {
     Ok(value)
 }
 
-fn tls_config(ca_pem: &[u8], credentials: &Credentials) -> Result<Arc<ClientConfig>, HttpsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem) {
-        roots.add(certificate.map_err(HttpsError::Ca)?)?;
-    }
-    if roots.is_empty() {
-        return Err(HttpsError::NoCa);
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots);
-    let mut config = match credentials {
-        Credentials::Certificate { cert_pem, key_pem } => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert_pem).collect();
-            let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(HttpsError::Identity)?;
-            builder.with_client_auth_cert(chain.map_err(HttpsError::Identity)?, key)?
-        }
-        Credentials::Changing(certificates) => builder.with_client_cert_resolver(certificates.clone()),
-        Credentials::Anonymous | Credentials::Token(_) => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +173,7 @@ mod tests {
         assert!(matches!(https(config(vec![])), Err(HttpsError::NoServers)));
         let error = https(config(vec!["ftp://x".into()])).err().unwrap();
         assert_eq!(error.to_string(), "\"ftp://x\" is not an https://HOST:PORT address");
-        assert!(matches!(https(config(vec!["https://10.0.0.1:6443".into()])), Err(HttpsError::NoCa)));
+        assert!(matches!(https(config(vec!["https://10.0.0.1:6443".into()])), Err(HttpsError::Tls(TlsError::NoCa))));
     }
 
     #[test]

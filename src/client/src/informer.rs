@@ -2,6 +2,7 @@
 //! number of readers and subscribers (`subscription`).
 
 mod endpoint;
+mod event;
 mod reflect;
 mod store;
 mod subscription;
@@ -104,6 +105,19 @@ impl<K: Observed> Informer<K> {
     /// never misses its last state.
     pub fn subscribe(&self) -> Subscription<K> {
         self.store.subscribe()
+    }
+
+    /// Waits until an object is there of which `holds` is true; false when the informer was stopped before.
+    pub async fn until(&self, namespace: &str, name: &str, holds: impl Fn(&K) -> bool) -> bool {
+        let mut changes = self.subscribe();
+        loop {
+            if self.get(namespace, name).is_some_and(|object| holds(&object)) {
+                return true;
+            }
+            if changes.next().await.is_none() {
+                return false;
+            }
+        }
     }
 
     /// Waits until the first list is in the store.

@@ -87,7 +87,8 @@ impl Informers {
         informer
     }
 
-    /// A metadata-only informer of any served kind. Not shared: it stops when `stop` is cancelled.
+    /// A metadata-only informer of any served kind, without labels and annotations. Not shared: it stops when `stop` is
+    /// cancelled.
     pub fn metadata(
         &self,
         resource: &ApiResource,

@@ -7,21 +7,30 @@
 //! - nothing here wakes up while the cluster is idle, except to renew a watch that the server ended.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod backoff;
+pub mod dial;
 pub mod events;
 pub mod https;
 pub mod informer;
 pub mod informers;
 pub mod key;
+pub mod kubeconfig;
+pub mod persist;
+pub mod resolve;
 pub mod retry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tls;
 pub mod transport;
 
+pub use api::Api;
+pub use dial::{DialError, Dialer};
 pub use events::{EventRecorder, EventType};
 pub use https::{Credentials, HttpsConfig, HttpsError, ServerList, https};
 pub use informer::{Change, Index, Informer, Observed, Subscription};
 pub use informers::{Informers, Scope};
 pub use key::ObjectKey;
+pub use kubeconfig::{Kubeconfig, KubeconfigError};
 pub use retry::retry_on_conflict;
 pub use transport::in_process;

@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
+use client::Api;
 use client::informer::Observed;
 use client::retry::is_not_found;
 use client::{Change, Index, Informer, ObjectKey};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use kube::Resource;
 use kube::api::{Patch, PatchParams};
 use kube::core::{Selector, SelectorExt};
-use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 

@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use client::Api;
 use client::informer::Observed;
 use client::{Change, EventRecorder, Informer, Informers, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
-use kube::{Api, Resource};
+use kube::Resource;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,6 +50,7 @@ impl Context {
 
     /// Runs a task until it ends or the controllers stop.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task: BoxFuture<'static, ()> = Box::pin(task);
         let stop = self.stop.clone();
         self.tasks.spawn(async move { stop.run_until_cancelled(task).await.unwrap_or_default() });
     }
@@ -86,9 +88,10 @@ impl Context {
     /// Runs a controller once the informers it reads are `synced`.
     pub(crate) fn run<R: Reconcile>(&self, queue: Queue, reconciler: R, synced: Vec<BoxFuture<'static, ()>>) {
         let stop = self.stop.clone();
+        let work: BoxFuture<'static, ()> = Box::pin(runner::run(Arc::new(reconciler), queue, WORKERS, stop.clone()));
         self.tasks.spawn(async move {
             if stop.run_until_cancelled(futures::future::join_all(synced)).await.is_some() {
-                runner::run(Arc::new(reconciler), queue, WORKERS, stop).await;
+                work.await;
             }
         });
     }

@@ -2,7 +2,6 @@
 //! that a time is never served twice, whatever was lost in between.
 
 mod plan;
-mod schedule;
 mod zone;
 
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! Pods that a controller ends on its own account say so in a `DisruptionTarget` condition before they are deleted,
 //! so that jobs can tell a disruption from a failure. Used by taint eviction and pod garbage collection.
 
+use client::Api;
 use client::retry::optional;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use kube::Api;
 use kube::api::PostParams;
 
 use crate::{conditions, pods};

@@ -3,6 +3,7 @@
 
 mod backend;
 mod legacy;
+mod mirror;
 mod slices;
 
 use std::collections::HashMap;
@@ -49,6 +50,7 @@ struct Controller {
 }
 
 pub(crate) fn start(context: &Context) {
+    mirror::start(context);
     let (services, pods) = (context.informers.of::<Service>(), context.informers.of::<Pod>());
     let (slices, endpoints) = (context.informers.of::<EndpointSlice>(), context.informers.of::<Endpoints>());
     let nodes = context.informers.of::<Node>();
@@ -99,6 +101,31 @@ fn matters(old: &Pod, new: &Pod) -> bool {
         || old.metadata.uid != new.metadata.uid
 }
 
+/// Carries out a plan for the slices of `key`.
+async fn write_slices(
+    context: &Context,
+    writes: &Writes,
+    key: &ObjectKey,
+    plan: slices::Plan,
+) -> Result<(), ReconcileError> {
+    let api = context.api::<EndpointSlice>(&key.namespace);
+    for slice in plan.update {
+        let name = slice.metadata.name.as_deref().unwrap_or_default();
+        let written = api.replace(name, &PostParams::default(), &slice).await?;
+        writes.wrote(key, &written);
+    }
+    for slice in plan.create {
+        let written = api.create(&PostParams::default(), &slice).await?;
+        writes.wrote(key, &written);
+    }
+    for slice in plan.delete {
+        let name = slice.metadata.name.as_deref().unwrap_or_default();
+        writes.deleted(key, &*slice);
+        optional(api.delete(name, &DeleteParams::default()).await)?;
+    }
+    Ok(())
+}
+
 impl Controller {
     fn zones(&self, backends: &[(backend::Family, Backend)]) -> HashMap<String, String> {
         let zone = |name: &String| {
@@ -106,25 +133,6 @@ impl Controller {
             Some((name.clone(), node.metadata.labels.as_ref()?.get(ZONE)?.clone()))
         };
         backends.iter().filter_map(|(_, backend)| zone(backend.node.as_ref()?)).collect()
-    }
-
-    async fn write_slices(&self, key: &ObjectKey, plan: slices::Plan) -> Result<(), ReconcileError> {
-        let api = self.context.api::<EndpointSlice>(&key.namespace);
-        for slice in plan.update {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            let written = api.replace(name, &PostParams::default(), &slice).await?;
-            self.writes.wrote(key, &written);
-        }
-        for slice in plan.create {
-            let written = api.create(&PostParams::default(), &slice).await?;
-            self.writes.wrote(key, &written);
-        }
-        for slice in plan.delete {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            self.writes.deleted(key, &*slice);
-            optional(api.delete(name, &DeleteParams::default()).await)?;
-        }
-        Ok(())
     }
 
     async fn write_endpoints(&self, key: &ObjectKey, service: &Service, all: &[Backend]) -> Result<(), ReconcileError> {
@@ -177,7 +185,7 @@ impl Reconcile for Controller {
             .collect();
         let existing = self.slices.by_index(&BY_SERVICE, &key.to_string());
         let plan = slices::plan(&service, &backends, &families, &existing, &self.zones(&backends));
-        self.write_slices(&key, plan).await?;
+        write_slices(&self.context, &self.writes, &key, plan).await?;
         let first = families.first().copied();
         let first: Vec<Backend> =
             backends.into_iter().filter(|(family, _)| Some(*family) == first).map(|(_, backend)| backend).collect();

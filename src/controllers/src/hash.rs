@@ -1,9 +1,8 @@
 //! Short names for templates: FNV-1a over their JSON, written in an alphabet without vowels and lookalikes, so that
 //! no word can come of it. The same as upstream's in form, not in value.
 
+use objects::names;
 use serde::Serialize;
-
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 fn fnv32a(bytes: &[u8], start: u32) -> u32 {
     bytes.iter().fold(start, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(16_777_619))
@@ -15,12 +14,7 @@ pub(crate) fn template_hash<T: Serialize>(template: &T, collision: Option<i32>) 
     if let Some(collision) = collision {
         hash = fnv32a(&collision.to_le_bytes(), hash);
     }
-    Ok(safe(&hash.to_string()))
-}
-
-/// Each digit of `text` as a letter of the safe alphabet.
-fn safe(text: &str) -> String {
-    text.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
+    Ok(names::spell(hash.to_string().as_bytes()))
 }
 
 #[cfg(test)]
@@ -33,6 +27,6 @@ mod tests {
         assert_eq!(name, template_hash(&"template", None).unwrap());
         assert_ne!(name, template_hash(&"other", None).unwrap());
         assert_ne!(name, template_hash(&"template", Some(1)).unwrap());
-        assert!(name.bytes().all(|b| ALPHABET.contains(&b)));
+        assert_eq!(names::label_value(&name), names::Messages::new());
     }
 }

@@ -9,12 +9,12 @@ pub(crate) mod view;
 
 use std::sync::Arc;
 
+use client::Api;
 use client::retry::{is_conflict, optional};
 use client::{EventRecorder, EventType, Informer, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 

@@ -23,6 +23,7 @@ mod runner;
 mod template;
 mod writes;
 
+mod certificates;
 mod claim_protection;
 mod cronjob;
 mod daemonset;
@@ -36,6 +37,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
 mod replicaset;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 mod statefulset;
@@ -56,6 +58,8 @@ pub struct Config {
     pub node_cidr_mask: u8,
     /// How many finished pods are kept before the oldest are deleted.
     pub terminated_pod_threshold: usize,
+    /// Signs approved certificate requests; without it they wait for somebody else.
+    pub signer: Option<pki::Ca>,
     pub metrics: Metrics,
 }
 
@@ -67,6 +71,7 @@ impl Config {
             cluster_cidr,
             node_cidr_mask: 24,
             terminated_pod_threshold: 12_500,
+            signer: None,
             metrics: Metrics::default(),
         }
     }
@@ -91,6 +96,8 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     garbage::start(&context);
     disruption::start(&context);
     claim_protection::start(&context);
+    resource_quota::start(&context);
+    certificates::start(&context);
     stop.cancelled().await;
     context.drained().await;
 }

@@ -107,7 +107,7 @@ impl Controller {
     }
 
     async fn node_exists(&self, name: &str) -> Result<bool, ReconcileError> {
-        Ok(self.context.cluster_api::<Node>().get_metadata_opt(name).await?.is_some())
+        Ok(self.context.cluster_api::<Node>().get_opt(name).await?.is_some())
     }
 
     /// Fails the pod, if it has not ended, and removes it at once.

@@ -16,6 +16,8 @@ use crate::metrics::{Metrics, QueueLabel};
 
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(120);
+/// What is asked for beyond this means for ever, and no clock counts that far.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The state of a queue. Knows no clock: `now` is a parameter.
 #[derive(Default)]
@@ -130,6 +132,8 @@ impl Queue {
     }
 
     pub(crate) fn add_after(&self, key: ObjectKey, delay: Duration) {
+        // A delay that objects give may be longer than a clock can count.
+        let delay = delay.min(LONGEST_WAIT);
         self.edit(|state| state.add_at(key, Instant::now() + delay));
     }
 

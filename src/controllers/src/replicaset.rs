@@ -6,11 +6,11 @@ mod plan;
 
 use std::sync::Arc;
 
+use client::Api;
 use client::{EventRecorder, EventType, Informer, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use kube::Api;
 
 use self::kind::Replicated;
 use crate::claim;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::ObjectKey;
+use futures::future::BoxFuture;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -36,16 +37,31 @@ pub(crate) trait Reconcile: Send + Sync + 'static {
 
 type Outcome = Result<Next, ReconcileError>;
 
+/// What is done with each key. One type for all controllers, or the loop would be there once for each.
+type Work = Box<dyn Fn(ObjectKey) -> BoxFuture<'static, Outcome> + Send + Sync>;
+
 /// Works until `stop`, then lets what is in flight come to its end.
-pub(crate) async fn run<R: Reconcile>(reconciler: Arc<R>, queue: Queue, workers: usize, stop: CancellationToken) {
+pub(crate) fn run<R: Reconcile>(
+    reconciler: Arc<R>,
+    queue: Queue,
+    workers: usize,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> {
+    let work: Work = Box::new(move |key| {
+        let reconciler = reconciler.clone();
+        Box::pin(async move { reconciler.reconcile(key).await })
+    });
+    work_off(work, queue, workers, stop)
+}
+
+async fn work_off(work: Work, queue: Queue, workers: usize, stop: CancellationToken) {
     let mut tasks: JoinSet<Outcome> = JoinSet::new();
     let mut keys: HashMap<Id, ObjectKey> = HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             key = queue.next(), if tasks.len() < workers => {
-                let (reconciler, job) = (reconciler.clone(), key.clone());
-                let task = tasks.spawn(async move { reconciler.reconcile(job).await });
+                let task = tasks.spawn(work(key.clone()));
                 keys.insert(task.id(), key);
             }
             Some(ended) = tasks.join_next_with_id() => settle(&queue, &mut keys, ended),

@@ -10,12 +10,12 @@ mod status;
 
 use std::sync::Arc;
 
+use client::Api;
 use client::retry::{is_already_exists, optional};
 use client::{EventRecorder, EventType, Informer, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -57,7 +57,7 @@ fn template_of(revision: &ControllerRevision) -> Result<PodTemplateSpec, serde_j
     if let Some(fields) = stored.as_object_mut() {
         fields.remove("$patch");
     }
-    serde_json::from_value(stored)
+    objects::decode::decode(stored).map_err(serde::de::Error::custom)
 }
 
 fn uid(set: &StatefulSet) -> &str {

@@ -1,12 +1,13 @@
 //! Pods made from a template, several at a time.
 
+use client::Api;
 use client::retry::is_namespace_terminating;
 use client::{EventRecorder, EventType};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::{Api, Resource};
 
 /// A pod of `template`, named by the server after `prefix`.
 pub(crate) fn pod(template: &PodTemplateSpec, prefix: &str, namespace: &str, owner: OwnerReference) -> Pod {

@@ -75,10 +75,10 @@ impl Writes {
 
 #[cfg(test)]
 mod tests {
+    use client::Api;
     use client::Informers;
     use client::testing::FakeApi;
     use k8s_openapi::api::core::v1::ConfigMap;
-    use kube::Api;
     use kube::api::{DeleteParams, PostParams};
 
     use super::*;

@@ -11,6 +11,7 @@
 pub mod config;
 mod context;
 pub mod dns;
+mod extended;
 mod heartbeat;
 pub mod http;
 mod images;

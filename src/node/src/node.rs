@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::Informers;
+use client::persist::persist;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use net::Net;
 use runtime::spec::Resources;
@@ -19,6 +21,17 @@ use crate::config::NodeConfig;
 use crate::context::Context;
 use crate::network::chain;
 use crate::registration::{self, RegistrationError};
+
+type Task = fn(&Arc<Context>) -> BoxFuture<'static, ()>;
+
+/// What goes on for as long as the node runs.
+const TASKS: [(&str, Task); 5] = [
+    ("heartbeat", crate::heartbeat::task),
+    ("node status", crate::node_status::task),
+    ("network", crate::network::task),
+    ("pods", crate::pods::task),
+    ("pressure", crate::pressure::task),
+];
 
 /// A running node. Cheap to clone.
 #[derive(Clone)]
@@ -75,15 +88,9 @@ impl Node {
         let context = Context::new(config, client, informers, runtime, net, stop);
         registration::register(&context).await?;
         weigh_classes(&context);
-        for task in [
-            crate::heartbeat::task(&context),
-            crate::node_status::task(&context),
-            crate::network::task(&context),
-            crate::pods::task(&context),
-            crate::pressure::task(&context),
-        ] {
-            let stop = context.stop.clone();
-            context.tasks.spawn(async move { stop.run_until_cancelled(task).await });
+        for (what, task) in TASKS {
+            let (stop, own) = (context.stop.clone(), context.clone());
+            context.tasks.spawn(async move { stop.run_until_cancelled(persist(what, || task(&own))).await });
         }
         let node = Node { context };
         crate::services::start(&node);

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use client::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, Node as NodeObject, NodeCondition, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
     NodeStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use client::{EventType, Subscription};
 
 use crate::context::Context;
+use crate::extended;
 use crate::pressure::Health;
 use crate::registration;
 
@@ -36,7 +37,7 @@ async fn run(context: Arc<Context>) {
     let mut images = context.puller.changes();
     let mut nodes = context.node.subscribe();
     let mut written: Option<NodeStatus> = None;
-    context.node_event(EventType::Normal, "Starting", "");
+    context.node_event(EventType::Normal, "Starting", "Starting kubelet.");
     loop {
         let now = Timestamp::now();
         let current = *health.borrow_and_update();
@@ -63,12 +64,13 @@ async fn run(context: Arc<Context>) {
     }
 }
 
-/// Ends when the API holds other conditions than this node wrote: the control plane gave the node up for a while.
+/// Ends when the API holds other conditions than this node wrote (the control plane gave the node up for a while), or
+/// resources that somebody announced and that are not allocatable yet.
 async fn contradicted(context: &Context, nodes: &mut Subscription<NodeObject>, written: Option<&NodeStatus>) {
     while nodes.next().await.is_some() {
         let stored = context.own_node().and_then(|node| node.status.clone());
         if let (Some(stored), Some(written)) = (stored, written)
-            && differ(written, &stored)
+            && (differ(written, &stored) || !extended::missing(&stored).is_empty())
         {
             return;
         }
@@ -85,7 +87,12 @@ fn differ(written: &NodeStatus, stored: &NodeStatus) -> bool {
 
 /// Writes with the heartbeat times of this moment; they alone are no reason to write.
 async fn write(context: &Context, api: &Api<NodeObject>, status: &NodeStatus) -> Result<(), kube::Error> {
-    let patch = Patch::Strategic(json!({"status": status}));
+    let mut patch = json!({"status": status});
+    let stored = context.own_node().and_then(|node| node.status.clone()).unwrap_or_default();
+    for (name, amount) in extended::missing(&stored) {
+        patch["status"]["allocatable"][name] = json!(amount);
+    }
+    let patch = Patch::Strategic(patch);
     api.patch_status(&context.config.name, &PatchParams::default(), &patch).await?;
     Ok(())
 }

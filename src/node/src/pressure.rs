@@ -6,10 +6,12 @@ use std::time::Instant;
 use client::EventType;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::config::Eviction;
 use crate::context::Context;
 use crate::machine::{self, meminfo};
 use crate::network::chain;
 use crate::plan::Verdict;
+use crate::pods::cleanup;
 use crate::spec::resources::{self, QosClass};
 use crate::status::phase;
 
@@ -33,6 +35,14 @@ struct Sample {
     pids_percent: u64,
 }
 
+impl Sample {
+    fn lacks_disk(&self, eviction: &Eviction) -> bool {
+        self.node_disk_percent < u64::from(eviction.nodefs_available_percent)
+            || self.image_disk_percent < u64::from(eviction.imagefs_available_percent)
+            || self.inodes_percent < u64::from(eviction.inodes_free_percent)
+    }
+}
+
 /// Looks for ever.
 pub(crate) fn task(context: &Arc<Context>) -> futures::future::BoxFuture<'static, ()> {
     let context = context.clone();
@@ -45,14 +55,17 @@ async fn run(context: Arc<Context>) {
     let mut since = Since::default();
     loop {
         ticks.tick().await;
-        let sample = sample(&context);
+        let mut sample = sample_now(&context);
         collect_images(&context, sample).await;
         let now = Instant::now();
         let eviction = &context.config.eviction;
         let memory = sample.memory_available < eviction.memory_available;
-        let disk = sample.node_disk_percent < u64::from(eviction.nodefs_available_percent)
-            || sample.image_disk_percent < u64::from(eviction.imagefs_available_percent)
-            || sample.inodes_percent < u64::from(eviction.inodes_free_percent);
+        let disk = sample.lacks_disk(eviction);
+        if disk {
+            // What nobody uses goes before any pod has to.
+            shed_files(&context).await;
+            sample = sample_now(&context);
+        }
         let told = Health {
             memory: since.settle(0, memory, now, eviction.settle),
             disk: since.settle(1, disk, now, eviction.settle),
@@ -67,7 +80,7 @@ async fn run(context: Arc<Context>) {
         });
         if memory {
             evict(&context, "memory").await;
-        } else if disk {
+        } else if sample.lacks_disk(eviction) {
             evict(&context, "ephemeral-storage").await;
         }
     }
@@ -87,7 +100,7 @@ impl Since {
     }
 }
 
-fn sample(context: &Context) -> Sample {
+fn sample_now(context: &Context) -> Sample {
     let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole).unwrap_or(100);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let (size, free, inodes, inodes_free) = machine::file_system(&context.config.root).unwrap_or((0, 0, 0, 0));
@@ -125,6 +138,13 @@ async fn collect_images(context: &Arc<Context>, sample: Sample) {
         }
         Ok(Err(error)) => tracing::warn!(error = %chain(&error), "cannot remove unused images"),
         Err(error) => tracing::warn!(error = %error, "removing unused images failed"),
+    }
+}
+
+/// Removes what ended containers wrote, of crashed ones that were restarted too.
+async fn shed_files(context: &Context) {
+    for pod in context.runtime.list_pods() {
+        cleanup::shed_files(context, &pod.spec.id).await;
     }
 }
 

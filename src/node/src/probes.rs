@@ -14,7 +14,7 @@ use std::time::Duration;
 use client::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Probe};
-use runtime::ContainerId;
+use runtime::{ContainerId, ContainerState};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -228,6 +228,10 @@ impl Prober {
                 Err(error) => action::Outcome { success: false, output: error.to_string() },
             };
             if !outcome.success {
+                // That a container has ended is for the worker to notice, and no word about its health.
+                if !self.is_running() {
+                    return;
+                }
                 let text = format!("{} probe failed: {}", self.kind.name(), outcome.output);
                 self.context.container_event(&self.pod, &self.container.name, EventType::Warning, "Unhealthy", text);
             }
@@ -237,6 +241,10 @@ impl Prober {
                 return;
             }
         }
+    }
+
+    fn is_running(&self) -> bool {
+        self.context.runtime.container_status(&self.id).is_ok_and(|status| status.state == ContainerState::Running)
     }
 
     fn tell(&self, result: bool) {

@@ -52,6 +52,13 @@ pub fn find<'a>(pod: &'a Pod, name: &str) -> Option<(Role, std::borrow::Cow<'a, 
     containers(pod).into_iter().find(|(_, c)| c.name == name)
 }
 
+/// The container that the debugger called `name` was made for.
+pub fn debug_target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let mut debuggers = pod.spec.as_ref()?.ephemeral_containers.iter().flatten();
+    let debugger = debuggers.find(|c| c.name == name)?;
+    debugger.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
 fn from_ephemeral(from: &EphemeralContainer) -> Container {
     Container {
         args: from.args.clone(),

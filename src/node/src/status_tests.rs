@@ -224,3 +224,21 @@ fn a_final_phase_is_never_left() {
     memory.last_status.phase = Some("Failed".into());
     assert_eq!(get(&one("Always"), &view(vec![running("c")]), &memory, false).phase.as_deref(), Some("Failed"));
 }
+
+#[test]
+fn an_evicted_pod_says_that_the_node_ended_it() {
+    let verdict = Verdict { reason: "Evicted".into(), message: "The node was low on resource: memory. ".into() };
+    let memory = Memory { verdict: Some(verdict), ..knows(&["c"]) };
+    let status = get(&one("Always"), &view(vec![exited("c", 0, 137)]), &memory, true);
+    assert_eq!(
+        condition(&status, "DisruptionTarget"),
+        ("True", Some("TerminationByKubelet"), Some("The node was low on resource: memory. "))
+    );
+    let mut kept = status.clone();
+    conditions::pass_through(&mut kept, std::iter::empty());
+    assert_eq!(kept, status, "what the API does not know yet stays");
+    assert!(
+        conditions::find(&get(&one("Never"), &view(vec![exited("c", 0, 1)]), &knows(&["c"]), true), "DisruptionTarget")
+            .is_none()
+    );
+}

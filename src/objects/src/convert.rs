@@ -11,16 +11,6 @@ use serde_json::Value;
 
 use crate::decode::{DecodeError, decode};
 
-pub use hpa::to_v2 as hpa_to_v2;
-
-/// Whether a kind is a view of another one.
-pub fn is_view(group: &str, version: &str, kind: &str) -> bool {
-    matches!(
-        (group, version, kind),
-        ("autoscaling", "v1", "HorizontalPodAutoscaler") | ("events.k8s.io", "v1", "Event")
-    )
-}
-
 /// The stored form of an object of a view. Other kinds pass through.
 ///
 /// # Errors

@@ -3,9 +3,9 @@
 //! The dialect and the error texts are those of robfig/cron's standard parser, which upstream uses. Times are computed
 //! in a zone that the caller looks up; nothing here reads the clock or the zone database.
 
-use jiff::civil::DateTime;
+use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, Timestamp};
+use jiff::{SignedDuration, Timestamp, ToSpan, Zoned};
 
 use crate::duration;
 
@@ -15,25 +15,36 @@ use crate::duration;
 pub struct CronError(String);
 
 /// When to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {
     /// At the minutes that match all fields.
-    Fields(Fields),
+    At(Fields),
     /// Once per period (`@every 90m`), at least a second.
     Every(SignedDuration),
 }
 
-/// Bits of allowed values per field.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The allowed values of each field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fields {
-    minute: u64,
-    hour: u64,
-    day: u64,
-    month: u64,
-    weekday: u64,
-    /// Whether day of month, or weekday, is unrestricted: then only the other one decides.
-    any_day: bool,
-    any_weekday: bool,
+    minute: Field,
+    hour: Field,
+    day: Field,
+    month: Field,
+    weekday: Field,
+}
+
+/// Allowed values as bits; and whether the field leaves all open (then, of the two kinds of day, only the other one
+/// decides).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Field {
+    bits: u64,
+    open: bool,
+}
+
+impl Field {
+    fn has(self, value: i8) -> bool {
+        u32::try_from(value).is_ok_and(|value| self.bits & (1 << value) != 0)
+    }
 }
 
 struct Bounds {
@@ -67,26 +78,20 @@ impl Schedule {
             let message = format!("expected exactly 5 fields, found {}: [{}]", parts.len(), parts.join(" "));
             return Err(CronError(message));
         };
-        let any = |field: &str| field.split(',').any(|part| matches!(part.split('/').next(), Some("*" | "?")));
-        Ok(Self::Fields(Fields {
-            minute: bits(minute, &MINUTES)?,
-            hour: bits(hour, &HOURS)?,
-            day: bits(day, &DAYS)?,
-            month: bits(month, &MONTHS)?,
-            weekday: bits(weekday, &WEEKDAYS)?,
-            any_day: any(day),
-            any_weekday: any(weekday),
+        Ok(Self::At(Fields {
+            minute: field(minute, &MINUTES)?,
+            hour: field(hour, &HOURS)?,
+            day: field(day, &DAYS)?,
+            month: field(month, &MONTHS)?,
+            weekday: field(weekday, &WEEKDAYS)?,
         }))
     }
 
     /// The first time after `after`, or `None` when the expression never matches (30 February).
     pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         match self {
-            Self::Every(period) => {
-                let whole = Timestamp::from_second(after.as_second()).ok()?;
-                whole.checked_add(*period).ok()
-            }
-            Self::Fields(fields) => fields.next(after, zone),
+            Self::Every(period) => Timestamp::from_second(after.as_second()).ok()?.checked_add(*period).ok(),
+            Self::At(fields) => fields.next(after, zone),
         }
     }
 }
@@ -110,17 +115,21 @@ fn descriptor(text: &str) -> Result<Schedule, CronError> {
     Schedule::parse(fields)
 }
 
-fn bits(field: &str, bounds: &Bounds) -> Result<u64, CronError> {
-    field.split(',').filter(|part| !part.is_empty()).try_fold(0, |all, part| Ok(all | range(part, bounds)?))
+fn field(text: &str, bounds: &Bounds) -> Result<Field, CronError> {
+    text.split(',').filter(|part| !part.is_empty()).try_fold(Field { bits: 0, open: false }, |all, part| {
+        let part = range(part, bounds)?;
+        Ok(Field { bits: all.bits | part.bits, open: all.open | part.open })
+    })
 }
 
 /// `*`, `5`, `1-5`, any of them with `/step`.
-fn range(text: &str, bounds: &Bounds) -> Result<u64, CronError> {
+fn range(text: &str, bounds: &Bounds) -> Result<Field, CronError> {
     let mut slashes = text.split('/');
     let (span, step, more) = (slashes.next().unwrap_or_default(), slashes.next(), slashes.next());
     let mut hyphens = span.split('-');
     let (low, high, extra) = (hyphens.next().unwrap_or_default(), hyphens.next(), hyphens.next());
-    let (start, mut end) = if low == "*" || low == "?" {
+    let all = low == "*" || low == "?";
+    let (start, mut end) = if all {
         (bounds.min, bounds.max)
     } else {
         let start = value(low, bounds)?;
@@ -145,7 +154,10 @@ fn range(text: &str, bounds: &Bounds) -> Result<u64, CronError> {
         () if end > bounds.max => format!("end of range ({end}) above maximum ({}): {text}", bounds.max),
         () if start > end => format!("beginning of range ({start}) beyond end of range ({end}): {text}"),
         () if step == 0 => format!("step of range should be a positive number: {text}"),
-        () => return Ok((start..=end).step_by(usize::try_from(step).unwrap_or(1)).fold(0, |all, n| all | 1 << n)),
+        () => {
+            let values = (start..=end).step_by(usize::try_from(step).unwrap_or(1));
+            return Ok(Field { bits: values.fold(0, |bits, n| bits | 1 << n), open: all && step == 1 });
+        }
     };
     Err(CronError(problem))
 }
@@ -166,41 +178,31 @@ fn number(text: &str) -> Result<u32, CronError> {
     }
 }
 
-fn has(bits: u64, n: i8) -> bool {
-    u32::try_from(n).is_ok_and(|n| bits & (1 << n) != 0)
-}
-
 impl Fields {
-    fn day_matches(&self, at: DateTime) -> bool {
-        let day = has(self.day, at.day());
-        let weekday = has(self.weekday, at.weekday().to_sunday_zero_offset());
-        if self.any_day || self.any_weekday { day && weekday } else { day || weekday }
+    fn day_fits(&self, at: &Zoned) -> bool {
+        let day = self.day.has(at.day());
+        let weekday = self.weekday.has(at.weekday().since(Weekday::Sunday));
+        if self.day.open || self.weekday.open { day && weekday } else { day || weekday }
     }
 
+    /// Goes forward in real time by the largest step that cannot miss a fit. So a time that a change of clocks leaves
+    /// out is left out, and one that it repeats is repeated. Upstream gives up after five years, too.
     fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        let start = zone.to_datetime(after);
-        let minute = start.with().second(0).subsec_nanosecond(0).build().ok()?;
-        let mut at = minute.checked_add(Span::new().minutes(1)).ok()?;
-        // Upstream gives up after five years, too.
-        let end = at.checked_add(Span::new().years(5)).ok()?;
-        while at <= end {
-            let midnight = || at.with().hour(0).minute(0).build();
-            at = if !has(self.month, at.month()) {
-                midnight().ok()?.with().day(1).build().ok()?.checked_add(Span::new().months(1)).ok()?
-            } else if !self.day_matches(at) {
-                midnight().ok()?.checked_add(Span::new().days(1)).ok()?
-            } else if !has(self.hour, at.hour()) {
-                at.with().minute(0).build().ok()?.checked_add(Span::new().hours(1)).ok()?
-            } else if !has(self.minute, at.minute()) {
-                at.checked_add(Span::new().minutes(1)).ok()?
+        let whole = after.as_second().div_euclid(60) * 60 + 60;
+        let mut at = Timestamp::from_second(whole).ok()?.to_zoned(zone.clone());
+        let end = at.year() + 5;
+        while at.year() <= end {
+            if !self.month.has(at.month()) {
+                at = at.first_of_month().ok()?.checked_add(1.month()).ok()?.start_of_day().ok()?;
+            } else if !self.day_fits(&at) {
+                at = at.tomorrow().ok()?.start_of_day().ok()?;
+            } else if !self.hour.has(at.hour()) {
+                at = at.checked_add((60 - i64::from(at.minute())).minutes()).ok()?;
+            } else if self.minute.has(at.minute()) {
+                return Some(at.timestamp());
             } else {
-                let found = zone.to_timestamp(at).ok()?;
-                // An hour that the clock repeats may lie before `after`.
-                if found > after {
-                    return Some(found);
-                }
-                at.checked_add(Span::new().minutes(1)).ok()?
-            };
+                at = at.checked_add(1.minute()).ok()?;
+            }
         }
         None
     }
@@ -235,6 +237,26 @@ mod tests {
         let schedule = Schedule::parse("0 0 * * *").unwrap();
         let after = "2026-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(schedule.next(after, &zone).unwrap().to_string(), "2026-01-01T22:00:00Z");
+    }
+
+    #[test]
+    fn a_day_of_month_and_a_weekday_that_are_both_given_fit_either() {
+        // The 13th is a Tuesday; the Friday before is the 9th.
+        assert_eq!(next("0 0 13 * 5", "2026-01-08T00:00:00Z"), "2026-01-09T00:00:00Z");
+        assert_eq!(next("0 0 13 * 5", "2026-01-09T00:00:00Z"), "2026-01-13T00:00:00Z");
+        assert_eq!(next("0 0 13 * *", "2026-01-08T00:00:00Z"), "2026-01-13T00:00:00Z");
+        // A stepped star leaves nothing open: every second day of the month, and every Friday.
+        assert_eq!(next("0 0 */2 * 5", "2026-01-08T00:00:00Z"), "2026-01-09T00:00:00Z");
+        assert_eq!(next("0 0 */2 * 5", "2026-01-15T00:00:00Z"), "2026-01-16T00:00:00Z");
+    }
+
+    #[test]
+    fn a_time_that_the_clocks_leave_out_is_left_out() {
+        let zone = TimeZone::posix("EST5EDT,M3.2.0,M11.1.0").unwrap();
+        let next =
+            |text: &str, after: &str| Schedule::parse(text).unwrap().next(after.parse().unwrap(), &zone).unwrap();
+        assert_eq!(next("30 2 * * *", "2026-03-07T12:00:00Z").to_string(), "2026-03-09T06:30:00Z");
+        assert_eq!(next("0 9 * * *", "2026-03-08T12:00:00Z").to_string(), "2026-03-08T13:00:00Z");
     }
 
     #[test]

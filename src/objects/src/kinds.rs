@@ -176,13 +176,3 @@ pub fn find_object(api_version: &str, kind: &str) -> Option<&'static Kind> {
     let (group, version) = split_api_version(api_version);
     find_kind(group, version, kind)
 }
-
-/// The row of the preferred version of a group's kind (owner references, event involved objects).
-pub fn find_group_kind(group: &str, kind: &str) -> Option<&'static Kind> {
-    KINDS.iter().filter(|k| k.kind == kind && k.group == group).max_by(|a, b| a.version.cmp(&b.version))
-}
-
-/// The rows of one group version.
-pub fn in_group_version<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
-    KINDS.iter().filter(move |k| k.group == group && k.version == version)
-}

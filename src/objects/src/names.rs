@@ -259,11 +259,6 @@ pub fn cidr(text: &str) -> Messages {
     }
 }
 
-/// Names with a domain before the slash, as finalizers and signers have.
-pub fn has_domain(text: &str) -> bool {
-    text.contains('/')
-}
-
 /// Characters of generated suffixes: no vowels and nothing that looks like another, so that no words come out.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -273,9 +268,14 @@ pub const SUFFIX_LENGTH: usize = 5;
 /// Longest base kept before the random characters.
 const MAX_BASE: usize = 63 - SUFFIX_LENGTH;
 
-/// A suffix from random bytes (one each; more than enough entropy is thrown away by the modulo).
+/// A suffix from random bytes.
 pub fn suffix(random: [u8; SUFFIX_LENGTH]) -> String {
-    random.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
+    spell(&random)
+}
+
+/// One safe character for each byte, whose value does not come through whole: for hashes and random names.
+pub fn spell(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
 }
 
 /// `base` cut to fit, then `suffix`.
@@ -285,11 +285,6 @@ pub fn generate(base: &str, suffix: &str) -> String {
         end -= 1;
     }
     format!("{}{suffix}", &base[..end])
-}
-
-/// Encodes a 32-bit hash the way upstream does for `pod-template-hash` and controller revisions.
-pub fn safe_encode(text: &str) -> String {
-    text.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
 }
 
 #[cfg(test)]

@@ -291,9 +291,10 @@ impl fmt::Display for Quantity {
         if self.nanos == 0 {
             return f.write_str("0");
         }
-        let small = self.nanos.abs() < 1024 * NANO;
+        // Binary units have no fractions: what is small, or no whole number, is written in decimal ones.
+        let binary = self.nanos.abs() >= 1024 * NANO && self.nanos % NANO == 0;
         match self.format {
-            Format::BinarySi if !small => self.write_binary(f),
+            Format::BinarySi if binary => self.write_binary(f),
             Format::DecimalExponent => self.write_decimal(f, |exponent| match exponent {
                 0 => String::new(),
                 _ => format!("e{exponent}"),
@@ -362,7 +363,8 @@ mod tests {
             ("-1", "-1"),
             ("+2Mi", "2Mi"),
             ("0.5Ki", "512"),
-            ("1.3Gi", "1395864372"),
+            ("1.3Gi", "1395864371200m"),
+            ("1.1Pi", "1238489897526886400m"),
             ("9Ei", "9223372036854775807"),
             ("1e100", "9223372036854775807"),
             ("1e-100", "1e-9"),

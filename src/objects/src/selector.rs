@@ -301,6 +301,13 @@ mod tests {
     }
 
     #[test]
+    fn white_space_of_other_kinds_is_no_white_space() {
+        for text in ["\u{c}", "a=b,\u{c}", "a\u{c}", "a in (\u{c})", "\u{a0}"] {
+            assert!(Selector::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn broken_strings_are_explained() {
         for (text, expected) in [
             ("x=a||y=b", "key: Invalid value"),

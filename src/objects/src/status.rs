@@ -109,6 +109,9 @@ struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Details>,
     code: u16,
+    /// Goes out as `metadata.continue`.
+    #[serde(skip)]
+    continue_token: String,
 }
 
 /// A failed (or, rarely, successful) answer of the API. Cheap to move: one pointer.
@@ -131,19 +134,24 @@ impl Serialize for Status {
             kind: &'static str,
             #[serde(rename = "apiVersion")]
             api_version: &'static str,
-            metadata: Empty,
+            metadata: Meta<'a>,
             #[serde(flatten)]
             body: &'a Body,
         }
         #[derive(Serialize)]
-        struct Empty {}
-        Wire { kind: "Status", api_version: "v1", metadata: Empty {}, body: &self.0 }.serialize(serializer)
+        struct Meta<'a> {
+            #[serde(rename = "continue", skip_serializing_if = "str::is_empty")]
+            continue_token: &'a str,
+        }
+        let metadata = Meta { continue_token: &self.0.continue_token };
+        Wire { kind: "Status", api_version: "v1", metadata, body: &self.0 }.serialize(serializer)
     }
 }
 
 impl Status {
     fn failure(code: u16, reason: Reason, message: String, details: Option<Details>) -> Self {
-        Self(Box::new(Body { status: "Failure".to_owned(), message, reason, details, code }))
+        let status = "Failure".to_owned();
+        Self(Box::new(Body { status, message, reason, details, code, continue_token: String::new() }))
     }
 
     fn on(code: u16, reason: Reason, resource: Qualified<'_>, name: &str, message: String) -> Self {
@@ -244,11 +252,14 @@ impl Status {
         Self::expired(format!("too old resource version: {requested} ({oldest})"))
     }
 
-    /// A list's continue token points at a compacted revision.
-    pub fn continue_expired() -> Self {
-        Self::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-        )
+    /// A list's continue token points at a compacted revision. `token` goes on from the same place in whatever state
+    /// is the newest then.
+    pub fn continue_expired(token: String) -> Self {
+        let mut status = Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+        );
+        status.0.continue_token = token;
+        status
     }
 
     /// A revision from the future was asked for.
@@ -272,18 +283,6 @@ impl Status {
     pub fn timeout(message: &str, retry_after_seconds: u32) -> Self {
         let details = Details { retry_after_seconds, ..Details::default() };
         Self::failure(504, Reason::Timeout, format!("Timeout: {message}"), Some(details))
-    }
-
-    pub fn server_timeout(resource: Qualified<'_>, operation: &str, retry_after_seconds: u32) -> Self {
-        let message = format!(
-            "The {operation} operation against {resource} could not be completed at this time, please try again."
-        );
-        Self::on(500, Reason::ServerTimeout, resource, operation, message).with_retry_after(retry_after_seconds)
-    }
-
-    pub fn method_not_allowed(resource: Qualified<'_>, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind \"{resource}\"");
-        Self::on(405, Reason::MethodNotAllowed, resource, "", message)
     }
 
     /// The HTTP method means nothing on this path.
@@ -394,7 +393,12 @@ pub fn quote(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
             c if u32::from(c) < 0x20 || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
     }

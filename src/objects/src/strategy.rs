@@ -25,9 +25,7 @@ pub mod scale;
 pub mod scheduling;
 pub mod storage;
 pub mod typed;
-pub mod views;
-
-use jiff::Timestamp;
+pub use jiff::Timestamp;
 use serde_json::Value;
 
 pub use deletion::Propagation;
@@ -49,6 +47,15 @@ pub struct Context<'a> {
     /// Five random characters for `generateName` (see [`crate::names::suffix`]).
     pub name_suffix: &'a str,
     pub user: Option<&'a User>,
+}
+
+#[cfg(test)]
+impl<'a> Context<'a> {
+    /// A request on a namespace, or on a cluster-scoped kind.
+    pub(crate) fn sample(namespace: Option<&'a str>) -> Self {
+        let now = "2026-01-02T03:04:05Z".parse().unwrap();
+        Self { namespace, name: None, now, uid: "u", name_suffix: "abcde", user: None }
+    }
 }
 
 /// Who makes the request; certificate signing requests record it.
@@ -194,14 +201,6 @@ pub trait Strategy: Send + Sync {
         let (_, _) = (object, replicas);
         false
     }
-}
-
-/// The values of the selectable fields of one object, in the order of [`Strategy::selectable_fields`].
-pub fn field_values<'a>(
-    fields: &'a [SelectableField],
-    object: &'a Value,
-) -> impl Iterator<Item = (&'static str, String)> + 'a {
-    fields.iter().map(move |field| (field.label, field.value(object)))
 }
 
 impl SelectableField {

@@ -2,6 +2,7 @@
 
 use crate::files::{self, FileError};
 use crate::leaf::{Identity, KeyCert, Leaf};
+use crate::request::{Grant, Request};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -18,6 +19,8 @@ const CA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
 const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// Certificates start this much in the past: the clocks of joining machines differ.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(2);
+/// The object identifier of an organization's name.
+const ORGANIZATION: [u64; 4] = [2, 5, 4, 10];
 
 /// What can go wrong with the CA or what it signs.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,7 @@ pub enum CaError {
     HalfPair { present: String, missing: String },
     #[error("a name in the certificate is not ASCII: {0:?}")]
     Name(String),
-    #[error("{0} is in more than one group: a certificate carries one organization here")]
+    #[error("{0} is in more than two groups: a certificate carries two organizations here")]
     Groups(String),
     #[error("the time {0} does not fit a certificate")]
     Time(Timestamp),
@@ -61,7 +64,7 @@ impl Ca {
     pub fn generate(common_name: &str, now: Timestamp) -> Result<KeyCert, CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = subject(common_name, &[]);
+        params.distinguished_name = subject(common_name, &[])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -131,6 +134,22 @@ impl Ca {
         request.params = params;
         Ok(request.signed_by(&self.inner.issuer)?.pem())
     }
+
+    /// Certifies a request as it is: its subject, its names and its key, for what `grant` says.
+    pub fn grant_request(&self, request_pem: &str, grant: &Grant, now: Timestamp) -> Result<String, CaError> {
+        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
+        let asked = Request::of(request_pem, &request.params)?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.distinguished_name = subject(&asked.subject.user, &asked.subject.groups)?;
+        params.subject_alt_names = std::mem::take(&mut request.params.subject_alt_names);
+        params.key_usages = grant.usages.keys.clone();
+        params.extended_key_usages = grant.usages.extended.clone();
+        set_validity(&mut params, now, grant.lifetime)?;
+        request.params = params;
+        Ok(request.signed_by(&self.inner.issuer)?.pem())
+    }
 }
 
 /// A key and a signing request for it; the signer decides subject and names (see [`Ca::sign_request`]).
@@ -158,14 +177,11 @@ fn describe(params: &mut CertificateParams, leaf: &Leaf) -> Result<(), CaError> 
     params.use_authority_key_identifier_extension = true;
     match leaf {
         Leaf::Client(Identity { user, groups }) => {
-            if groups.len() > 1 {
-                return Err(CaError::Groups(user.clone()));
-            }
-            params.distinguished_name = subject(user, groups);
+            params.distinguished_name = subject(user, groups)?;
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         }
         Leaf::Server { common_name, dns_names, addresses } => {
-            params.distinguished_name = subject(common_name, &[]);
+            params.distinguished_name = subject(common_name, &[])?;
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             for name in dns_names {
                 let name = name.as_str().try_into().map_err(|_| CaError::Name(name.clone()))?;
@@ -177,19 +193,24 @@ fn describe(params: &mut CertificateParams, leaf: &Leaf) -> Result<(), CaError> 
     Ok(())
 }
 
-fn subject(common_name: &str, organizations: &[String]) -> DistinguishedName {
+/// A second organization goes by its object identifier, because a name of rcgen's has each type once.
+fn subject(common_name: &str, organizations: &[String]) -> Result<DistinguishedName, CaError> {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
-    if let Some(group) = organizations.first() {
-        name.push(DnType::OrganizationName, group.as_str());
+    let types = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION.to_vec())];
+    if organizations.len() > types.len() {
+        return Err(CaError::Groups(common_name.to_owned()));
     }
-    name
+    for (kind, group) in types.into_iter().zip(organizations) {
+        name.push(kind, group.as_str());
+    }
+    Ok(name)
 }
 
-fn set_validity(params: &mut CertificateParams, now: Timestamp, life: SignedDuration) -> Result<(), CaError> {
+fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: SignedDuration) -> Result<(), CaError> {
     let at = |time: Timestamp| OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| CaError::Time(time));
     params.not_before = at(now.saturating_sub(CLOCK_SKEW).map_err(|_| CaError::Time(now))?)?;
-    params.not_after = at(now.saturating_add(life).map_err(|_| CaError::Time(now))?)?;
+    params.not_after = at(now.saturating_add(lifetime).map_err(|_| CaError::Time(now))?)?;
     Ok(())
 }
 
@@ -197,6 +218,7 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, life: SignedDura
 mod tests {
     use super::*;
     use crate::leaf::{due_for_renewal, expired, validity};
+    use crate::request::Usages;
     use x509_parser::prelude::*;
 
     fn now() -> Timestamp {
@@ -229,6 +251,26 @@ mod tests {
         let (_key, request) = signing_request().unwrap();
         let pem = ca().sign_request(&request, &Leaf::Client(Identity::node("edge-2")), now(), LEAF_LIFE).unwrap();
         assert_eq!(Identity::of_certificate(&der(&pem)), Some(Identity::node("edge-2")));
+    }
+
+    #[test]
+    fn a_granted_request_keeps_its_subject_and_gets_the_usages_and_time_it_was_given() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["web.example.com".to_owned()]).unwrap();
+        params.distinguished_name = subject("jane", &["dev".to_owned(), "ops".to_owned()]).unwrap();
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        let asked = Request::parse(&pem).unwrap();
+        assert_eq!(asked.subject, Identity::new("jane", &["dev", "ops"]));
+        assert_eq!(asked.dns_names, ["web.example.com"]);
+        let usages = Usages::named(["client auth", "digital signature"]).unwrap();
+        let grant = Grant { usages, lifetime: SignedDuration::from_hours(2) };
+        let der = der(&ca().grant_request(&pem, &grant, now()).unwrap());
+        assert_eq!(Identity::of_certificate(&der), Some(asked.subject));
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        assert_eq!(certificate.validity().not_after.timestamp(), now().as_second() + 7200);
+        assert!(certificate.extended_key_usage().unwrap().unwrap().value.client_auth);
+        assert!(!certificate.is_ca());
+        assert_eq!(Usages::named(["flying"]).unwrap_err(), "flying");
     }
 
     #[test]

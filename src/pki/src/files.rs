@@ -46,7 +46,12 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
     fs::create_dir_all(folder).map_err(|source| FileError::new("create folder", folder, source))?;
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        // Born here: what lies there already is of a process that died, or a link laid by somebody else.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -69,6 +74,10 @@ mod tests {
         assert_eq!(read(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.join("a")).unwrap().count(), 1, "no temporary file stays behind");
+        let leftover = path.with_extension(format!("tmp{}", std::process::id()));
+        std::os::unix::fs::symlink(folder.join("elsewhere"), &leftover).unwrap();
+        write_private(&path, b"three").unwrap();
+        assert!(!folder.join("elsewhere").exists() && !leftover.exists(), "a link in the way is not followed");
         assert_eq!(read_if_present(&folder.join("absent")).unwrap(), None);
         fs::remove_dir_all(&folder).unwrap();
     }

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use std::net::IpAddr;
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
 /// A Kubernetes identity as certificates carry it: user in the common name, groups in organizations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,17 @@ impl Identity {
     /// Reads the identity out of a client certificate (DER). `None` when it is no certificate or names nobody.
     pub fn of_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let subject = certificate.subject();
+        Self::of_subject(certificate.subject())
+    }
+
+    /// Reads the identity that a signing request (PEM) asks for.
+    pub(crate) fn of_request(pem: &str) -> Option<Self> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+        let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+        Self::of_subject(&request.certification_request_info.subject)
+    }
+
+    fn of_subject(subject: &X509Name<'_>) -> Option<Self> {
         let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
         let groups = subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned)).collect();
         Some(Self { user, groups })

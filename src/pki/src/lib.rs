@@ -2,13 +2,14 @@
 //!
 //! One CA signs every certificate of a cluster; what a leaf may be used for is decided by its extended key usage
 //! (client or server), never by a second CA. Private keys are only ever written through [`files::write_private`]
-//! (mode 0600, atomic, synced). Time is a parameter throughout. Callers: `rk` (start, join), `apiserver` (CSR
-//! signing, service-account keys) and `node` (its own certificates).
+//! (mode 0600, atomic, synced). Time is a parameter throughout. Callers: `rk` (start, join), `controllers` (CSR
+//! signing) and `node` (its own certificates).
 #![forbid(unsafe_code)]
 
 pub mod authority;
 pub mod files;
 pub mod leaf;
+pub mod request;
 pub mod token;
 
 pub use authority::{Ca, CaError};

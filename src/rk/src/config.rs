@@ -174,16 +174,32 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
     let node = NodeConfig {
         name,
         ip: node_ip.map_or_else(address::default_source, Ok)?,
-        data_dir: std::path::absolute(data_dir)?,
-        state_dir: std::path::absolute(state_dir)?,
+        data_dir: real_path(&data_dir)?,
+        state_dir: real_path(&state_dir)?,
         labels: node_label.iter().map(|label| parse_label(label)).collect::<anyhow::Result<_>>()?,
         taints: node_taint.iter().map(|taint| parse_taint(taint)).collect::<anyhow::Result<_>>()?,
         max_pods,
         cgroup_root,
-        log_dir: std::path::absolute(log_dir)?,
+        log_dir: real_path(&log_dir)?,
         registries,
     };
     Ok((node, token))
+}
+
+/// The path as the kernel's mount table has it, whatever symbolic links lead there. It need not exist yet.
+pub(crate) fn real_path(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    for ancestor in path.ancestors() {
+        match ancestor.canonicalize() {
+            // Taken piece by piece, for an empty rest would leave a slash at the end.
+            Ok(real) => {
+                return Ok(path.strip_prefix(ancestor).into_iter().flatten().fold(real, |at, name| at.join(name)));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(path)
 }
 
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
@@ -243,6 +259,17 @@ fn parse_taint(text: &str) -> anyhow::Result<Taint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_named_as_the_mount_table_names_them() {
+        let folder = std::env::temp_dir().join(format!("rk-config-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("disk")).unwrap();
+        let real = folder.canonicalize().unwrap();
+        std::os::unix::fs::symlink(real.join("disk"), real.join("link")).unwrap();
+        assert_eq!(real_path(&real.join("link/new/deep")).unwrap(), real.join("disk/new/deep"));
+        assert_eq!(real_path(&real.join("link")).unwrap().as_os_str(), real.join("disk").as_os_str());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn port_ranges_are_checked() {

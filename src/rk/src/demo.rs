@@ -3,9 +3,9 @@
 use crate::progress::Progress;
 use crate::{config::ServerConfig, manifests};
 use anyhow::Context;
+use client::Informers;
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::runtime::wait::await_condition;
-use kube::{Api, Client};
+use kube::Client;
 use runtime::images::{FileSource, ImageFile};
 use runtime::{ImageConfig, Images};
 use std::path::PathBuf;
@@ -32,19 +32,24 @@ pub(crate) async fn build_image(images: Images) -> anyhow::Result<()> {
 }
 
 /// Applies the demo, waits until it runs, and says what to try.
-pub(crate) async fn run(client: &Client, config: &ServerConfig, progress: &Progress) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    client: &Client,
+    informers: &Informers,
+    config: &ServerConfig,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     manifests::apply(client, embedded::DEMO).await.context("apply the demo")?;
     progress.step("demo applied: Deployment and Service hello");
-    let api: Api<Deployment> = Api::namespaced(client.clone(), "default");
-    let available = await_condition(api, "hello", |deployment: Option<&Deployment>| {
-        let Some(deployment) = deployment else { return false };
+    let deployments = informers.of::<Deployment>();
+    let available = deployments.until("default", "hello", |deployment| {
         let status = deployment.status.as_ref();
         let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
         wanted.is_some() && status.and_then(|status| status.ready_replicas) == wanted
     });
-    tokio::time::timeout(LIMIT, available)
+    let running = tokio::time::timeout(LIMIT, available)
         .await
-        .context("the demo's pods are not all ready after a minute: see `kubectl describe pods`")??;
+        .context("the demo's pods are not all ready after a minute: see `kubectl describe pods`")?;
+    anyhow::ensure!(running, "the server is stopping");
     progress.step("demo running: 3 pods ready");
     progress.line(&format!(
         "\nTry:\n  curl http://localhost:{NODE_PORT}\n  export KUBECONFIG={}\n  kubectl get pods -o wide\n  kubectl scale deployment hello --replicas=5\n\nCtrl-C stops the cluster.",

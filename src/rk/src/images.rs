@@ -79,11 +79,11 @@ impl Door {
         if let Some(rk) = Local::connect(&args.state_dir).await? {
             return Ok(Self::Running(rk));
         }
-        let data_dir = std::path::absolute(&args.data_dir)?;
+        let data_dir = crate::config::real_path(&args.data_dir)?;
         // Opened with the containers: layers that one of them still uses stay.
         let runtime = Runtime::open(RuntimeConfig {
             root: store_path(&data_dir),
-            state: std::path::absolute(&args.state_dir)?,
+            state: crate::config::real_path(&args.state_dir)?,
             exe: std::env::current_exe().context("find rk's own executable")?,
             cgroup_parent: args.cgroup_root.clone(),
             registries: registries::load(&args.registries)?,

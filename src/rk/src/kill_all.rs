@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 pub(crate) async fn run(args: KillAllArgs) -> anyhow::Result<()> {
     let KillAllArgs { data_dir, state_dir, cgroup_root } = args;
     preflight::require_root("rk kill-all")?;
-    let data_dir = std::path::absolute(data_dir)?;
-    let state_dir = std::path::absolute(state_dir)?;
+    let data_dir = crate::config::real_path(&data_dir)?;
+    let state_dir = crate::config::real_path(&state_dir)?;
     let runtime = Runtime::open(RuntimeConfig {
         root: images::store_path(&data_dir),
         state: state_dir.clone(),

@@ -23,7 +23,7 @@ pub(crate) fn schedule(pod: &PodInfo, cluster: &Cluster, tie: usize) -> Result<S
         for_all: Some(reason),
     })?;
     // A pod that preemption made room for goes to its nominated node, if it fits there now.
-    let nominated = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    let nominated = cluster.nomination(pod.uid()).or_else(|| pod.nominated_node());
     if let Some(node) = nominated.and_then(|name| cluster.node(name))
         && prepared.filter(node).is_ok()
     {

@@ -61,8 +61,21 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// Runs the filters in upstream's order; the first that rejects says why.
+    /// Whether the node can take the pod, also once those are there that preemption makes room for; pods of less
+    /// importance do not count.
     pub(crate) fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        let guests = self.cluster.nominated_on(node.name(), self.pod.uid());
+        let mut guests = guests.filter(|guest| guest.priority() >= self.pod.priority()).peekable();
+        if guests.peek().is_some() {
+            let mut crowded = node.clone();
+            guests.for_each(|guest| crowded.add(guest.clone()));
+            self.filter_as_is(&crowded)?;
+        }
+        self.filter_as_is(node)
+    }
+
+    /// Runs the filters in upstream's order; the first that rejects says why.
+    fn filter_as_is(&self, node: &NodeInfo) -> Result<(), Rejection> {
         nodes::unschedulable(self.pod, node)?;
         nodes::name(self.pod, node)?;
         nodes::taints(self.pod, node)?;

@@ -6,7 +6,7 @@ mod writes;
 use crate::Config;
 use crate::cycle::{Unfit, schedule};
 use crate::plugins::waiting_claims;
-use crate::preempt;
+use crate::preempt::{self, Budgets};
 use crate::queue::Queue;
 use crate::state::{Cluster, PodInfo};
 use client::{Change, EventRecorder, Informer, Informers, Subscription};
@@ -15,7 +15,6 @@ use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVo
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Client, ResourceExt};
-use objects::selector::Selector;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -29,10 +28,10 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
     let scheduler = Scheduler {
         pods: informers.of(),
         budgets: informers.of(),
+        writer: Writer::new(client, recorder, outcomes, &config.name),
         config,
         cluster: Cluster::default(),
         queue: Queue::default(),
-        writer: Writer::new(client, recorder, outcomes),
         round: 0,
     };
     stop.run_until_cancelled(Box::pin(scheduler.run(informers, results))).await;
@@ -148,7 +147,8 @@ impl Scheduler {
             let freed = self.cluster.is_placed(&uid);
             self.cluster.forget(&uid);
             self.queue.remove(&uid);
-            if freed {
+            // What was kept for it is free as well.
+            if self.cluster.withdraw(&uid) || freed {
                 self.queue.changed(now, |_| true);
             }
             return;
@@ -168,8 +168,24 @@ impl Scheduler {
         let terminating = pod.metadata.deletion_timestamp.is_some();
         if !ours || gated || terminating {
             self.queue.remove(&uid);
+            if self.cluster.withdraw(&uid) {
+                self.queue.changed(now, |_| true);
+            }
         } else if !self.cluster.is_placed(&uid) {
-            self.queue.put(Arc::new(PodInfo::new(pod.clone())));
+            let info = Arc::new(PodInfo::new(pod.clone()));
+            self.take_nomination(change, &info);
+            self.queue.put(info);
+        }
+    }
+
+    /// Follows what the API says of the node that preemption chose for a pod. One decided here and not yet written
+    /// stays.
+    fn take_nomination(&mut self, change: &Change<Pod>, pod: &Arc<PodInfo>) {
+        let before = change.old().and_then(|old| old.status.as_ref()?.nominated_node_name.as_deref());
+        match pod.nominated_node() {
+            Some(node) => self.cluster.nominate(pod.clone(), node),
+            None if before.is_some_and(|node| !node.is_empty()) => drop(self.cluster.withdraw(pod.uid())),
+            None => {}
         }
     }
 
@@ -257,19 +273,34 @@ impl Scheduler {
             return;
         }
         let budgets = self.budgets.list();
-        let plan = preempt::plan(pod, &self.cluster, unfit, &|victim| breaks_budget(&budgets, victim));
+        let plan = preempt::plan(pod, &self.cluster, unfit, &Budgets::new(budgets.iter().map(AsRef::as_ref)));
         // What holds for every node at once, no preemption can help.
         let looked_at_nodes = unfit.for_all.is_none();
         let (message, plan) = match plan {
             Ok(plan) => (unfit.message(None), Some(plan)),
             Err(why) => (unfit.message(Some(&why).filter(|_| looked_at_nodes).map(String::as_str)), None),
         };
+        match &plan {
+            Some(plan) => self.keep_room(pod, &plan.node),
+            None => drop(self.cluster.withdraw(pod.uid())),
+        }
         self.writer.report_unfit(pod.clone(), message, plan);
+    }
+
+    /// From now on the node's room is this pod's; less important ones for which it was kept look elsewhere.
+    fn keep_room(&mut self, pod: &Arc<PodInfo>, node: &str) {
+        let others = self.cluster.nominated_on(node, pod.uid());
+        let lesser: Vec<_> = others.filter(|other| other.priority() < pod.priority()).cloned().collect();
+        for other in lesser {
+            self.cluster.withdraw(other.uid());
+            self.writer.clear_nomination(other);
+        }
+        self.cluster.nominate(pod.clone(), node);
     }
 
     /// Whether pods are still leaving the node that preemption chose for this one.
     fn makes_room(&self, pod: &PodInfo) -> bool {
-        let nominated = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+        let nominated = self.cluster.nomination(pod.uid());
         let node = nominated.and_then(|name| self.cluster.node(name));
         node.is_some_and(|node| {
             node.pods.iter().any(|other| other.is_terminating() && other.priority() < pod.priority())
@@ -307,15 +338,4 @@ fn has_volumes(pod: &PodInfo) -> bool {
 fn differs(old: &Node, new: &Node) -> bool {
     let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
     old.spec != new.spec || old.metadata.labels != new.metadata.labels || allocatable(old) != allocatable(new)
-}
-
-fn breaks_budget(budgets: &[Arc<PodDisruptionBudget>], victim: &PodInfo) -> bool {
-    budgets.iter().any(|budget| {
-        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        let selector = selector.and_then(|selector| Selector::from_label_selector(Some(selector)).ok());
-        let allowed = budget.status.as_ref().and_then(|status| status.disruptions_allowed).unwrap_or(0);
-        budget.metadata.namespace.as_deref() == Some(victim.namespace())
-            && allowed <= 0
-            && selector.is_some_and(|selector| selector.matches_labels(victim.labels()))
-    })
 }

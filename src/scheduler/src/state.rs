@@ -61,6 +61,17 @@ impl PodInfo {
         self.pod.metadata.deletion_timestamp.is_some()
     }
 
+    /// The node that preemption chose for it, as its status says.
+    pub(crate) fn nominated_node(&self) -> Option<&str> {
+        self.pod.status.as_ref()?.nominated_node_name.as_deref().filter(|node| !node.is_empty())
+    }
+
+    /// Since when it runs; of two equals the older one is the more important.
+    pub(crate) fn started(&self) -> Option<Timestamp> {
+        let started = self.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+        started.map(|time| time.0).or_else(|| self.created())
+    }
+
     /// Ports of the host it takes: (address, protocol, port).
     pub(crate) fn host_ports(&self) -> impl Iterator<Item = (&str, &str, i32)> {
         let containers = self.spec().map(|spec| spec.containers.as_slice()).unwrap_or_default();
@@ -131,6 +142,8 @@ pub(crate) struct Cluster {
     placed: HashMap<String, String>,
     /// Pods on nodes that are not known (yet).
     homeless: HashMap<String, Vec<Arc<PodInfo>>>,
+    /// Pods for which preemption makes room, by uid, with the node: nobody of less importance may take that room.
+    nominated: HashMap<String, (String, Arc<PodInfo>)>,
     pub(crate) namespaces: HashMap<String, Arc<Namespace>>,
     pub(crate) volumes: HashMap<String, Arc<PersistentVolume>>,
     pub(crate) claims: HashMap<(String, String), Arc<PersistentVolumeClaim>>,
@@ -173,6 +186,7 @@ impl Cluster {
     /// Counts a pod on a node; a pod counted before is counted anew.
     pub(crate) fn place(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.forget(pod.uid());
+        self.withdraw(pod.uid());
         self.placed.insert(pod.uid().to_owned(), node.to_owned());
         match self.nodes.get_mut(node) {
             Some(info) => info.add(pod),
@@ -188,6 +202,27 @@ impl Cluster {
         } else if let Some(pods) = self.homeless.get_mut(&node) {
             pods.retain(|pod| pod.uid() != uid);
         }
+    }
+
+    /// Keeps room on a node for a pod that waits until others have left.
+    pub(crate) fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.nominated.insert(pod.uid().to_owned(), (node.to_owned(), pod));
+    }
+
+    /// Keeps room for a pod no longer.
+    pub(crate) fn withdraw(&mut self, uid: &str) -> bool {
+        self.nominated.remove(uid).is_some()
+    }
+
+    /// The node on which room is kept for a pod.
+    pub(crate) fn nomination(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|(node, _)| node.as_str())
+    }
+
+    /// Pods other than this one that room is kept for on a node.
+    pub(crate) fn nominated_on<'a>(&'a self, node: &'a str, but: &'a str) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        let others = self.nominated.values().filter(move |(at, pod)| at == node && pod.uid() != but);
+        others.map(|(_, pod)| pod)
     }
 
     pub(crate) fn is_placed(&self, uid: &str) -> bool {

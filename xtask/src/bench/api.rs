@@ -2,85 +2,31 @@
 //!
 //! Deliberately less than `kube::Client`: the client shares the machine with the server it measures.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use client::{Dialer, Kubeconfig};
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// Where the server is, and who we are to it.
 #[derive(Clone)]
-pub(super) struct Kubeconfig {
-    address: SocketAddr,
-    tls: Arc<ClientConfig>,
-}
-
-#[derive(Deserialize)]
-struct Text {
-    clusters: Vec<NamedCluster>,
-    users: Vec<NamedUser>,
-}
-
-#[derive(Deserialize)]
-struct NamedCluster {
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cluster {
+pub(super) struct Target {
     server: String,
-    certificate_authority_data: String,
+    dialer: Arc<Dialer>,
 }
 
-#[derive(Deserialize)]
-struct NamedUser {
-    user: User,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct User {
-    client_certificate_data: String,
-    client_key_data: String,
-}
-
-impl Kubeconfig {
-    /// Reads a kubeconfig of one cluster and one user with a client certificate; the server must be an IP address.
+impl Target {
+    /// Reads a kubeconfig of one cluster and one user with a client certificate.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
-        let text: Text = serde_yaml_ng::from_str(text).context("read the kubeconfig")?;
-        let cluster = &text.clusters.first().context("the kubeconfig has no cluster")?.cluster;
-        let user = &text.users.first().context("the kubeconfig has no user")?.user;
-        let uri: Uri = cluster.server.parse().with_context(|| format!("{:?} is no URL", cluster.server))?;
-        let address = uri.authority().context("the server has no address")?.as_str();
-        let address = address.parse().with_context(|| format!("{address:?} is no IP address with a port"))?;
-        Ok(Self { address, tls: Arc::new(tls(cluster, user)?) })
+        let config = Kubeconfig::parse(text).context("read the kubeconfig")?;
+        let tls = client::tls::trusting(&config.ca_pem, Some(config.identity()))?;
+        Ok(Self { server: config.server, dialer: Arc::new(Dialer::new(tls)) })
     }
-}
-
-fn tls(cluster: &Cluster, user: &User) -> anyhow::Result<ClientConfig> {
-    let pem = |data: &str| STANDARD.decode(data).context("the kubeconfig's certificates are no base64");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&pem(&cluster.certificate_authority_data)?)?)?;
-    let certificates = pem(&user.client_certificate_data)?;
-    let chain = CertificateDer::pem_slice_iter(&certificates).collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(&pem(&user.client_key_data)?)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(builder.with_root_certificates(roots).with_client_auth_cert(chain, key)?)
 }
 
 /// One connection.
@@ -90,16 +36,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(kubeconfig: &Kubeconfig) -> anyhow::Result<Self> {
-        let address = kubeconfig.address;
-        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        let connector = TlsConnector::from(kubeconfig.tls.clone());
-        let stream = connector.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
+    pub(super) async fn open(target: &Target) -> anyhow::Result<Self> {
+        let Target { server, dialer } = target;
+        let stream = dialer.dial(server).await.with_context(|| format!("connect to {server}"))?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // Its error reaches whoever waits for an answer.
         tokio::spawn(async move { connection.await.unwrap_or_default() });
-        Ok(Self { sender, host: HeaderValue::try_from(address.to_string())? })
+        Ok(Self { sender, host: HeaderValue::try_from(server.trim_start_matches("https://"))? })
     }
 
     /// Sends a request and reads the whole answer.

@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use serde::Serialize;
 use serde_json::json;
 
-use super::api::{Connection, Kubeconfig};
+use super::api::{Connection, Target};
 use super::latency::Latencies;
 use super::processes;
 use super::subject::Subject;
@@ -43,7 +43,7 @@ struct Prepared {
 }
 
 pub(super) async fn run(subject: &Subject, objects: usize, clients: &[usize]) -> anyhow::Result<Vec<Phase>> {
-    let kubeconfig = Kubeconfig::parse(&std::fs::read_to_string(subject.kubeconfig_path())?)?;
+    let kubeconfig = Target::parse(&std::fs::read_to_string(subject.kubeconfig_path())?)?;
     let load = Load { kubeconfig, pid: subject.pid()?, objects };
     let mut phases = Vec::new();
     for &clients in clients {
@@ -54,7 +54,7 @@ pub(super) async fn run(subject: &Subject, objects: usize, clients: &[usize]) ->
 }
 
 struct Load {
-    kubeconfig: Kubeconfig,
+    kubeconfig: Target,
     pid: u32,
     objects: usize,
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::api::{Connection, Kubeconfig};
+use super::api::{Connection, Target};
 use super::latency::Latencies;
 use super::subject::{IMAGE, Subject};
 
@@ -26,9 +26,20 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[derive(Default)]
 struct Seen {
     running: HashMap<String, Instant>,
+    /// How those that exist and do not run are doing.
+    others: HashMap<String, String>,
     living: HashSet<String>,
     /// Why the watch ended.
     ended: Option<String>,
+}
+
+impl Seen {
+    /// For whoever waited in vain.
+    fn describe(&self) -> String {
+        let others: Vec<_> = self.others.iter().map(|(name, state)| format!("\n  {name}: {state}")).collect();
+        let (running, living) = (self.running.len(), self.living.len());
+        format!("after {LIMIT:?} {running} pods have been Running, {living} exist{}", others.concat())
+    }
 }
 
 #[derive(Default)]
@@ -61,12 +72,33 @@ struct Metadata {
 struct Status {
     #[serde(default)]
     phase: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(default)]
+    message: String,
+}
+
+impl Status {
+    /// How a pod that does not run is doing: full nodes, taints and rejections are told here.
+    fn describe(&self) -> String {
+        let conditions = self.conditions.iter().map(|condition| condition.message.as_str());
+        let words = [self.phase.as_str(), &self.reason, &self.message].into_iter().chain(conditions);
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// The bench's namespace and a watch on its pods.
 struct Bench {
     connection: Connection,
-    kubeconfig: Kubeconfig,
+    kubeconfig: Target,
     board: Arc<Board>,
 }
 
@@ -115,7 +147,7 @@ pub(super) async fn remove_all(subject: &Subject) -> anyhow::Result<()> {
 
 impl Bench {
     async fn open(subject: &Subject) -> anyhow::Result<Self> {
-        let kubeconfig = Kubeconfig::parse(&std::fs::read_to_string(subject.kubeconfig_path())?)?;
+        let kubeconfig = Target::parse(&std::fs::read_to_string(subject.kubeconfig_path())?)?;
         let mut connection = Connection::open(&kubeconfig).await?;
         if connection.send(Method::GET, "/api/v1/namespaces/bench", None).await?.0 == http::StatusCode::NOT_FOUND {
             connection.make_namespace("bench").await?;
@@ -151,7 +183,7 @@ impl Bench {
                 }
             }
         };
-        let timed_out = || self.board.look(|seen| format!("after {LIMIT:?} {} pods are Running", seen.running.len()));
+        let timed_out = || self.board.look(Seen::describe);
         tokio::time::timeout(LIMIT, shown).await.with_context(timed_out)?
     }
 }
@@ -186,12 +218,19 @@ impl Board {
             bail!("{}", String::from_utf8_lossy(line));
         }
         self.edit(|seen| {
-            if object.status.phase == "Running" {
-                seen.running.entry(object.metadata.name.clone()).or_insert(at);
+            let name = object.metadata.name;
+            let running = object.status.phase == "Running";
+            if running {
+                seen.running.entry(name.clone()).or_insert(at);
+            }
+            if running || kind == "DELETED" {
+                seen.others.remove(&name);
+            } else {
+                seen.others.insert(name.clone(), object.status.describe());
             }
             match kind.as_str() {
-                "DELETED" => seen.living.remove(&object.metadata.name),
-                _ => seen.living.insert(object.metadata.name),
+                "DELETED" => seen.living.remove(&name),
+                _ => seen.living.insert(name),
             }
         });
         Ok(())
@@ -242,6 +281,10 @@ mod tests {
         board.note(event("MODIFIED", "Running").as_bytes(), first).unwrap();
         board.note(event("MODIFIED", "Running").as_bytes(), later).unwrap();
         board.edit(|seen| assert_eq!((seen.running["a"], seen.living.len()), (first, 1)));
+        let waits = r#"{"type":"ADDED","object":{"metadata":{"name":"b"},"status":{"phase":"Pending","conditions":[{"message":"no room"}]}}}"#;
+        board.note(waits.as_bytes(), later).unwrap();
+        assert!(board.look(Seen::describe).ends_with("1 pods have been Running, 2 exist\n  b: Pending; no room"));
+        board.note(waits.replace("ADDED", "DELETED").as_bytes(), later).unwrap();
         board.note(event("DELETED", "Running").as_bytes(), later).unwrap();
         board.edit(|seen| assert!(seen.living.is_empty()));
         assert!(board.note(event("ERROR", "").as_bytes(), later).is_err());

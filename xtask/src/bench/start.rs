@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Connection, Kubeconfig};
+use super::api::{Connection, Target};
 use super::subject::{NODE, Subject};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ pub(super) fn measure(subject: &mut Subject) -> anyhow::Result<Start> {
     subject.inside(until_ready(&kubeconfig, before))
 }
 
-async fn until_ready(kubeconfig: &Kubeconfig, before: Instant) -> anyhow::Result<Start> {
+async fn until_ready(kubeconfig: &Target, before: Instant) -> anyhow::Result<Start> {
     let mut connection = Connection::open(kubeconfig).await.context("connect to the API")?;
     let ready = |status: http::StatusCode, _: &[u8]| status.is_success();
     let api_ready_ms = ask(&mut connection, "/readyz", before, ready).await?;

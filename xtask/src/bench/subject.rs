@@ -13,7 +13,7 @@ use rk_tests::{Host, Network};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::api::Kubeconfig;
+use super::api::Target;
 
 /// The image of measured pods, made of Debian's static busybox.
 pub(super) const IMAGE: &str = "rk.local/busybox:bench";
@@ -88,12 +88,12 @@ impl Subject {
     }
 
     /// The administrator's kubeconfig, as soon as the server has written it.
-    pub(super) fn kubeconfig(&mut self) -> anyhow::Result<Kubeconfig> {
+    pub(super) fn kubeconfig(&mut self) -> anyhow::Result<Target> {
         let deadline = Instant::now() + START;
         let path = self.kubeconfig_path();
         loop {
             match fs::read_to_string(&path) {
-                Ok(text) if !text.is_empty() => return Kubeconfig::parse(&text),
+                Ok(text) if !text.is_empty() => return Target::parse(&text),
                 _ if Instant::now() > deadline => bail!("no kubeconfig within {START:?}; log:\n{}", self.log()),
                 _ => std::thread::park_timeout(Duration::from_millis(2)),
             }

@@ -20,7 +20,7 @@ struct Source {
 
 /// What one layer says of a path.
 enum Seen {
-    File(Source),
+    File(Box<Source>),
     /// Nothing: the layers below that one decide.
     Nothing,
     /// It hides the path, or has something else there.
@@ -56,7 +56,7 @@ impl Unpacker<'_> {
     fn find_below(&self, target: &Path) -> io::Result<Option<Source>> {
         for layer in self.parents {
             match look(layer, target)? {
-                Seen::File(source) => return Ok(Some(source)),
+                Seen::File(source) => return Ok(Some(*source)),
                 Seen::Nothing => {}
                 Seen::Hidden => return Ok(None),
             }
@@ -81,7 +81,7 @@ fn look(layer: &Path, target: &Path) -> io::Result<Seen> {
         let kind = metadata.file_type();
         if kind.is_file() && walked == target {
             let file = open_confined(&root, &walked, libc::O_RDONLY | libc::O_NOFOLLOW, 0, Confine::NoLinks)?;
-            return Ok(Seen::File(Source { file: file.into(), metadata, path: layer.join(&walked) }));
+            return Ok(Seen::File(Box::new(Source { file: file.into(), metadata, path: layer.join(&walked) })));
         }
         if !kind.is_dir() {
             return Ok(Seen::Hidden);

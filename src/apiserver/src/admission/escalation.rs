@@ -33,7 +33,7 @@ pub(super) fn validate(review: &Review<'_>, object: &Value) -> Result<(), Status
             return Ok(());
         }
         let role = object.get("roleRef").cloned().unwrap_or_default();
-        let role: RoleRef = serde_json::from_value(role).map_err(Status::internal)?;
+        let role: RoleRef = objects::decode::decode(role).map_err(Status::internal)?;
         let rules = review.inner.authz.rbac.role_rules(namespace, &role)?;
         let rules = rules.ok_or_else(|| {
             let plural = if role.kind == "ClusterRole" { "clusterroles" } else { "roles" };
@@ -46,7 +46,7 @@ pub(super) fn validate(review: &Review<'_>, object: &Value) -> Result<(), Status
 }
 
 fn read(rules: Option<&Value>) -> Vec<PolicyRule> {
-    rules.and_then(|rules| serde_json::from_value(rules.clone()).ok()).unwrap_or_default()
+    rules.and_then(|rules| objects::decode::decode(rules.clone()).ok()).unwrap_or_default()
 }
 
 fn check(

@@ -22,7 +22,7 @@ pub(super) fn validate(review: &mut Review<'_>, object: &Value) -> Result<(), St
         return Ok(());
     }
     let spec = object.get("spec").cloned().unwrap_or_default();
-    let spec: PodSpec = serde_json::from_value(spec).map_err(Status::internal)?;
+    let spec: PodSpec = objects::decode::decode(spec).map_err(Status::internal)?;
     let refused = violations(&spec, &enforce);
     if !refused.is_empty() {
         let why = format!("violates PodSecurity \"{enforce}:latest\": {}", refused.join(", "));
@@ -42,7 +42,7 @@ fn is_level(level: &str) -> bool {
 /// All containers, ephemeral ones seen as plain ones.
 fn containers(spec: &PodSpec) -> Vec<Container> {
     let ephemeral = spec.ephemeral_containers.iter().flatten().filter_map(|container| {
-        serde_json::to_value(container).ok().and_then(|value| serde_json::from_value(value).ok())
+        serde_json::to_value(container).ok().and_then(|value| objects::decode::decode(value).ok())
     });
     spec.init_containers.iter().flatten().cloned().chain(spec.containers.iter().cloned()).chain(ephemeral).collect()
 }

@@ -1,5 +1,4 @@
-//! Steps on new pods: Priority, DefaultTolerationSeconds, RuntimeClass (overhead and scheduling), and tolerations for
-//! the taints that follow from what the pod asks for.
+//! Steps on new pods: Priority, DefaultTolerationSeconds, RuntimeClass (overhead and scheduling).
 
 use std::collections::BTreeMap;
 
@@ -16,11 +15,10 @@ use super::Review;
 const TOLERATION_SECONDS: i64 = 300;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";
 
 /// Completes a new pod.
 pub(super) fn mutate(review: &Review<'_>, object: &mut Value) -> Result<(), Status> {
-    let mut pod: Pod = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+    let mut pod: Pod = objects::decode::decode(object.clone()).map_err(Status::internal)?;
     let name = pod.metadata.name.clone().unwrap_or_default();
     let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
     runtime_class(review, &name, spec)?;
@@ -131,10 +129,6 @@ fn tolerate(spec: &mut PodSpec) {
             add(spec, toleration(key, "NoExecute", Some(TOLERATION_SECONDS)));
         }
     }
-    // A pod with requests or limits is not the first that has to go when memory runs short.
-    if !is_best_effort(spec) && !tolerates(spec, MEMORY_PRESSURE, "NoSchedule") {
-        add(spec, toleration(MEMORY_PRESSURE, "NoSchedule", None));
-    }
 }
 
 fn toleration(key: &str, effect: &str, seconds: Option<i64>) -> Toleration {
@@ -145,14 +139,6 @@ fn toleration(key: &str, effect: &str, seconds: Option<i64>) -> Toleration {
         toleration_seconds: seconds,
         value: None,
     }
-}
-
-fn is_best_effort(spec: &PodSpec) -> bool {
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    containers.filter_map(|container| container.resources.as_ref()).all(|resources| {
-        let none = |list: &Option<BTreeMap<_, _>>| list.as_ref().is_none_or(BTreeMap::is_empty);
-        none(&resources.requests) && none(&resources.limits)
-    })
 }
 
 #[cfg(test)]

@@ -1,35 +1,54 @@
-//! ResourceQuota: what a namespace's objects use together stays within its quotas. Usage is counted live from the
-//! caches; finished pods do not count. Creates in a namespace with a quota go one at a time, each waiting until the
-//! caches show the one before it, so that two cannot both take the last of something.
+//! ResourceQuota: what a namespace's objects use together stays within its quotas.
+//!
+//! Usage is counted from the objects themselves, not from a quota's status, which the quota controller writes later.
+//! Writes that a quota counts go one at a time in each namespace: each holds its [`Turn`] until it is written and the
+//! caches show it. Between servers the turn is a key of the store that every such write compares and rewrites.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, ResourceQuotaSpec, Service};
+use bytes::Bytes;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use objects::{
     quantity::Quantity,
-    resources::{Amounts, QosClass, pod_limits, pod_requests},
+    quota::{self, Scopes, Source},
+    resources::{self, Amounts},
     status::Status,
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use storage::{Compare, Op, RangeRequest, Revision};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{Operation, Review};
-use crate::cache::Entry;
+use crate::{alloc::Extra, cache::store_status, encoded::meta_str, keys};
 
-/// One create at a time for each namespace that has a quota.
+/// One counted write at a time for each namespace that has a quota.
 #[derive(Default)]
 pub(crate) struct Turns {
     namespaces: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
 }
 
 /// Held until the object is written and visible.
-pub(crate) type Turn = OwnedMutexGuard<()>;
+pub(crate) struct Turn {
+    _alone: OwnedMutexGuard<()>,
+    key: Bytes,
+    revision: Revision,
+}
+
+impl Turn {
+    /// Lets the write happen only if no other server had its turn meanwhile.
+    pub(crate) fn guard(&self, extra: &mut Extra) {
+        extra.compares.push(Compare::unchanged(self.key.clone(), self.revision));
+        extra.ops.push(Op::put(self.key.clone(), Bytes::new()));
+    }
+}
 
 impl Turns {
-    async fn take(&self, namespace: &str) -> Turn {
+    async fn take(&self, namespace: &str) -> OwnedMutexGuard<()> {
         let turn = {
             let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
             namespaces.retain(|_, turn| Arc::strong_count(turn) > 1);
@@ -39,248 +58,228 @@ impl Turns {
     }
 }
 
-/// Checks a create against the namespace's quotas. The turn must be kept until the object is written and cached.
+/// A quota of the namespace.
+struct Quota {
+    name: String,
+    hard: BTreeMap<String, Quantity>,
+    scopes: Scopes,
+}
+
+/// An object as far as quotas are concerned.
+struct Counted {
+    item: Item,
+    used: Amounts,
+}
+
+enum Item {
+    Pod(Box<Pod>),
+    Claim(Box<PersistentVolumeClaim>),
+    Other,
+}
+
+impl Counted {
+    fn of(source: &Source, json: impl Json) -> Result<Counted, Status> {
+        Ok(match source {
+            Source::Pods => {
+                let pod: Pod = json.read()?;
+                Counted { used: quota::of_pod(&pod, Timestamp::now()), item: Item::Pod(Box::new(pod)) }
+            }
+            Source::Services => Counted { used: quota::of_service(&json.read()?), item: Item::Other },
+            Source::Claims => {
+                let claim: PersistentVolumeClaim = json.read()?;
+                Counted { used: quota::of_claim(&claim), item: Item::Claim(Box::new(claim)) }
+            }
+            Source::DeviceClaims => Counted { used: quota::of_device_claim(&json.read()?), item: Item::Other },
+            Source::Objects { group, plural } => Counted { used: quota::of_object(group, plural), item: Item::Other },
+        })
+    }
+
+    fn in_scope(&self, scopes: &Scopes) -> bool {
+        match &self.item {
+            Item::Pod(pod) => scopes.cover_pod(pod),
+            Item::Claim(claim) => scopes.cover_claim(claim),
+            Item::Other => scopes.cover_others(),
+        }
+    }
+}
+
+/// JSON as a tree or as the store has it.
+trait Json {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Status>;
+}
+
+impl Json for &Value {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Status> {
+        T::deserialize(*self).map_err(Status::internal)
+    }
+}
+
+impl Json for &Bytes {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Status> {
+        serde_json::from_slice(self).map_err(Status::internal)
+    }
+}
+
+/// Whether quotas look at this write: creates, and the updates by which an object may use more.
+fn is_counted(review: &Review<'_>, source: &Source) -> bool {
+    let sub = review.place.subresource;
+    match review.operation {
+        Operation::Create => sub.is_empty(),
+        Operation::Update => match source {
+            Source::Pods => sub == "resize",
+            Source::Services | Source::Claims => sub.is_empty(),
+            Source::DeviceClaims | Source::Objects { .. } => false,
+        },
+        Operation::Delete => false,
+    }
+}
+
+/// Checks a write against the namespace's quotas. The turn must be kept until the object is written and cached.
 pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Option<Turn>, Status> {
-    let place = review.place;
-    if review.operation != Operation::Create || place.namespace.is_empty() || !place.subresource.is_empty() {
+    let (place, kind) = (review.place, &review.place.resource.kind);
+    let source = Source::of_resource(&kind.group, &kind.plural);
+    if place.namespace.is_empty() || !is_counted(review, &source) {
         return Ok(None);
     }
-    let cache = review.inner.hub.kind("resourcequotas")?;
-    if cache.len() == 0 || review.is("", "resourcequotas") && cache.list(place.namespace, |_| true).entries.is_empty() {
-        return Ok(None);
-    }
-    let quotas = cache.list(place.namespace, |_| true).entries;
+    // From the store: a quota made a moment ago counts already, whatever the caches show.
+    review.inner.config.store.read_barrier().await.map_err(|error| store_status(&error))?;
+    let quotas: Vec<Quota> = quotas(review)?
+        .into_iter()
+        .filter(|quota| quota.hard.keys().any(|name| Source::of(name).as_ref() == Some(&source)))
+        .collect();
     if quotas.is_empty() {
         return Ok(None);
     }
-    let turn = review.inner.quota_turns.take(place.namespace).await;
-    review.inner.hub.linearize().await?;
-    for entry in quotas {
-        let quota: ResourceQuota = entry.typed()?;
-        check(review, object, entry.name(), &quota)?;
+    let new = Counted::of(&source, object)?;
+    let quotas: Vec<Quota> = quotas.into_iter().filter(|quota| new.in_scope(&quota.scopes)).collect();
+    let name = meta_str(object, "name");
+    for quota in &quotas {
+        if let Item::Pod(pod) = &new.item
+            && let Some(why) = quota::unspecified(quota.hard.keys().map(String::as_str), pod)
+        {
+            return Err(review.forbid(name, &format!("failed quota: {}: {why}", quota.name)));
+        }
+    }
+    let asked = asked(review, &source, &new)?;
+    let negative: Vec<&str> =
+        asked.iter().filter(|(_, amount)| amount.is_negative()).map(|(name, _)| name.as_str()).collect();
+    if !negative.is_empty() {
+        let why = format!("quota usage is negative for resource(s): {}", negative.join(","));
+        return Err(review.forbid(name, &why));
+    }
+    let touches = |quota: &Quota| asked.keys().any(|name| quota.hard.contains_key(name));
+    if !quotas.iter().any(touches) {
+        return Ok(None);
+    }
+    let turn = take_turn(review).await?;
+    let used = usage(review, &source, &quotas)?;
+    for (quota, used) in quotas.iter().zip(&used) {
+        within(quota, &asked, used).map_err(|why| review.forbid(name, &why))?;
     }
     Ok(Some(turn))
 }
 
-fn check(review: &Review<'_>, object: &Value, quota_name: &str, quota: &ResourceQuota) -> Result<(), Status> {
-    let Some(spec) = &quota.spec else { return Ok(()) };
-    let hard: BTreeMap<&str, Quantity> =
-        spec.hard.iter().flatten().map(|(name, amount)| (name.as_str(), Quantity::of(amount))).collect();
-    let resource = &review.place.resource;
-    if !in_scope(spec, resource.prefix(), object) {
-        return Ok(());
+fn quotas(review: &Review<'_>) -> Result<Vec<Quota>, Status> {
+    let request = RangeRequest::prefix(keys::collection("resourcequotas", review.place.namespace));
+    let stored = review.inner.config.store.range(&request).map_err(Status::internal)?;
+    let read = |value: &Bytes| -> Option<Quota> {
+        let stored: ResourceQuota = serde_json::from_slice(value).ok()?;
+        let spec = stored.spec?;
+        let scopes = Scopes::of(&spec);
+        let hard = spec.hard.iter().flatten().map(|(name, amount)| (name.clone(), Quantity::of(amount))).collect();
+        Some(Quota { name: stored.metadata.name?, hard, scopes })
+    };
+    Ok(stored.kvs.iter().filter_map(|kv| read(&kv.value)).collect())
+}
+
+/// What the write adds to what is used; without amounts of nothing.
+fn asked(review: &Review<'_>, source: &Source, new: &Counted) -> Result<Amounts, Status> {
+    let mut asked = new.used.clone();
+    if let Some(old) = review.old {
+        let old = Counted::of(source, old)?;
+        for (name, amount) in &mut asked {
+            *amount = (*amount - old.used.get(name).copied().unwrap_or_default()).max(Quantity::ZERO);
+        }
     }
-    let name = crate::encoded::meta_str(object, "name");
-    let missing = unspecified(&hard, resource.prefix(), object);
-    if !missing.is_empty() {
-        let why = format!("failed quota: {quota_name}: must specify {}", missing.join("; "));
-        return Err(review.forbid(name, &why));
+    asked.retain(|_, amount| !amount.is_zero());
+    Ok(asked)
+}
+
+async fn take_turn(review: &Review<'_>) -> Result<Turn, Status> {
+    let inner = review.inner;
+    let alone = inner.quota_turns.take(review.place.namespace).await;
+    inner.hub.linearize().await?;
+    let key = keys::object("rk.io/quotaturns", "", review.place.namespace);
+    let found = inner.config.store.range(&RangeRequest::key(key.clone())).map_err(Status::internal)?;
+    let revision = found.kvs.first().map_or(0, |kv| kv.mod_revision);
+    // Whatever the last turn wrote, the count must see.
+    inner.hub.wait_for(revision).await?;
+    Ok(Turn { _alone: alone, key, revision })
+}
+
+/// What the objects of the kind in the namespace use of each quota.
+fn usage(review: &Review<'_>, source: &Source, quotas: &[Quota]) -> Result<Vec<Amounts>, Status> {
+    let cache = review.inner.hub.of(&review.place.resource)?;
+    let mut sums = vec![Amounts::new(); quotas.len()];
+    for entry in cache.list(review.place.namespace, |_| true).entries {
+        // What cannot be read as its kind was not written by this server.
+        let Ok(counted) = Counted::of(source, &entry.value) else { continue };
+        for (quota, sum) in quotas.iter().zip(&mut sums) {
+            if counted.in_scope(&quota.scopes) {
+                resources::add(sum, &counted.used);
+            }
+        }
     }
-    let asked = usage_of(resource.prefix(), &resource.kind.qualified_plural(), object);
-    let asked: Amounts = asked.into_iter().filter(|(name, _)| hard.contains_key(name.as_str())).collect();
-    if asked.values().all(|amount| amount.is_zero()) {
-        return Ok(());
-    }
-    let used = usage(review, resource.prefix(), spec)?;
-    let over: Vec<&String> = asked
+    Ok(sums)
+}
+
+/// Upstream's refusal when a quota does not have the room.
+fn within(quota: &Quota, asked: &Amounts, used: &Amounts) -> Result<(), String> {
+    let of = |name: &str| used.get(name).copied().unwrap_or_default();
+    let over: Vec<(&str, Quantity, Quantity)> = asked
         .iter()
-        .filter(|(name, amount)| {
-            let total = used.get(*name).copied().unwrap_or_default() + **amount;
-            hard.get(name.as_str()).is_some_and(|limit| total > *limit)
+        .filter_map(|(name, amount)| {
+            let limit = *quota.hard.get(name)?;
+            (of(name) + *amount > limit).then_some((name.as_str(), *amount, limit))
         })
-        .map(|(name, _)| name)
         .collect();
     if over.is_empty() {
         return Ok(());
     }
-    let list = |amount: &dyn Fn(&str) -> Quantity| {
-        over.iter().map(|name| format!("{name}={}", amount(name))).collect::<Vec<_>>().join(",")
+    let list = |pick: &dyn Fn(&(&str, Quantity, Quantity)) -> Quantity| {
+        over.iter().map(|row| format!("{}={}", row.0, pick(row))).collect::<Vec<_>>().join(",")
     };
-    let why = format!(
-        "exceeded quota: {quota_name}, requested: {}, used: {}, limited: {}",
-        list(&|name| asked.get(name).copied().unwrap_or_default()),
-        list(&|name| used.get(name).copied().unwrap_or_default()),
-        list(&|name| hard.get(name).copied().unwrap_or_default()),
-    );
-    Err(review.forbid(name, &why))
-}
-
-/// What all objects of the kind in the namespace use of what this quota counts.
-fn usage(review: &Review<'_>, prefix: &str, spec: &ResourceQuotaSpec) -> Result<Amounts, Status> {
-    let resource = &review.place.resource;
-    let cache = review.inner.hub.of(resource)?;
-    let mut sum = Amounts::new();
-    let entries: Vec<Arc<Entry>> = cache.list(review.place.namespace, |_| true).entries;
-    for entry in entries {
-        let object = entry.decode()?;
-        if in_scope(spec, prefix, &object) {
-            objects::resources::add(&mut sum, &usage_of(prefix, &resource.kind.qualified_plural(), &object));
-        }
-    }
-    Ok(sum)
-}
-
-fn one() -> Quantity {
-    Quantity::from_millis(1000)
-}
-
-fn is_finished(pod: &Value) -> bool {
-    pod.pointer("/status/phase").is_some_and(|phase| phase == "Succeeded" || phase == "Failed")
-}
-
-/// What one object uses, by the names that quotas have for it.
-fn usage_of(prefix: &str, qualified: &str, object: &Value) -> Amounts {
-    let mut used = Amounts::new();
-    used.insert(format!("count/{qualified}"), one());
-    let typed = |used: &mut Amounts| -> Option<()> {
-        match prefix {
-            "pods" => {
-                let pod: Pod = serde_json::from_value(object.clone()).ok()?;
-                if !is_finished(object) {
-                    pod_usage(&pod.spec?, used);
-                }
-            }
-            "services" => {
-                let service: Service = serde_json::from_value(object.clone()).ok()?;
-                service_usage(&service, used);
-            }
-            "persistentvolumeclaims" => {
-                let claim: PersistentVolumeClaim = serde_json::from_value(object.clone()).ok()?;
-                claim_usage(&claim, used);
-            }
-            "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => {
-                used.insert(prefix.to_owned(), one());
-            }
-            _ => {}
-        }
-        Some(())
-    };
-    // What does not parse as its kind has been refused before; it then counts as an object only.
-    typed(&mut used).unwrap_or_default();
-    used
-}
-
-fn pod_usage(spec: &PodSpec, used: &mut Amounts) {
-    used.insert("pods".into(), one());
-    for (name, amount) in pod_requests(spec) {
-        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
-            used.insert(name.clone(), amount);
-        }
-        used.insert(format!("requests.{name}"), amount);
-    }
-    for (name, amount) in pod_limits(spec) {
-        used.insert(format!("limits.{name}"), amount);
-    }
-}
-
-fn service_usage(service: &Service, used: &mut Amounts) {
-    used.insert("services".into(), one());
-    let Some(spec) = &service.spec else { return };
-    let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
-    let ports = spec.ports.as_ref().map_or(0, Vec::len);
-    if kind == "LoadBalancer" {
-        used.insert("services.loadbalancers".into(), one());
-    }
-    if kind == "NodePort" || (kind == "LoadBalancer" && spec.allocate_load_balancer_node_ports != Some(false)) {
-        let count = i64::try_from(ports).unwrap_or(i64::MAX / 1000);
-        used.insert("services.nodeports".into(), Quantity::from_millis(count * 1000));
-    }
-}
-
-fn claim_usage(claim: &PersistentVolumeClaim, used: &mut Amounts) {
-    used.insert("persistentvolumeclaims".into(), one());
-    let Some(spec) = &claim.spec else { return };
-    let storage = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get("storage"));
-    let storage = storage.map(Quantity::of).unwrap_or_default();
-    used.insert("requests.storage".into(), storage);
-    if let Some(class) = &spec.storage_class_name {
-        used.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage);
-        used.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one());
-    }
-}
-
-/// Compute amounts that the quota limits and some container does not state.
-fn unspecified(hard: &BTreeMap<&str, Quantity>, prefix: &str, object: &Value) -> Vec<String> {
-    if prefix != "pods" {
-        return Vec::new();
-    }
-    let containers =
-        object.pointer("/spec/containers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let rows = [
-        ("cpu", "requests", "cpu"),
-        ("memory", "requests", "memory"),
-        ("requests.cpu", "requests", "cpu"),
-        ("requests.memory", "requests", "memory"),
-        ("limits.cpu", "limits", "cpu"),
-        ("limits.memory", "limits", "memory"),
-    ];
-    rows.into_iter()
-        .filter(|(counted, ..)| hard.contains_key(counted))
-        .filter_map(|(counted, side, name)| {
-            let lacking: Vec<&str> = containers
-                .iter()
-                .filter(|container| container.pointer(&format!("/resources/{side}/{name}")).is_none())
-                .filter_map(|container| container["name"].as_str())
-                .collect();
-            (!lacking.is_empty()).then(|| format!("{counted} for: {}", lacking.join(",")))
-        })
-        .collect()
-}
-
-/// Whether a quota with scopes counts this object.
-fn in_scope(spec: &ResourceQuotaSpec, prefix: &str, object: &Value) -> bool {
-    let scopes = spec.scopes.iter().flatten().map(|scope| (scope.as_str(), "Exists", Vec::new()));
-    let selected = spec.scope_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
-    let selected = selected
-        .map(|term| (term.scope_name.as_str(), term.operator.as_str(), term.values.clone().unwrap_or_default()));
-    let mut terms = scopes.chain(selected).peekable();
-    if terms.peek().is_none() {
-        return true;
-    }
-    if prefix != "pods" {
-        return false;
-    }
-    let Some(pod) = object.get("spec").and_then(|spec| serde_json::from_value::<PodSpec>(spec.clone()).ok()) else {
-        return false;
-    };
-    terms.all(|(scope, operator, values)| {
-        let best_effort = QosClass::of(&pod) == QosClass::BestEffort;
-        match scope {
-            "BestEffort" => best_effort,
-            "NotBestEffort" => !best_effort,
-            "Terminating" => pod.active_deadline_seconds.is_some(),
-            "NotTerminating" => pod.active_deadline_seconds.is_none(),
-            "PriorityClass" => {
-                let class = pod.priority_class_name.as_deref().filter(|class| !class.is_empty());
-                match operator {
-                    "Exists" => class.is_some(),
-                    "DoesNotExist" => class.is_none(),
-                    "In" => class.is_some_and(|class| values.iter().any(|value| value == class)),
-                    _ => class.is_none_or(|class| values.iter().all(|value| value != class)),
-                }
-            }
-            _ => false,
-        }
-    })
+    Err(format!(
+        "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+        quota.name,
+        list(&|row| row.1),
+        list(&|row| of(row.0)),
+        list(&|row| row.2),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
-    #[test]
-    fn a_finished_pod_uses_only_its_count() {
-        let mut pod = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}});
-        assert_eq!(usage_of("pods", "pods", &pod)["requests.cpu"], one());
-        pod["status"] = json!({"phase": "Succeeded"});
-        assert_eq!(usage_of("pods", "pods", &pod).keys().collect::<Vec<_>>(), ["count/pods"]);
+    fn amounts(pairs: &[(&str, &str)]) -> Amounts {
+        pairs.iter().map(|(name, amount)| ((*name).to_owned(), amount.parse().unwrap())).collect()
     }
 
     #[test]
-    fn containers_without_counted_amounts_are_named() {
-        let pod = json!({"spec": {"containers": [{"name": "c"}]}});
-        let hard = BTreeMap::from([("cpu", one())]);
-        assert_eq!(unspecified(&hard, "pods", &pod), ["cpu for: c"]);
+    fn a_refusal_names_only_what_is_exceeded() {
+        let quota = Quota {
+            name: "q".into(),
+            hard: amounts(&[("pods", "2"), ("requests.cpu", "1"), ("requests.memory", "1Gi")]),
+            scopes: Scopes::default(),
+        };
+        let asked = amounts(&[("pods", "1"), ("requests.cpu", "600m"), ("requests.memory", "512Mi"), ("cpu", "9")]);
+        let used = amounts(&[("pods", "1"), ("requests.cpu", "500m"), ("requests.memory", "600Mi")]);
+        assert_eq!(
+            within(&quota, &asked, &used).unwrap_err(),
+            "exceeded quota: q, requested: requests.cpu=600m,requests.memory=512Mi, \
+             used: requests.cpu=500m,requests.memory=600Mi, limited: requests.cpu=1,requests.memory=1Gi"
+        );
+        assert_eq!(within(&quota, &asked, &Amounts::new()), Ok(()));
     }
 }

@@ -4,11 +4,11 @@ use k8s_openapi::api::core::v1::{
     ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, Pod,
     ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
-use objects::status::Status;
+use objects::{names, status::Status};
 use serde_json::Value;
 
 use super::Review;
-use crate::rest::{create::name_suffix, store};
+use crate::{pod_refs, rest::store};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// An hour and a little, by which the kubelet sees that the pod does not insist on it.
@@ -17,7 +17,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Completes a new pod.
 pub(super) async fn mutate(review: &Review<'_>, object: &mut Value) -> Result<(), Status> {
-    let mut pod: Pod = serde_json::from_value(object.clone()).map_err(Status::internal)?;
+    let mut pod: Pod = objects::decode::decode(object.clone()).map_err(Status::internal)?;
     let annotations = pod.metadata.annotations.as_ref();
     if annotations.is_some_and(|a| a.contains_key(MIRROR)) {
         return check_mirror(review, &pod);
@@ -42,18 +42,20 @@ pub(super) async fn mutate(review: &Review<'_>, object: &mut Value) -> Result<()
 }
 
 fn check_mirror(review: &Review<'_>, pod: &Pod) -> Result<(), Status> {
-    let spec = pod.spec.as_ref();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    if spec.is_some_and(|spec| spec.service_account_name.as_deref().is_some_and(|n| !n.is_empty())) {
-        return Err(review.forbid(name, "a mirror pod may not reference service accounts"));
-    }
-    let volumes = spec.and_then(|spec| spec.volumes.as_ref()).into_iter().flatten();
-    for volume in volumes {
-        if volume.secret.is_some() || volume.projected.is_some() {
-            return Err(review.forbid(name, "a mirror pod may not reference secrets or service account tokens"));
-        }
-    }
-    Ok(())
+    let spec = pod.spec.as_ref();
+    let projected = spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter_map(|v| v.projected.as_ref());
+    let takes_token = projected.flat_map(|p| p.sources.iter().flatten()).any(|s| s.service_account_token.is_some());
+    let why = if !pod_refs::names(pod, "serviceaccounts").is_empty() {
+        "a mirror pod may not reference service accounts"
+    } else if !pod_refs::names(pod, "secrets").is_empty() {
+        "a mirror pod may not reference secrets"
+    } else if takes_token {
+        "a mirror pod may not use ServiceAccountToken volume projections"
+    } else {
+        return Ok(());
+    };
+    Err(review.forbid(name, why))
 }
 
 /// The pod's service account, from the cache or, right after it was made, from the store.
@@ -76,7 +78,7 @@ async fn account(review: &Review<'_>, name: &str) -> Result<ServiceAccount, Stat
 fn mount_token(pod: &mut Pod) {
     let Some(spec) = pod.spec.as_mut() else { return };
     let existing = spec.volumes.iter().flatten().find(|volume| is_token_volume(volume)).map(|v| v.name.clone());
-    let volume_name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", name_suffix()));
+    let volume_name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", names::suffix(rand::random())));
     let mut used = false;
     let containers = spec.init_containers.iter_mut().flatten().chain(spec.containers.iter_mut());
     for container in containers {

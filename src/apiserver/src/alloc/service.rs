@@ -25,7 +25,7 @@ pub(super) fn assign(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
-    let read = |value: &Value| serde_json::from_value::<Service>(value.clone()).map_err(Status::internal);
+    let read = |value: &Value| objects::decode::decode::<Service>(value.clone()).map_err(Status::internal);
     let mut service = read(object)?;
     let old = old.map(read).transpose()?;
     let name = service.metadata.name.clone().unwrap_or_default();

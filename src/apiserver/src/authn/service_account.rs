@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -10,7 +11,7 @@ use super::{
     User,
     jwt::{JwtError, SigningKey},
 };
-use crate::{cache::Hub, config::ServiceAccountConfig};
+use crate::{cache::Hub, config::ServiceAccountConfig, legacy_tokens::TYPE};
 
 /// How long after an object's deletion began a token bound to it is still good.
 const DELETION_LEEWAY: Duration = Duration::from_secs(60);
@@ -48,6 +49,31 @@ pub(crate) struct Claims {
     pub(crate) bound: Bound,
     pub(crate) nbf: i64,
     pub(crate) sub: String,
+}
+
+/// Issuer of the tokens that are kept in secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// The claims of a token that is kept in a secret. It has no end but the secret's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LegacyClaims {
+    iss: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    uid: String,
+    sub: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyClaims {
+    Bound(Box<Claims>),
+    Legacy(LegacyClaims),
 }
 
 /// Why a token is not accepted.
@@ -107,9 +133,30 @@ impl TokenAuthenticator {
         Ok((self.key.sign(&claims)?, exp))
     }
 
+    /// A signed token for a secret.
+    pub(crate) fn issue_legacy(
+        &self,
+        namespace: &str,
+        account: &str,
+        uid: &str,
+        secret: &str,
+    ) -> Result<String, JwtError> {
+        self.key.sign(&LegacyClaims {
+            iss: LEGACY_ISSUER.to_owned(),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.to_owned(),
+            uid: uid.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
+        })
+    }
+
     /// The user of a token, and which of the wanted audiences (the server's own when none) it is for.
     pub(crate) async fn verify(&self, token: &str, wanted: &[String]) -> Result<(Arc<User>, Vec<String>), TokenError> {
-        let claims: Claims = self.key.verify(token)?;
+        let claims = match self.key.verify(token)? {
+            AnyClaims::Bound(claims) => claims,
+            AnyClaims::Legacy(claims) => return self.verify_legacy(token, &claims, wanted).await,
+        };
         if claims.iss != self.issuer {
             return Err(TokenError::Issuer);
         }
@@ -128,6 +175,43 @@ impl TokenAuthenticator {
             self.check_bound(&claims.bound, now)?;
         }
         Ok((Arc::new(user_of(&claims)), audiences))
+    }
+
+    async fn verify_legacy(
+        &self,
+        token: &str,
+        claims: &LegacyClaims,
+        wanted: &[String],
+    ) -> Result<(Arc<User>, Vec<String>), TokenError> {
+        if claims.iss != LEGACY_ISSUER {
+            return Err(TokenError::Issuer);
+        }
+        let own = self.audiences.iter();
+        let audiences: Vec<String> = own.filter(|own| wanted.is_empty() || wanted.contains(own)).cloned().collect();
+        if audiences.is_empty() {
+            return Err(TokenError::Audience);
+        }
+        if self.check_legacy(token, claims).is_err() {
+            self.hub.linearize().await.map_err(TokenError::Cache)?;
+            self.check_legacy(token, claims)?;
+        }
+        let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", claims.namespace)];
+        let mut user = User::new(claims.sub.clone(), groups);
+        user.uid.clone_from(&claims.uid);
+        Ok((Arc::new(user), audiences))
+    }
+
+    /// The secret must be there and hold this very token, and the account must be the same still.
+    fn check_legacy(&self, token: &str, claims: &LegacyClaims) -> Result<(), TokenError> {
+        let account = ObjectRef { name: claims.account.clone(), uid: claims.uid.clone() };
+        self.check("serviceaccounts", "service account", &claims.namespace, Some(&account), Timestamp::now())?;
+        let gone = || TokenError::Gone { kind: "secret" };
+        let secrets = self.hub.kind("secrets").map_err(TokenError::Cache)?;
+        let entry = secrets.get_in(&claims.namespace, &claims.secret).ok_or_else(gone)?;
+        let secret: Secret = entry.typed().map_err(TokenError::Cache)?;
+        let held = secret.data.as_ref().and_then(|data| data.get("token")).map(|held| held.0.as_slice());
+        let good = secret.type_.as_deref() == Some(TYPE) && held == Some(token.as_bytes());
+        if good && !entry.projection.terminating { Ok(()) } else { Err(gone()) }
     }
 
     fn check_bound(&self, bound: &Bound, now: Timestamp) -> Result<(), TokenError> {

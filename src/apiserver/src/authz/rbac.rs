@@ -1,44 +1,66 @@
-//! RBAC from the watch cache. Roles and bindings are turned into an index by subject, rebuilt on the first question
-//! after one of them changed; a question then looks at the user's and its groups' grants only.
+//! RBAC from the watch cache. An index by subject follows the changes of roles and bindings: the first question after
+//! some takes them in. A question then looks at the user's and its groups' grants only.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use arc_swap::ArcSwap;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role, RoleRef, Subject};
 use objects::status::Status;
+use serde::Deserialize;
 use storage::Revision;
 
 use super::{Attributes, Decision};
 use crate::{
     authn::User,
-    cache::{Hub, KindCache},
+    cache::{Change, Entry, Hub, KindCache},
 };
 
 const KINDS: [&str; 4] = [
     "rbac.authorization.k8s.io/clusterroles",
-    "rbac.authorization.k8s.io/clusterrolebindings",
     "rbac.authorization.k8s.io/roles",
+    "rbac.authorization.k8s.io/clusterrolebindings",
     "rbac.authorization.k8s.io/rolebindings",
 ];
+/// Position in [`KINDS`] of the first kind of binding.
+const BINDINGS: usize = 2;
 
-type Rules = Arc<[PolicyRule]>;
+type Caches = [Arc<KindCache>; 4];
 
-/// What one binding gives one subject.
-#[derive(Clone)]
-struct Grant {
+/// The shape that both kinds of binding have.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnyBinding {
+    role_ref: RoleRef,
+    subjects: Option<Vec<Subject>>,
+}
+
+/// What one binding gives to its subjects.
+struct Binding {
+    /// Its own: `namespace/name`, or `name`.
+    key: Box<str>,
     /// `None` for all namespaces and cluster-scoped resources.
-    namespace: Option<Arc<str>>,
-    rules: Rules,
-    reason: Arc<str>,
+    namespace: Option<Box<str>>,
+    /// Key of the role among [`Index::roles`].
+    role: String,
+    reason: String,
+}
+
+struct Grant {
+    binding: Arc<Binding>,
+    /// `Kind "name"`, for the reason.
+    subject: String,
 }
 
 #[derive(Default)]
 struct Index {
-    stamp: [Revision; 4],
-    built: bool,
+    /// Newest change of each kind that is in the index; `None` before the first fill.
+    seen: Option<[Revision; 4]>,
+    /// Place in each kind's window.
+    next: [u64; 4],
+    /// Rules by `namespace/name`; a cluster role has the empty namespace.
+    roles: HashMap<String, Vec<PolicyRule>>,
     users: HashMap<String, Vec<Grant>>,
     groups: HashMap<String, Vec<Grant>>,
 }
@@ -46,45 +68,51 @@ struct Index {
 /// The RBAC authorizer.
 pub(crate) struct Rbac {
     hub: Arc<Hub>,
-    index: ArcSwap<Index>,
-    building: Mutex<()>,
+    caches: OnceLock<Caches>,
+    index: RwLock<Index>,
 }
 
 impl Rbac {
     pub(crate) fn new(hub: Arc<Hub>) -> Rbac {
-        Rbac { hub, index: ArcSwap::default(), building: Mutex::new(()) }
+        Rbac { hub, caches: OnceLock::new(), index: RwLock::default() }
     }
 
-    fn caches(&self) -> Result<[Arc<KindCache>; 4], Status> {
+    fn caches(&self) -> Result<&Caches, Status> {
+        if let Some(caches) = self.caches.get() {
+            return Ok(caches);
+        }
         let kind = |prefix| self.hub.kind(prefix);
-        Ok([kind(KINDS[0])?, kind(KINDS[1])?, kind(KINDS[2])?, kind(KINDS[3])?])
+        let caches = [kind(KINDS[0])?, kind(KINDS[1])?, kind(KINDS[2])?, kind(KINDS[3])?];
+        Ok(self.caches.get_or_init(|| caches))
     }
 
-    fn current(&self) -> Result<Arc<Index>, Status> {
+    /// The index with all that the caches show.
+    fn current(&self) -> Result<RwLockReadGuard<'_, Index>, Status> {
         let caches = self.caches()?;
-        let stamp = || caches.each_ref().map(|cache| cache.revision());
-        let index = self.index.load_full();
-        if index.built && index.stamp == stamp() {
+        let newest = || Some(caches.each_ref().map(|cache| cache.revision()));
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        if index.seen == newest() {
             return Ok(index);
         }
-        let _one_builds = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = self.index.load_full();
-        let wanted = stamp();
-        if index.built && index.stamp == wanted {
-            return Ok(index);
+        drop(index);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        // Read before the changes: these may show more, never less.
+        let seen = newest();
+        if index.seen != seen {
+            index.follow(caches);
+            index.seen = seen;
         }
-        let index = Arc::new(build(&caches, wanted));
-        self.index.store(index.clone());
-        Ok(index)
+        drop(index);
+        Ok(self.index.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn authorize(&self, attributes: &Attributes<'_>) -> Result<Decision, Status> {
         let index = self.current()?;
         let found = index.grants(attributes.user).find(|grant| {
-            grant.covers(attributes.namespace) && grant.rules.iter().any(|rule| allows(rule, attributes))
+            grant.covers(attributes.namespace) && index.rules(grant).iter().any(|rule| allows(rule, attributes))
         });
         Ok(match found {
-            Some(grant) => Decision::Allow(grant.reason.to_string()),
+            Some(grant) => Decision::Allow(format!("{} to {}", grant.binding.reason, grant.subject)),
             None => Decision::NoOpinion(String::new()),
         })
     }
@@ -92,23 +120,13 @@ impl Rbac {
     /// All rules that hold for a user in a namespace.
     pub(crate) fn rules(&self, user: &User, namespace: &str) -> Result<Vec<PolicyRule>, Status> {
         let index = self.current()?;
-        Ok(index
-            .grants(user)
-            .filter(|grant| grant.covers(namespace))
-            .flat_map(|grant| grant.rules.iter().cloned())
-            .collect())
+        let grants = index.grants(user).filter(|grant| grant.covers(namespace));
+        Ok(grants.flat_map(|grant| index.rules(grant).iter().cloned()).collect())
     }
 
     /// The rules of a role, for the escalation check.
     pub(crate) fn role_rules(&self, namespace: &str, role: &RoleRef) -> Result<Option<Vec<PolicyRule>>, Status> {
-        let [cluster_roles, _, roles, _] = self.caches()?;
-        Ok(if role.kind == "ClusterRole" {
-            let entry = cluster_roles.get(&role.name);
-            entry.and_then(|e| e.typed::<ClusterRole>().ok()).map(|r| r.rules.unwrap_or_default())
-        } else {
-            let entry = roles.get_in(namespace, &role.name);
-            entry.and_then(|e| e.typed::<Role>().ok()).map(|r| r.rules.unwrap_or_default())
-        })
+        Ok(self.current()?.roles.get(&role_key(namespace, role)).cloned())
     }
 }
 
@@ -118,70 +136,138 @@ impl Index {
         of_user.chain(user.groups.iter().filter_map(|group| self.groups.get(group)).flatten())
     }
 
-    fn add(&mut self, subjects: Option<Vec<Subject>>, binding_namespace: &str, grant: &Grant) {
-        for subject in subjects.unwrap_or_default() {
-            let grant = Grant {
-                reason: format!("{} to {} \"{}\"", grant.reason, subject.kind, subject.name).into(),
-                ..grant.clone()
-            };
-            match subject.kind.as_str() {
-                "User" => self.users.entry(subject.name).or_default().push(grant),
-                "Group" => self.groups.entry(subject.name).or_default().push(grant),
-                "ServiceAccount" => {
-                    let namespace = subject.namespace.as_deref().unwrap_or(binding_namespace);
-                    let name = format!("system:serviceaccount:{namespace}:{}", subject.name);
-                    self.users.entry(name).or_default().push(grant);
+    fn rules(&self, grant: &Grant) -> &[PolicyRule] {
+        self.roles.get(&grant.binding.role).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Takes in what has changed since the last time, or everything.
+    fn follow(&mut self, caches: &Caches) {
+        if self.seen.is_none() {
+            return self.fill(caches);
+        }
+        for (kind, cache) in caches.iter().enumerate() {
+            let Ok(changes) = cache.read_changes(self.next[kind], usize::MAX) else { return self.fill(caches) };
+            self.next[kind] += changes.len() as u64;
+            for Change { before, after, .. } in &changes {
+                if let Some(before) = before {
+                    self.remove(kind, before);
                 }
-                _ => {}
+                if let Some(after) = after {
+                    self.insert(kind, after);
+                }
             }
+        }
+    }
+
+    fn fill(&mut self, caches: &Caches) {
+        *self = Index::default();
+        for (kind, cache) in caches.iter().enumerate() {
+            let listing = cache.list("", |_| true);
+            self.next[kind] = listing.next;
+            listing.entries.iter().for_each(|entry| self.insert(kind, entry));
+        }
+    }
+
+    fn insert(&mut self, kind: usize, entry: &Entry) {
+        if kind >= BINDINGS {
+            return self.bind(entry);
+        }
+        let rules = match kind {
+            0 => entry.typed::<ClusterRole>().map(|role| role.rules),
+            _ => entry.typed::<Role>().map(|role| role.rules),
+        };
+        self.roles.insert(stored_role_key(entry), rules.ok().flatten().unwrap_or_default());
+    }
+
+    fn remove(&mut self, kind: usize, entry: &Entry) {
+        if kind < BINDINGS {
+            self.roles.remove(&stored_role_key(entry));
+            return;
+        }
+        for subject in subjects(entry) {
+            let Some((of_groups, name)) = holder(&subject, entry.namespace()) else { continue };
+            let holders = if of_groups { &mut self.groups } else { &mut self.users };
+            if let Some(grants) = holders.get_mut(&name) {
+                let scope = scope(entry);
+                grants.retain(|grant| grant.binding.key != entry.key || grant.binding.namespace.as_deref() != scope);
+                if grants.is_empty() {
+                    holders.remove(&name);
+                }
+            }
+        }
+    }
+
+    fn bind(&mut self, entry: &Entry) {
+        let Ok(binding) = entry.typed::<AnyBinding>() else { return };
+        let namespace = entry.namespace();
+        let of_role = of_role(&binding.role_ref);
+        let reason = match scope(entry) {
+            Some(_) => format!("RBAC: allowed by RoleBinding \"{}/{namespace}\" of {of_role}", entry.name()),
+            None => format!("RBAC: allowed by ClusterRoleBinding \"{}\" of {of_role}", entry.name()),
+        };
+        let granted = Arc::new(Binding {
+            key: entry.key.clone(),
+            namespace: scope(entry).map(Into::into),
+            role: role_key(namespace, &binding.role_ref),
+            reason,
+        });
+        for subject in binding.subjects.unwrap_or_default() {
+            let Some((of_groups, name)) = holder(&subject, namespace) else { continue };
+            let grant = Grant {
+                binding: granted.clone(),
+                subject: format!("{} \"{}\"", subject.kind, subject_name(&subject, namespace)),
+            };
+            let holders = if of_groups { &mut self.groups } else { &mut self.users };
+            holders.entry(name).or_default().push(grant);
         }
     }
 }
 
 impl Grant {
     fn covers(&self, namespace: &str) -> bool {
-        self.namespace.as_deref().is_none_or(|own| own == namespace)
+        self.binding.namespace.as_deref().is_none_or(|own| own == namespace)
     }
 }
 
-fn build(caches: &[Arc<KindCache>; 4], stamp: [Revision; 4]) -> Index {
-    let [cluster_roles, cluster_bindings, roles, bindings] = caches;
-    let all = |cache: &KindCache| cache.list("", |_| true).entries;
-    let mut known: HashMap<String, Rules> = HashMap::new();
-    for entry in all(cluster_roles) {
-        if let Ok(role) = entry.typed::<ClusterRole>() {
-            known.insert(format!("/{}", entry.key), role.rules.unwrap_or_default().into());
+/// Where a binding holds: its namespace, or everywhere.
+fn scope(binding: &Entry) -> Option<&str> {
+    Some(binding.namespace()).filter(|namespace| !namespace.is_empty())
+}
+
+fn subjects(binding: &Entry) -> Vec<Subject> {
+    binding.typed::<AnyBinding>().ok().and_then(|binding| binding.subjects).unwrap_or_default()
+}
+
+/// Whether a subject is a group, and the name it is known by in requests.
+fn holder(subject: &Subject, binding_namespace: &str) -> Option<(bool, String)> {
+    match subject.kind.as_str() {
+        "User" => Some((false, subject.name.clone())),
+        "Group" => Some((true, subject.name.clone())),
+        "ServiceAccount" => {
+            let namespace = subject.namespace.as_deref().unwrap_or(binding_namespace);
+            Some((false, format!("system:serviceaccount:{namespace}:{}", subject.name)))
         }
+        _ => None,
     }
-    for entry in all(roles) {
-        if let Ok(role) = entry.typed::<Role>() {
-            known.insert(entry.key.to_string(), role.rules.unwrap_or_default().into());
+}
+
+/// A subject as reasons name it.
+fn subject_name(subject: &Subject, binding_namespace: &str) -> String {
+    match subject.kind.as_str() {
+        "ServiceAccount" => {
+            format!("{}/{}", subject.name, subject.namespace.as_deref().unwrap_or(binding_namespace))
         }
+        _ => subject.name.clone(),
     }
-    let rules = |namespace: &str, role: &RoleRef| {
-        let scope = if role.kind == "ClusterRole" { "" } else { namespace };
-        known.get(&format!("{scope}/{}", role.name)).cloned()
-    };
-    let mut index = Index { stamp, built: true, ..Index::default() };
-    for entry in all(cluster_bindings) {
-        let Ok(binding) = entry.typed::<ClusterRoleBinding>() else { continue };
-        let Some(rules) = rules("", &binding.role_ref) else { continue };
-        let reason = format!("RBAC: allowed by ClusterRoleBinding \"{}\" of {}", entry.key, of_role(&binding.role_ref));
-        index.add(binding.subjects, "", &Grant { namespace: None, rules, reason: reason.into() });
-    }
-    for entry in all(bindings) {
-        let Ok(binding) = entry.typed::<RoleBinding>() else { continue };
-        let namespace = entry.namespace();
-        let Some(rules) = rules(namespace, &binding.role_ref) else { continue };
-        let of_role = of_role(&binding.role_ref);
-        let reason = format!("RBAC: allowed by RoleBinding \"{}/{namespace}\" of {of_role}", entry.name());
-        index.add(
-            binding.subjects,
-            namespace,
-            &Grant { namespace: Some(namespace.into()), rules, reason: reason.into() },
-        );
-    }
-    index
+}
+
+fn stored_role_key(role: &Entry) -> String {
+    format!("{}/{}", role.namespace(), role.name())
+}
+
+fn role_key(namespace: &str, role: &RoleRef) -> String {
+    let scope = if role.kind == "ClusterRole" { "" } else { namespace };
+    format!("{scope}/{}", role.name)
 }
 
 fn of_role(role: &RoleRef) -> String {

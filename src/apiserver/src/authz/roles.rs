@@ -65,7 +65,10 @@ const CLUSTER_ROLES: &[RoleRow] = &[
     part("system:aggregate-to-admin", "admin", workloads::ADMIN),
     part("system:aggregate-to-edit", "edit", workloads::EDIT),
     part("system:aggregate-to-view", "view", workloads::VIEW),
-    role("system:heapster", &["get,list,watch core events,namespaces,nodes,pods", "get,list,watch apps deployments"]),
+    role(
+        "system:heapster",
+        &["get,list,watch core events,namespaces,nodes,pods", "get,list,watch extensions deployments"],
+    ),
     role("system:node", workloads::NODE),
     role(
         "system:node-problem-detector",

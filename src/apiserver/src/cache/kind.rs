@@ -149,17 +149,12 @@ impl KindCache {
         self.read().revision
     }
 
-    /// How many objects there are.
-    pub(crate) fn len(&self) -> usize {
-        self.read().objects.len()
-    }
-
     /// Where a watch that has seen `revision` begins.
     pub(crate) fn after(&self, revision: Revision) -> Result<u64, Expired> {
         self.read().window.after(revision)
     }
 
-    /// Up to `max` changes from a place in the window on.
+    /// About `max` changes from a place in the window on; see [`Window::read`].
     pub(crate) fn read_changes(&self, from: u64, max: usize) -> Result<Vec<Change>, Expired> {
         Ok(self.read().window.read(from, max)?.cloned().collect())
     }

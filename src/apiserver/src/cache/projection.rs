@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use objects::{
     kinds::KINDS,
-    strategy::{SelectableField, strategy_for},
+    strategy::{SelectableField, for_kind},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -52,7 +52,7 @@ impl Projector {
     /// The projector of the built-in kind stored under `prefix`.
     pub(crate) fn of_built_in(prefix: &str) -> Projector {
         let row = KINDS.iter().find(|kind| kind.storage_prefix == prefix);
-        let strategy = row.and_then(|kind| strategy_for(&kind.storage_group, &kind.storage_version, &kind.kind));
+        let strategy = row.and_then(for_kind);
         strategy.map(|strategy| Projector::new(strategy.selectable_fields())).unwrap_or_default()
     }
 

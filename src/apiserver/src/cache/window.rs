@@ -1,5 +1,5 @@
 //! The last changes of a kind, for watches to read at their own pace. Bounded: a reader that falls out of the window
-//! is told so and has to list again; nobody else waits for it.
+//! is told so and goes back to the store's log; nobody else waits for it.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -28,10 +28,7 @@ impl Change {
 
 /// The reader's place is no longer in the window.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Expired {
-    /// The oldest revision a watch can begin behind.
-    pub(crate) oldest: Revision,
-}
+pub(crate) struct Expired;
 
 /// A ring of changes. Each has a sequence number, one more than the one before.
 #[derive(Debug)]
@@ -81,16 +78,19 @@ impl Window {
     /// Sequence number of the first change behind `revision`.
     pub(crate) fn after(&self, revision: Revision) -> Result<u64, Expired> {
         if revision < self.complete_after {
-            return Err(Expired { oldest: self.complete_after });
+            return Err(Expired);
         }
         let at = self.changes.partition_point(|change| change.revision <= revision);
         Ok(self.first + at as u64)
     }
 
-    /// Up to `max` changes from sequence number `from` on.
+    /// About `max` changes from sequence number `from` on: those of one revision come together.
     pub(crate) fn read(&self, from: u64, max: usize) -> Result<impl Iterator<Item = &Change>, Expired> {
-        let skip = from.checked_sub(self.first).ok_or(Expired { oldest: self.complete_after })?;
-        Ok(self.changes.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)).take(max))
+        let skip = from.checked_sub(self.first).ok_or(Expired)?;
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let last = max.checked_sub(1).and_then(|last| self.changes.get(skip.checked_add(last)?));
+        let last = last.map_or(Revision::MAX, |change| change.revision);
+        Ok(self.changes.iter().skip(skip).take_while(move |change| change.revision <= last))
     }
 }
 
@@ -110,8 +110,18 @@ mod tests {
         }
         let from = window.after(11).unwrap();
         assert_eq!(window.read(from, 9).unwrap().map(|c| c.revision).collect::<Vec<_>>(), [13]);
-        assert_eq!(window.after(9), Err(Expired { oldest: 10 }));
+        assert_eq!(window.after(9), Err(Expired));
         assert_eq!(window.after(99), Ok(window.next()));
+    }
+
+    #[test]
+    fn changes_of_one_revision_come_together() {
+        let mut window = Window::new(10, 0);
+        [11, 12, 12, 13].into_iter().for_each(|revision| window.push(change(revision)));
+        let read = |max| window.read(0, max).unwrap().map(|c| c.revision).collect::<Vec<_>>();
+        assert_eq!(read(1), [11]);
+        assert_eq!(read(2), [11, 12, 12]);
+        assert_eq!(read(9), [11, 12, 12, 13]);
     }
 
     #[test]

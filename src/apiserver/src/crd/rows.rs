@@ -6,13 +6,13 @@ use objects::{
     columns::Column,
     kinds::{Kind, Scope, Subresource, Text, Verb, verbs},
     schema::{CrdSchemaError, Schema},
-    strategy::{Facts, SelectableField},
+    strategy::SelectableField,
 };
 use serde_json::Value;
 
 use super::{
     CustomResource,
-    strategy::{CustomStrategy, PrintedColumn, ScalePaths, intern},
+    strategy::{CustomStrategy, PrintedColumn, ScalePaths, facts, intern},
 };
 use crate::{
     cache::Projector,
@@ -125,15 +125,7 @@ const VERBS: &[Verb] = verbs::ALL;
 fn strategy(kind: &Kind, version: &Value, schema: Arc<Schema>) -> CustomStrategy {
     let (columns, printed) = columns(version);
     CustomStrategy {
-        facts: Facts {
-            group: intern(&kind.group),
-            version: intern(&kind.version),
-            kind: intern(&kind.kind),
-            resource: intern(&kind.plural),
-            namespaced: kind.is_namespaced(),
-            allow_create_on_update: false,
-            allow_unconditional_update: false,
-        },
+        facts: facts(kind),
         schema: SchemaRef::Custom(schema),
         has_status: kind.subresource("status").is_some(),
         scale: scale(version),

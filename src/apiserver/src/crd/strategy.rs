@@ -75,18 +75,23 @@ impl CustomStrategy {
     }
 }
 
+/// What a row without rules of its own says of its kind.
+pub(super) fn facts(kind: &Kind) -> Facts {
+    Facts {
+        group: intern(&kind.group),
+        version: intern(&kind.version),
+        kind: intern(&kind.kind),
+        resource: intern(&kind.plural),
+        namespaced: kind.is_namespaced(),
+        allow_create_on_update: false,
+        allow_unconditional_update: false,
+    }
+}
+
 /// For kinds that are answered and never stored.
 pub(crate) fn unstored(kind: &Kind, schema: SchemaRef) -> CustomStrategy {
     CustomStrategy {
-        facts: Facts {
-            group: intern(&kind.group),
-            version: intern(&kind.version),
-            kind: intern(&kind.kind),
-            resource: intern(&kind.plural),
-            namespaced: kind.is_namespaced(),
-            allow_create_on_update: false,
-            allow_unconditional_update: false,
-        },
+        facts: facts(kind),
         schema,
         has_status: false,
         scale: None,

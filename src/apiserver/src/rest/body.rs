@@ -1,5 +1,7 @@
 //! Reading request bodies: size limit, encodings, strict field validation, version and kind checks.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use objects::{schema, status::Status};
@@ -7,6 +9,7 @@ use serde_json::Value;
 
 use super::Place;
 use crate::{
+    body::RequestBody,
     convert,
     handler::Call,
     negotiate::{BodyKind, OBJECT_TYPES, body_kind},
@@ -16,10 +19,18 @@ use crate::{
 
 /// Largest body of a request, as upstream.
 const LIMIT: usize = 3 * 1024 * 1024;
+/// For all of a body to arrive, as long as upstream gives a request as a whole.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The whole body.
 pub(crate) async fn read(call: &mut Call) -> Result<Bytes, Status> {
-    let Some(mut body) = call.take_body() else { return Ok(Bytes::new()) };
+    let Some(body) = call.take_body() else { return Ok(Bytes::new()) };
+    tokio::time::timeout(PATIENCE, whole(body))
+        .await
+        .unwrap_or_else(|_| Err(Status::bad_request("the request body did not arrive in time")))
+}
+
+async fn whole(mut body: RequestBody) -> Result<Bytes, Status> {
     let mut whole = Bytes::new();
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -81,7 +92,7 @@ fn parse(kind: BodyKind, bytes: &Bytes, expected: &str) -> Result<(Value, Vec<St
     }
 }
 
-/// A value of any kind from the body; `None` for an empty body.
+/// An object of any kind from the body; `None` for an empty body.
 pub(crate) async fn optional_value(call: &mut Call, expected: &str) -> Result<Option<Value>, Status> {
     let kind = body_kind(call.headers());
     let bytes = read(call).await?;
@@ -89,7 +100,13 @@ pub(crate) async fn optional_value(call: &mut Call, expected: &str) -> Result<Op
         return Ok(None);
     }
     let kind = kind.ok_or_else(|| Status::unsupported_media_type(&OBJECT_TYPES))?;
-    parse(kind, &bytes, expected).map(|(value, _)| Some(value))
+    let (value, _) = parse(kind, &bytes, expected)?;
+    if !value.is_object() {
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {expected}): not an object"
+        )));
+    }
+    Ok(Some(value))
 }
 
 /// The object in the body, of the place's kind, checked and in storage form but not yet decoded by its strategy.
@@ -100,7 +117,7 @@ pub(crate) async fn object(call: &mut Call, place: &Place<'_>) -> Result<Value, 
     let (mut value, duplicates) = parse(kind, &bytes, &resource.kind.kind)?;
     check_kind(resource, &mut value)?;
     check_fields(call, resource, &value, duplicates)?;
-    Ok(convert::to_stored(resource, value))
+    convert::to_stored(resource, value)
 }
 
 /// The body's apiVersion and kind must be the path's; missing ones are filled in.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
 use objects::{
+    names,
     status::Status,
     strategy::{Context, User as StrategyUser},
 };
@@ -28,6 +29,8 @@ use crate::{
 
 /// How many generated names are tried.
 const NAME_TRIES: usize = 8;
+/// How often a create is tried while others take the addresses, ports or quota it was to get.
+const CONTENDED_TRIES: usize = 32;
 
 /// Answers a POST to a collection.
 pub(crate) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
@@ -39,7 +42,7 @@ pub(crate) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Respons
         Created::Stored(bytes, revision) => respond::stored(call, 201, &place.resource, &bytes, revision),
         Created::Dry(value) => {
             let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
-            respond::object(call, 201, &place.resource, convert::from_stored(&place.resource, value), form)
+            respond::object(call, 201, &place.resource, convert::from_stored(&place.resource, value)?, form)
         }
     }
 }
@@ -95,7 +98,8 @@ pub(crate) async fn create_object(
         let resource = &place.resource;
         let bytes = encoded::encode(&value, &resource.storage_api_version, &resource.kind.kind)?;
         let key = keys::object(resource.prefix(), place.namespace, &name);
-        let extra = inner.allocators.extra(resource, Some(&value), None)?;
+        let mut extra = inner.allocators.extra(resource, Some(&value), None)?;
+        turn.iter().for_each(|turn| turn.guard(&mut extra));
         let contended = !extra.is_empty();
         match store::write(inner, resource, key.clone(), bytes.clone(), 0, extra).await? {
             Written::At(revision) => {
@@ -105,8 +109,8 @@ pub(crate) async fn create_object(
                 return Ok(Created::Stored(bytes, revision));
             }
             Written::Raced if attempt < tries => {}
-            // Not the name, but an address or port was taken in between.
-            Written::Raced if contended && attempt < NAME_TRIES && store::read(inner, &key).await?.is_none() => {}
+            // Not the name, but an address, port or quota was taken in between.
+            Written::Raced if contended && attempt < CONTENDED_TRIES && store::read(inner, &key).await?.is_none() => {}
             Written::Raced if generated => return Err(Status::generated_name_taken(resource.qualified(), &name)),
             Written::Raced => return Err(Status::already_exists(resource.qualified(), &name)),
         }
@@ -130,7 +134,7 @@ async fn prepare(
     }
     inner.allocators.assign(inner, &place.resource, &mut object, None)?;
     let uid = uuid::Uuid::new_v4().to_string();
-    let suffix = name_suffix();
+    let suffix = names::suffix(rand::random());
     let requester = strategy_user(user);
     let context = Context {
         namespace: place.resource.kind.is_namespaced().then_some(place.namespace),
@@ -146,10 +150,4 @@ async fn prepare(
     warnings.append(&mut review.warnings);
     let name = meta_str(&value, "name").to_owned();
     Ok((value, name, turn))
-}
-
-/// Five characters that cannot spell a word.
-pub(crate) fn name_suffix() -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    (0..5).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
 }

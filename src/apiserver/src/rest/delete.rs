@@ -60,7 +60,7 @@ pub(crate) async fn delete(call: &mut Call, place: &Place<'_>) -> Result<Respons
         }
         Deleted::Gone(value) | Deleted::Marked(value) => {
             let form = negotiate::form(call.headers(), &call.query, !resource.kind.custom)?;
-            respond::object(call, 200, resource, convert::from_stored(resource, value), form)
+            respond::object(call, 200, resource, convert::from_stored(resource, value)?, form)
         }
     }
 }

@@ -14,11 +14,11 @@ use storage::{RangeError, RangeRequest, Revision, prefix_end};
 use super::{Place, get::invalid_version, page::Continue};
 use crate::{
     body::Body,
-    cache::Entry,
+    cache::{Entry, store_status},
     convert, encoded,
     handler::Call,
     keys,
-    negotiate::{self, Form, View},
+    negotiate::{self, Encoding, Form, View},
     query::Query,
     registry::Resource,
     respond,
@@ -52,18 +52,22 @@ pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body
     let page = match call.query.text("continue") {
         Some(token) => {
             let from = Continue::parse(token)?;
+            check_continue(&call.query)?;
             if call.query.text("resourceVersion").is_some_and(|v| v != "0") {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
-            history(call, place, &selection, from, limit, true)?
+            if from.revision.is_none() {
+                call.inner.config.store.read_barrier().await.map_err(|error| store_status(&error))?;
+            }
+            history(call, place, &selection, &from, limit)?
         }
         None => match freshness(&call.query)? {
             Freshness::Exact(revision) => {
-                let from = Continue { revision, start: String::new() };
+                let from = Continue { revision: Some(revision), start: String::new() };
                 if revision > call.inner.config.store.revision() {
                     call.inner.hub.wait_for(revision).await?;
                 }
-                history(call, place, &selection, from, limit, false)?
+                history(call, place, &selection, &from, limit)?
             }
             Freshness::Newest => {
                 call.inner.hub.linearize().await?;
@@ -88,14 +92,30 @@ fn limit(query: &Query) -> Result<usize, Status> {
     }
 }
 
+fn refusal(field: &str, detail: &str) -> Status {
+    let mut errors = Errors::default();
+    errors.forbidden(&Path::root(field), detail);
+    Status::invalid(Qualified::new("meta.k8s.io", "ListOptions"), "", errors.as_slice())
+}
+
+/// A token says which state it goes on in: nothing else may.
+fn check_continue(query: &Query) -> Result<(), Status> {
+    match query.text("resourceVersionMatch") {
+        Some(_) => {
+            let detail = "resourceVersionMatch is forbidden when continue is provided";
+            Err(refusal("resourceVersionMatch", detail))
+        }
+        None => Ok(()),
+    }
+}
+
 fn freshness(query: &Query) -> Result<Freshness, Status> {
     let version = query.text("resourceVersion");
     let rule = query.text("resourceVersionMatch");
-    let refuse = |detail: &str| {
-        let mut errors = Errors::default();
-        errors.forbidden(&Path::root("resourceVersionMatch"), detail);
-        Err(Status::invalid(Qualified::new("meta.k8s.io", "ListOptions"), "", errors.as_slice()))
-    };
+    let refuse = |detail: &str| Err(refusal("resourceVersionMatch", detail));
+    if query.get("sendInitialEvents").is_some() {
+        return Err(refusal("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
     let Some(version) = version else {
         return match rule {
             Some(_) => refuse("resourceVersionMatch is forbidden unless resourceVersion is provided"),
@@ -149,11 +169,11 @@ fn history(
     call: &Call,
     place: &Place<'_>,
     selection: &Selection,
-    from: Continue,
+    from: &Continue,
     limit: usize,
-    paging: bool,
 ) -> Result<Page, Status> {
     let resource = &place.resource;
+    let revision = from.revision.unwrap_or_else(|| call.inner.config.store.revision());
     let kind = keys::collection(resource.prefix(), "");
     let scope = keys::collection(resource.prefix(), place.namespace);
     let mut start = if from.start.is_empty() { scope.clone() } else { format!("{kind}{}", from.start) };
@@ -167,11 +187,11 @@ fn history(
         let request = RangeRequest {
             key: start.clone().into(),
             end: Some(prefix_end(scope.as_bytes())),
-            revision: Some(from.revision),
+            revision: Some(revision),
             limit: wanted,
             ..RangeRequest::default()
         };
-        let range = call.inner.config.store.range(&request).map_err(|error| range_status(error, paging))?;
+        let range = call.inner.config.store.range(&request).map_err(|error| range_status(error, &from.start))?;
         for (index, kv) in range.kvs.iter().enumerate() {
             let Some(key) = kv.key.get(kind.len()..).and_then(|key| std::str::from_utf8(key).ok()) else { continue };
             let entry = Entry::new(key, kv, &resource.projector);
@@ -181,24 +201,29 @@ fn history(
             entries.push(Arc::new(entry));
             let behind = range.count - index as u64 - 1;
             if entries.len() == limit && behind > 0 {
-                let token = Some(Continue::after(key, from.revision));
+                let token = Some(Continue::after(key, revision));
                 let remaining = selection.is_empty().then_some(behind);
-                return Ok(Page { entries, revision: from.revision, token, remaining });
+                return Ok(Page { entries, revision, token, remaining });
             }
         }
         match range.kvs.last() {
             Some(last) if range.more => {
                 start = String::from_utf8_lossy(&last.key).into_owned() + "\0";
             }
-            _ => return Ok(Page { entries, revision: from.revision, token: None, remaining: None }),
+            _ => return Ok(Page { entries, revision, token: None, remaining: None }),
         }
     }
 }
 
-fn range_status(error: RangeError, paging: bool) -> Status {
+/// Upstream's answer to a list that cannot be read. One that was going on from `start` may do so without consistency.
+fn range_status(error: RangeError, start: &str) -> Status {
     match error {
-        RangeError::Compacted { .. } if paging => Status::continue_expired(),
-        RangeError::Compacted { revision, oldest } => Status::too_old(revision, oldest),
+        RangeError::Compacted { .. } if start.is_empty() => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
+        RangeError::Compacted { .. } => {
+            Status::continue_expired(Continue { revision: None, start: start.to_owned() }.encode())
+        }
         RangeError::Future { revision, current } => Status::too_large_revision(revision, current),
     }
 }
@@ -216,13 +241,23 @@ fn list_metadata(page: &Page) -> Map<String, Value> {
 }
 
 fn send(call: &Call, resource: &Resource, page: &Page, form: Form) -> Result<Response<Body>, Status> {
-    if form == Form::PLAIN && resource.same_shape {
-        return Ok(respond::bytes(call, 200, form.encoding, spliced(resource, page)?.into()));
+    if form.encoding == Encoding::Json && resource.same_shape {
+        let text = match form.view {
+            View::Full => spliced(resource, page)?,
+            View::Table => {
+                let include = views::Include::of(&call.query);
+                views::table_of_stored(resource, &page.entries, include, &list_metadata(page))?
+            }
+            View::PartialMetadata | View::PartialMetadataList => {
+                views::partials_of_stored(&page.entries, &list_metadata(page))?
+            }
+        };
+        return Ok(respond::bytes(call, 200, form.encoding, text.into()));
     }
     let objects = page
         .entries
         .iter()
-        .map(|entry| entry.decode().map(|value| convert::from_stored(resource, value)))
+        .map(|entry| convert::from_stored(resource, entry.decode()?))
         .collect::<Result<Vec<Value>, Status>>()?;
     let metadata = Value::Object(list_metadata(page));
     let list = match form.view {

@@ -16,7 +16,8 @@ struct Wire {
 /// Where a list goes on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Continue {
-    pub(crate) revision: Revision,
+    /// `None`: whatever is the newest revision then.
+    pub(crate) revision: Option<Revision>,
     /// First key wanted, relative to the kind.
     pub(crate) start: String,
 }
@@ -24,11 +25,12 @@ pub(crate) struct Continue {
 impl Continue {
     /// The token for a client that has seen everything up to and with `last`.
     pub(crate) fn after(last: &str, revision: Revision) -> String {
-        let wire = Wire {
-            v: "meta.k8s.io/v1".into(),
-            rv: i64::try_from(revision).unwrap_or(i64::MAX),
-            start: format!("{last}\0"),
-        };
+        Continue { revision: Some(revision), start: format!("{last}\0") }.encode()
+    }
+
+    pub(crate) fn encode(&self) -> String {
+        let rv = self.revision.map_or(-1, |revision| i64::try_from(revision).unwrap_or(i64::MAX));
+        let wire = Wire { v: "meta.k8s.io/v1".into(), rv, start: self.start.clone() };
         B64.encode(serde_json::to_vec(&wire).unwrap_or_default())
     }
 
@@ -36,10 +38,10 @@ impl Continue {
         let invalid = || Status::bad_request("continue key is not valid");
         let bytes = B64.decode(token.trim_end_matches('=')).map_err(|_| invalid())?;
         let wire: Wire = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
-        if wire.v != "meta.k8s.io/v1" || wire.start.contains("..") {
+        if wire.v != "meta.k8s.io/v1" || wire.rv == 0 || wire.start.is_empty() || wire.start.contains("..") {
             return Err(invalid());
         }
-        Ok(Continue { revision: u64::try_from(wire.rv).map_err(|_| invalid())?, start: wire.start })
+        Ok(Continue { revision: u64::try_from(wire.rv).ok(), start: wire.start })
     }
 }
 
@@ -50,7 +52,9 @@ mod tests {
     #[test]
     fn a_token_reads_back() {
         let token = Continue::after("ns/pod", 7);
-        assert_eq!(Continue::parse(&token).unwrap(), Continue { revision: 7, start: "ns/pod\0".into() });
+        assert_eq!(Continue::parse(&token).unwrap(), Continue { revision: Some(7), start: "ns/pod\0".into() });
+        let newest = Continue { revision: None, start: "ns/pod".into() };
+        assert_eq!(Continue::parse(&newest.encode()).unwrap(), newest);
         assert_eq!(Continue::parse("!").unwrap_err().code(), 400);
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     body::Body,
     convert,
-    encoded::{child_mut, meta_str},
+    encoded::meta_str,
     handler::Call,
     managed,
     negotiate::{BodyKind, PATCH_TYPES, body_kind},
@@ -42,14 +42,14 @@ pub(crate) async fn patch(call: &mut Call, place: &Place<'_>, part: Part) -> Res
             let validation = FieldValidation::of(call)?;
             let inner = call.inner.clone();
             let user = call.user.clone();
-            let change = Change { inner: &inner, user: &user, part, options: &options, mode: Mode::Plain };
+            let change = Change { inner: &inner, user: &user, part, options: &options, mode: Mode::Patched };
             let resource = place.resource.clone();
             let problems = std::sync::Mutex::new(Vec::new());
             let next = |old: &Value| {
                 let patched = patch.apply(old, &resource)?;
                 let found = check(&resource, &patched, validation)?;
                 *problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = found;
-                Ok(convert::to_stored(&resource, patched))
+                convert::to_stored(&resource, patched)
             };
             let outcome = update::apply(&change, place, &mut call.warnings, next).await?;
             call.warnings.append(&mut problems.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
@@ -105,8 +105,7 @@ impl Patch {
 
     /// The patched object, in the version of the request.
     fn apply(&self, old: &Value, resource: &Resource) -> Result<Value, Status> {
-        let mut object = convert::from_stored(resource, old.clone());
-        let version = meta_str(&object, "resourceVersion").to_owned();
+        let mut object = convert::from_stored(resource, old.clone())?;
         match self {
             Patch::Json(bytes) => json_patch(&mut object, parse_json_patch(bytes)?)?,
             Patch::Merge(patch) => merge_patch(&mut object, patch.clone()),
@@ -115,10 +114,6 @@ impl Patch {
         body::check_kind(resource, &mut object)?;
         if meta_str(&object, "name") != meta_str(old, "name") {
             return Err(Status::bad_request("the name of the object does not match the name on the URL"));
-        }
-        // A patch that says nothing about the revision applies to whatever is there.
-        if meta_str(&object, "resourceVersion") == version {
-            child_mut(&mut object, "metadata").remove("resourceVersion");
         }
         Ok(object)
     }

@@ -13,19 +13,25 @@ use crate::{
     body::Body,
     encoded::{self, child_mut},
     handler::Call,
-    negotiate::{BodyKind, body_kind},
+    negotiate::{self, BodyKind, View, body_kind},
     respond,
+    views::{self, Include},
 };
 
 /// Answers GET, PUT and PATCH of a scale.
 pub(crate) async fn scale(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
-    let view = |object: &Value| {
-        let scale = place.resource.strategy.scale(object).ok_or_else(Status::unknown_path)?;
-        Ok::<_, Status>(scale.to_object(object))
-    };
+    let numbers = |object: &Value| place.resource.strategy.scale(object).ok_or_else(Status::unknown_path);
+    let view = |object: &Value| Ok::<_, Status>(numbers(object)?.to_object(object));
     if call.method == Method::GET {
         let kv = store::read(&call.inner, &place.store_key()).await?.ok_or_else(|| place.not_found())?;
-        return respond::value(call, 200, &view(&encoded::decode(&kv.value, kv.mod_revision)?)?);
+        let object = encoded::decode(&kv.value, kv.mod_revision)?;
+        let form = negotiate::form(call.headers(), &call.query, true)?;
+        let shown = match form.view {
+            View::Table => views::scale_table(&numbers(&object)?, &object, Include::of(&call.query)),
+            View::PartialMetadata | View::PartialMetadataList => views::partial(&view(&object)?),
+            View::Full => view(&object)?,
+        };
+        return Ok(respond::bytes(call, 200, form.encoding, respond::encode(&shown, form.encoding)?.into()));
     }
     let options = WriteOptions::of(call)?;
     let kind = if call.method == Method::PATCH { body_kind(call.headers()) } else { None };

@@ -19,7 +19,7 @@ use super::{
     store::{self, Written},
 };
 use crate::{
-    admission::{self, Operation, Review},
+    admission::{self, Operation, Review, quota::Turn},
     authn::User,
     body::Body,
     convert, encoded,
@@ -55,10 +55,20 @@ pub(crate) struct Change<'c> {
 pub(crate) enum Mode {
     /// Nothing: a client's object.
     Plain,
-    /// Its managed fields are as they should be (server-side apply).
+    /// Made from the stored state by a client's patch: when somebody else wrote in between, it is made anew.
+    Patched,
+    /// Made from the stored state by server-side apply: as `Patched`, and its managed fields are as they should be.
     Applied,
     /// Made by this server itself from the stored state: written as it is.
     Direct,
+}
+
+impl Mode {
+    /// Whether a resourceVersion in the new state was put there by the client. What is made from the stored state has
+    /// that state's; one that the patch itself names will differ from the next state's.
+    fn insists(self) -> bool {
+        matches!(self, Self::Plain | Self::Direct)
+    }
 }
 
 /// Answers a PUT of an object or of one of its parts.
@@ -69,7 +79,7 @@ pub(crate) async fn update(call: &mut Call, place: &Place<'_>, part: Part) -> Re
     let inner = call.inner.clone();
     let user = call.user.clone();
     let wanted_version = meta_str(&object, "resourceVersion").to_owned();
-    check_version_given(place, part, &wanted_version)?;
+    check_version_given(place, &wanted_version)?;
     if part == Part::Main
         && place.resource.strategy.facts().allow_create_on_update
         && store::read(&inner, &place.store_key()).await?.is_none()
@@ -92,7 +102,7 @@ pub(crate) fn answer(call: &Call, place: &Place<'_>, outcome: Outcome) -> Result
         Outcome::Stored(bytes, revision) => respond::stored(call, 200, &place.resource, &bytes, revision),
         Outcome::Removed(value) | Outcome::Dry(value) => {
             let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
-            respond::object(call, 200, &place.resource, convert::from_stored(&place.resource, value), form)
+            respond::object(call, 200, &place.resource, convert::from_stored(&place.resource, value)?, form)
         }
     }
 }
@@ -117,9 +127,9 @@ fn check_name(place: &Place<'_>, object: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_version_given(place: &Place<'_>, part: Part, version: &str) -> Result<(), Status> {
+fn check_version_given(place: &Place<'_>, version: &str) -> Result<(), Status> {
     let strategy = &place.resource.strategy;
-    if version.is_empty() && part == Part::Main && !strategy.facts().allow_unconditional_update {
+    if version.is_empty() && !strategy.facts().allow_unconditional_update {
         let mut errors = Errors::default();
         let metadata = Path::root("metadata");
         errors.invalid(&metadata.child("resourceVersion"), 0_i64, "must be specified for an update");
@@ -142,9 +152,9 @@ pub(crate) async fn apply(
         let kv = found.ok_or_else(|| place.not_found())?;
         let old = encoded::decode(&kv.value, kv.mod_revision)?;
         let new = next(&old)?;
-        let pinned = check_preconditions(place, &new, &old)?;
-        let value = Box::pin(prepare(change, place, warnings, new, &old)).await?;
-        match write(change, place, &kv, value, &old).await? {
+        let pinned = check_preconditions(place, &new, &old)? && change.mode.insists();
+        let (value, turn) = Box::pin(prepare(change, place, warnings, new, &old)).await?;
+        match write(change, place, &kv, value, &old, turn).await? {
             Some(outcome) => return Ok(outcome),
             None if pinned => return Err(Status::modified(place.resource.qualified(), place.name)),
             None => found = store::read(change.inner, &key).await?,
@@ -173,16 +183,16 @@ fn check_preconditions(place: &Place<'_>, new: &Value, old: &Value) -> Result<bo
     Ok(true)
 }
 
-/// Everything between the client's new state and the one to store.
+/// Everything between the client's new state and the one to store, and the turn to keep until it is visible.
 async fn prepare(
     change: &Change<'_>,
     place: &Place<'_>,
     warnings: &mut Vec<String>,
     new: Value,
     old: &Value,
-) -> Result<Value, Status> {
+) -> Result<(Value, Option<Turn>), Status> {
     if change.mode == Mode::Direct {
-        return Ok(new);
+        return Ok((new, None));
     }
     let strategy = &*place.resource.strategy;
     let mut object = strategy.decode(new)?;
@@ -210,12 +220,12 @@ async fn prepare(
         user: Some(&requester),
     };
     let mut value = strategy.update(change.part, object, old, &context)?;
-    if change.mode == Mode::Plain {
+    if change.mode != Mode::Applied {
         managed::record_update(&place.resource, &mut value, old, &change.options.field_manager, place.subresource);
     }
-    admission::validate(&mut review, Some(&value)).await?;
+    let turn = admission::validate(&mut review, Some(&value)).await?;
     warnings.append(&mut review.warnings);
-    Ok(value)
+    Ok((value, turn))
 }
 
 /// Writes the final state; `None` when somebody else wrote in between.
@@ -225,6 +235,7 @@ async fn write(
     kv: &KeyValue,
     value: Value,
     old: &Value,
+    turn: Option<Turn>,
 ) -> Result<Option<Outcome>, Status> {
     let (inner, resource) = (change.inner, &place.resource);
     let finished = deletion::is_finished(&*resource.strategy, &value);
@@ -242,9 +253,15 @@ async fn write(
     if bytes == kv.value || managed::only_times_differ(&value, old) {
         return Ok(Some(Outcome::Stored(kv.value.clone(), kv.mod_revision)));
     }
-    let extra = inner.allocators.extra(resource, Some(&value), Some(old))?;
+    let mut extra = inner.allocators.extra(resource, Some(&value), Some(old))?;
+    turn.iter().for_each(|turn| turn.guard(&mut extra));
     Ok(match store::write(inner, resource, kv.key.clone(), bytes.clone(), kv.mod_revision, extra).await? {
-        Written::At(revision) => Some(Outcome::Stored(bytes, revision)),
+        Written::At(revision) => {
+            if turn.is_some() {
+                inner.hub.wait_for(revision).await?;
+            }
+            Some(Outcome::Stored(bytes, revision))
+        }
         Written::Raced => None,
     })
 }

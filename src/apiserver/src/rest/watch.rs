@@ -1,7 +1,10 @@
 //! WATCH: initial state where asked for, then the changes of the kind's window, each watcher at its own pace.
 //!
 //! Nothing is queued for a watcher: it reads the window when its client takes the next chunk, so a slow client costs
-//! nothing but its place; when that has left the window it gets a 410 event and has to list again.
+//! nothing but its place. A place that is not in the window, because the client was slow or the cache of the kind has
+//! started later, is found in the store's log ([`backlog`]); only what is compacted there is answered with a 410 event.
+
+mod backlog;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -15,10 +18,11 @@ use objects::{
 use storage::Revision;
 use tokio::{sync::watch as signal, time::Instant};
 
+use self::backlog::Backlog;
 use super::{Place, get::invalid_version};
 use crate::{
     body::{Body, BoxError},
-    cache::{Change, Entry, Expired, KindCache},
+    cache::{Change, Entry, KindCache},
     frames::{EventType, Frames},
     handler::Call,
     negotiate::{self, Encoding},
@@ -33,6 +37,8 @@ const BATCH: usize = 256;
 const CHUNK: usize = 256 * 1024;
 /// A watch without timeoutSeconds ends after half an hour to an hour, so that clients spread again.
 const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
+/// What is asked for beyond this means for ever, and no clock counts that far.
+const LONGEST_SECONDS: u64 = 365 * 24 * 3600;
 
 struct Options {
     from: From,
@@ -57,16 +63,20 @@ impl Options {
         let from = match query.text("resourceVersion") {
             None | Some("0") if initial != Some(false) => From::State,
             _ if initial == Some(true) => From::State,
-            None => From::Revision(call.inner.hub.revision()),
+            None | Some("0") => From::Revision(call.inner.hub.revision()),
             Some(version) => From::Revision(version.parse().map_err(|_| invalid_version(version))?),
         };
-        let seconds = match query.text("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
-            Some(seconds) if seconds > 0 => seconds,
-            _ => rand::random_range(DEFAULT_SECONDS),
-        };
-        let lifetime = Duration::from_secs(seconds);
+        let lifetime = lifetime(query.text("timeoutSeconds"));
         Ok(Options { from, bookmarks, initial_end: initial == Some(true) && bookmarks, lifetime })
     }
+}
+
+fn lifetime(timeout_seconds: Option<&str>) -> Duration {
+    let seconds = match timeout_seconds.and_then(|text| text.parse().ok()) {
+        Some(seconds) if seconds > 0 => seconds,
+        _ => rand::random_range(DEFAULT_SECONDS),
+    };
+    Duration::from_secs(seconds.min(LONGEST_SECONDS))
 }
 
 fn check_initial_events(initial: Option<bool>, rule: Option<&str>) -> Result<(), Status> {
@@ -130,9 +140,15 @@ struct Watcher {
     initial: VecDeque<Arc<Entry>>,
     /// Send the bookmark that ends the initial events, with this revision.
     initial_end: Option<Revision>,
-    /// Place in the window; an error is sent as the only event.
-    next: Result<u64, Expired>,
+    /// Place in the window.
+    next: u64,
+    /// What is to be read before the window.
+    backlog: Option<Backlog>,
+    /// All changes up to here have been looked at.
     asked: Revision,
+    /// Sent as the last event.
+    failure: Option<Status>,
+    prefix: String,
     ends: Instant,
     bookmark: Option<Instant>,
     done: bool,
@@ -161,8 +177,11 @@ impl Watcher {
             frames,
             initial: VecDeque::new(),
             initial_end: None,
-            next: Ok(0),
+            next: 0,
+            backlog: None,
             asked: 0,
+            failure: None,
+            prefix: place.resource.prefix().to_owned(),
             ends: now + options.lifetime,
             bookmark: options.bookmarks.then_some(now + BOOKMARK_EVERY),
             done: false,
@@ -174,15 +193,30 @@ impl Watcher {
                 let seen = watcher.inner.hub.revision();
                 let listing = watcher.cache.list(place.namespace, |entry| watcher.selection.matches(entry));
                 watcher.initial_end = options.initial_end.then_some(seen.max(listing.revision));
-                watcher.next = Ok(listing.next);
+                watcher.next = listing.next;
+                watcher.asked = listing.revision;
                 watcher.initial = listing.entries.into();
             }
             From::Revision(revision) => {
                 watcher.asked = revision;
-                watcher.next = watcher.cache.after(revision);
+                match watcher.cache.after(revision) {
+                    Ok(next) => watcher.next = next,
+                    Err(_) => watcher.look_back(),
+                }
             }
         }
         watcher
+    }
+
+    /// Goes on in the store's log, from which the window has moved away.
+    fn look_back(&mut self) {
+        match Backlog::open(&self.inner, &self.cache, &self.prefix, &self.namespace, self.asked) {
+            Ok((backlog, next)) => {
+                self.backlog = Some(backlog);
+                self.next = next;
+            }
+            Err(status) => self.failure = Some(status),
+        }
     }
 
     /// The next chunk of events; `None` ends the watch.
@@ -193,6 +227,11 @@ impl Watcher {
                 return None;
             }
             self.write_initial(&mut out);
+            self.write_backlog(&mut out).await;
+            if let Some(status) = self.failure.take() {
+                self.frames.error(&mut out, &status);
+                self.done = true;
+            }
             if !out.is_empty() {
                 return Some(out.into());
             }
@@ -203,6 +242,21 @@ impl Watcher {
             }
             if !out.is_empty() {
                 return Some(out.into());
+            }
+        }
+    }
+
+    async fn write_backlog(&mut self, out: &mut Vec<u8>) {
+        while out.len() < CHUNK
+            && let Some(backlog) = self.backlog.as_mut()
+        {
+            match backlog.next(&self.cache).await {
+                Ok(Some(changes)) => changes.iter().for_each(|change| self.write_change(out, change)),
+                Ok(None) => self.backlog = None,
+                Err(status) => {
+                    self.failure = Some(status);
+                    self.backlog = None;
+                }
             }
         }
     }
@@ -219,26 +273,15 @@ impl Watcher {
         }
     }
 
-    /// Writes pending changes; false when there were none.
+    /// Writes pending changes; false when there was nothing to do.
     fn write_changes(&mut self, out: &mut Vec<u8>) -> bool {
-        let changes = match self.next {
-            Ok(next) => self.cache.read_changes(next, BATCH).map(|changes| (next, changes)),
-            Err(Expired { oldest }) => Err(Expired { oldest }),
+        let Ok(changes) = self.cache.read_changes(self.next, BATCH) else {
+            self.look_back();
+            return true;
         };
-        match changes {
-            Ok((next, changes)) => {
-                self.next = Ok(next + changes.len() as u64);
-                for change in &changes {
-                    self.write_change(out, change);
-                }
-                !changes.is_empty()
-            }
-            Err(Expired { oldest }) => {
-                self.frames.error(out, &Status::too_old(self.asked, oldest));
-                self.done = true;
-                true
-            }
-        }
+        self.next += changes.len() as u64;
+        changes.iter().for_each(|change| self.write_change(out, change));
+        !changes.is_empty()
     }
 
     fn write_change(&mut self, out: &mut Vec<u8>, change: &Change) {
@@ -273,6 +316,20 @@ impl Watcher {
                 }
                 self.done = Instant::now() >= self.ends;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_one_that_a_clock_can_count() {
+        assert_eq!(lifetime(Some("5")), Duration::from_secs(5));
+        assert!(Instant::now().checked_add(lifetime(Some("18446744073709551615"))).is_some());
+        for unset in [None, Some("0"), Some("-1"), Some("soon")] {
+            assert!(DEFAULT_SECONDS.contains(&lifetime(unset).as_secs()), "{unset:?}");
         }
     }
 }

@@ -81,6 +81,27 @@ fn bind(place: &Place<'_>, old: &Value, binding: &Value, node: &str) -> Result<V
         list.retain(|condition| condition["type"] != "PodScheduled");
         list.push(condition);
     }
+    // The room that preemption made has been taken.
+    child_mut(&mut pod, "status").remove("nominatedNodeName");
     metadata_mut(&mut pod).remove("resourceVersion");
     Ok(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_pod_waits_for_no_room_any_more() {
+        let registry = crate::registry::Registry::built_in();
+        let resource = registry.load().find("v1", "pods").cloned().unwrap();
+        let place = Place { resource, namespace: "d", name: "p", subresource: "binding" };
+        let old =
+            json!({"metadata": {"name": "p", "uid": "u"}, "status": {"phase": "Pending", "nominatedNodeName": "n"}});
+        let pod = bind(&place, &old, &json!({"metadata": {"uid": "u"}}), "n").unwrap();
+        assert_eq!(pod["spec"]["nodeName"], "n");
+        assert!(pod["status"].get("nominatedNodeName").is_none());
+        assert_eq!(pod["status"]["conditions"][0]["type"], "PodScheduled");
+        assert!(bind(&place, &pod, &json!({}), "other").is_err());
+    }
 }

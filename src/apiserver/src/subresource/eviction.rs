@@ -11,6 +11,7 @@ use objects::{
 use serde_json::{Value, json};
 
 use crate::{
+    admission::node_restriction,
     body::Body,
     encoded::child_mut,
     handler::Call,
@@ -27,10 +28,15 @@ use crate::{
 pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
     let write = WriteOptions::of(call)?;
     let eviction = body::optional_value(call, "Eviction").await?.unwrap_or_else(|| json!({}));
-    let (options, dry) = options::delete_options(&call.query, eviction.get("deleteOptions"))?;
+    let (mut options, dry) = options::delete_options(&call.query, eviction.get("deleteOptions"))?;
     let dry_run = dry || write.dry_run;
     let kv = store::read(&call.inner, &place.store_key()).await?.ok_or_else(|| place.not_found())?;
     let pod: Pod = serde_json::from_slice(&kv.value).map_err(Status::internal)?;
+    node_restriction::eviction(&call.user, place, &pod)?;
+    // What was judged is this pod, not one of the same name that comes after it.
+    if options.uid.is_none() {
+        options.uid = pod.metadata.uid.clone();
+    }
     if !goes_anyway(&pod)
         && let Some(budget) = budget_of(call, place, &pod).await?
     {

@@ -12,6 +12,7 @@ use objects::{
 use serde_json::{Value, json};
 
 use crate::{
+    admission::node_restriction,
     authn::service_account::{Bound, ObjectRef},
     body::Body,
     encoded::{self, meta_str},
@@ -28,7 +29,7 @@ const REQUEST: Qualified<'static> = Qualified { group: "authentication.k8s.io", 
 pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
     let mut request = body::optional_value(call, "TokenRequest").await?.unwrap_or_else(|| json!({}));
     let spec: TokenRequestSpec = match request.get("spec").cloned() {
-        Some(spec) => serde_json::from_value(spec)
+        Some(spec) => objects::decode::decode(spec)
             .map_err(|error| Status::bad_request(format!("cannot read the TokenRequest: {error}")))?,
         None => TokenRequestSpec::default(),
     };
@@ -43,9 +44,11 @@ pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Respons
         secret: None,
         node: None,
     };
-    if let Some(reference) = &spec.bound_object_ref {
-        bind(call, place, reference, &mut bound).await?;
-    }
+    let pod = match &spec.bound_object_ref {
+        Some(reference) => bind(call, place, reference, &mut bound).await?,
+        None => None,
+    };
+    node_restriction::token(call, place, &spec, pod.as_ref())?;
     let mut audiences = spec.audiences.clone().unwrap_or_default();
     if audiences.is_empty() {
         audiences.extend(config.audiences.first().cloned());
@@ -77,13 +80,13 @@ fn check_lifetime(seconds: i64, longest: Duration) -> Result<Duration, Status> {
     Ok(Duration::from_secs(seconds.unsigned_abs()).min(longest))
 }
 
-/// Checks the object the token is to be bound to, and notes it.
+/// Checks the object the token is to be bound to, and notes it. Returns it if it is a pod.
 async fn bind(
     call: &Call,
     place: &Place<'_>,
     reference: &BoundObjectReference,
     bound: &mut Bound,
-) -> Result<(), Status> {
+) -> Result<Option<Value>, Status> {
     let name = reference.name.clone().unwrap_or_default();
     let kind = reference.kind.as_deref().unwrap_or_default();
     let (prefix, namespace) = match kind {
@@ -122,7 +125,7 @@ async fn bind(
         "Secret" => bound.secret = reference,
         _ => bound.node = reference,
     }
-    Ok(())
+    Ok(Some(object).filter(|_| kind == "Pod"))
 }
 
 async fn node_of(call: &Call, pod: &Value) -> Result<Option<ObjectRef>, Status> {

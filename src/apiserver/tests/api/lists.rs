@@ -87,3 +87,65 @@ async fn both_events_are_views_of_one() {
     let (_, other) = admin.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await;
     assert_eq!((&other["note"], &other["regarding"]["name"]), (&json!("text"), &json!("p")));
 }
+
+#[tokio::test]
+async fn a_list_goes_on_after_its_revision_is_compacted() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 5).await;
+    let (_, first) = admin.get(&format!("{MAPS}?limit=2")).await;
+    let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    admin.delete(&format!("{MAPS}/m02")).await;
+    server.store().compact(server.store().revision()).await.unwrap();
+    let (code, expired) = admin.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    assert_eq!((code, &expired["reason"]), (410, &json!("Expired")));
+    let message = expired["message"].as_str().unwrap();
+    assert!(message.starts_with("The provided continue parameter is too old to display a consistent list result."));
+    let token = expired["metadata"]["continue"].as_str().unwrap();
+    let (code, rest) = admin.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    assert_eq!((code, names(&rest)), (200, vec!["m03", "m04"]));
+    assert_ne!(rest["metadata"]["resourceVersion"], version);
+    let (code, gone) = admin.get(&format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact")).await;
+    assert_eq!((code, &gone["reason"]), (410, &json!("Expired")));
+}
+
+#[tokio::test]
+async fn any_state_will_do_for_revision_zero() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 3).await;
+    admin.get(MAPS).await;
+    let (code, all) = admin.get(&format!("{MAPS}?resourceVersion=0&limit=2")).await;
+    assert_eq!((code, names(&all).len()), (200, 3));
+    let (_, now) = admin.get(MAPS).await;
+    let version: u64 = now["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let newer = format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=NotOlderThan");
+    assert_eq!(names(&admin.get(&newer).await.1).len(), 3);
+    let (code, early) = admin.get(&format!("{MAPS}?resourceVersion={}", version + 1000)).await;
+    assert_eq!((code, &early["reason"]), (504, &json!("Timeout")));
+    assert_eq!(early["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+}
+
+#[tokio::test]
+async fn tables_and_bare_metadata_have_rows_for_all() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    make(&admin, 2).await;
+    let table = admin.with(&[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")]);
+    let (_, rows) = table.get(MAPS).await;
+    assert_eq!(rows["kind"], "Table");
+    assert_eq!(rows["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(rows["rows"][1]["cells"][0], "m01");
+    assert_eq!(rows["rows"][1]["object"]["kind"], "PartialObjectMetadata");
+    assert_eq!(rows["rows"][1]["object"]["metadata"]["labels"], json!({"color": "blue"}));
+    assert!(rows["metadata"]["resourceVersion"].is_string());
+    let (_, bare) = table.get(&format!("{MAPS}?includeObject=None")).await;
+    assert!(bare["rows"][0].get("object").is_none());
+    let (_, whole) = table.get(&format!("{MAPS}?includeObject=Object")).await;
+    assert_eq!(whole["rows"][0]["object"]["kind"], "ConfigMap");
+    let partial = admin.with(&[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")]);
+    let (_, list) = partial.get(MAPS).await;
+    assert_eq!((&list["kind"], names(&list)), (&json!("PartialObjectMetadataList"), vec!["m00", "m01"]));
+    assert!(list["items"][0]["metadata"]["uid"].is_string());
+}

@@ -5,8 +5,10 @@
 mod allocation;
 mod authorization;
 mod custom;
+mod documents;
 mod kubectl;
 mod lists;
 mod objects;
+mod quota;
 mod server;
 mod watches;

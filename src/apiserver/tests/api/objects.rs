@@ -167,3 +167,49 @@ async fn everything_is_there_after_a_restart() {
     let (code, read) = server.admin().get(&format!("{MAPS}/kept")).await;
     assert_eq!((code, read), (200, made));
 }
+
+/// These kinds take no update without a resourceVersion, but a patch is made from the stored state.
+#[tokio::test]
+async fn patches_need_no_resource_version_where_updates_do() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "a"}}});
+    let mut budget = admin.create(budgets, json!({"metadata": {"name": "b"}, "spec": spec})).await;
+    let path = format!("{budgets}/b");
+    for kind in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
+        let (code, patched) = admin.patch(&path, kind, json!({"spec": {"minAvailable": kind.len()}})).await;
+        assert_eq!((code, &patched["spec"]["minAvailable"]), (200, &json!(kind.len())), "{patched}");
+    }
+    let applied = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "spec": {"minAvailable": 3}});
+    let apply = format!("{path}?fieldManager=me&force=true");
+    let (code, patched) = admin.patch(&apply, "application/apply-patch+yaml", applied).await;
+    assert_eq!((code, &patched["spec"]["minAvailable"]), (200, &json!(3)), "{patched}");
+    let stale = json!({"metadata": {"resourceVersion": budget["metadata"]["resourceVersion"]}, "spec": {}});
+    let (code, _) = admin.patch(&path, "application/merge-patch+json", stale).await;
+    assert_eq!(code, 409);
+    if let Some(metadata) = budget["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    for path in [path.clone(), format!("{path}/status")] {
+        let (code, refused) = admin.put(&path, &budget).await;
+        assert_eq!(code, 422);
+        assert!(refused["message"].as_str().unwrap().contains("must be specified for an update"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_scale_is_shown_as_a_table_of_its_numbers() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let labels = json!({"app": "a"});
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 3, "selector": {"matchLabels": labels}, "template": template});
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    admin.create(deployments, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let table = admin.table(&format!("{deployments}/web/scale")).await;
+    let names: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+    assert_eq!(json!(names), json!(["Name", "Desired", "Available", "Age"]));
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("web"), json!(3), json!(0)]);
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+}

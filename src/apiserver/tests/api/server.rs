@@ -112,6 +112,10 @@ impl Server {
     }
 
     /// A folder for files of the test.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }
@@ -122,7 +126,7 @@ impl Server {
     }
 
     pub(crate) fn client(&self, user: &str, groups: &[&str]) -> Client {
-        Client { api: self.api.clone(), user: User::new(user, groups.iter().copied()) }
+        Client { api: self.api.clone(), user: User::new(user, groups.iter().copied()), headers: Vec::new() }
     }
 }
 
@@ -130,20 +134,26 @@ impl Server {
 pub(crate) struct Client {
     api: ApiServer,
     user: User,
+    headers: Vec<(&'static str, String)>,
 }
 
 impl Client {
     /// Sends a request and returns the answer with its body still to be read.
     pub(crate) async fn send(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> Response<Body> {
         let bytes = body.map(|value| serde_json::to_vec(value).unwrap()).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("content-type", kind)
-            .header("user-agent", "test/1")
-            .body(Full::new(Bytes::from(bytes)))
-            .unwrap();
+        let mut request =
+            Request::builder().method(method).uri(path).header("content-type", kind).header("user-agent", "test/1");
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(bytes))).unwrap();
         self.api.service_for(self.user.clone()).call(request).await.unwrap()
+    }
+
+    /// The same client, whose requests carry these headers too.
+    pub(crate) fn with(&self, headers: &[(&'static str, &str)]) -> Client {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Client { headers, ..self.clone() }
     }
 
     async fn json(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> (u16, Value) {
@@ -155,6 +165,14 @@ impl Client {
 
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.json(Method::GET, path, "application/json", None).await
+    }
+
+    /// A GET as `kubectl get` makes it.
+    pub(crate) async fn table(&self, path: &str) -> Value {
+        let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        let request = Request::get(path).header("accept", accept).body(Full::new(Bytes::new())).unwrap();
+        let response = self.api.service_for(self.user.clone()).call(request).await.unwrap();
+        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {

@@ -18,7 +18,11 @@ struct Events {
 
 impl Events {
     async fn open(client: &Client, query: &str) -> Events {
-        let response = client.send(Method::GET, &format!("{MAPS}?watch=1{query}"), "application/json", None).await;
+        Events::open_at(client, &format!("{MAPS}?watch=1{query}")).await
+    }
+
+    async fn open_at(client: &Client, path: &str) -> Events {
+        let response = client.send(Method::GET, path, "application/json", None).await;
         assert_eq!(response.status(), 200);
         Events { body: response.into_body(), pending: Vec::new() }
     }
@@ -99,14 +103,9 @@ async fn initial_events_end_with_a_bookmark() {
 }
 
 #[tokio::test]
-async fn a_watch_ends_after_its_time_and_an_old_one_is_told() {
+async fn a_watch_ends_after_its_time() {
     let server = Server::start().await;
     let admin = server.admin();
-    admin.get(MAPS).await;
-    let mut events = Events::open(&admin, "&timeoutSeconds=1&resourceVersion=1").await;
-    let refused = events.next().await.unwrap();
-    assert_eq!((&refused["type"], &refused["object"]["code"]), (&json!("ERROR"), &json!(410)));
-    assert!(events.next().await.is_none());
     let mut events = Events::open(&admin, "&timeoutSeconds=1").await;
     let ended = tokio::time::timeout(Duration::from_secs(10), events.next()).await.expect("an end in time");
     assert!(ended.is_none(), "{ended:?}");
@@ -118,4 +117,83 @@ async fn a_stop_ends_open_watches() {
     let mut events = Events::open(&server.admin(), "").await;
     server.api.shutdown(Duration::from_secs(5)).await;
     assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_watch_begins_before_anybody_has_looked_at_the_kind() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    // Nothing has read this kind before these writes, so no cache of it has seen them.
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    let (_, namespace) = admin.get("/api/v1/namespaces/default").await;
+    let version = namespace["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let policy = |name: &str| json!({"metadata": {"name": name}, "spec": {"podSelector": {}}});
+    admin.create(policies, policy("a")).await;
+    admin.create(policies, policy("b")).await;
+    let labels = json!({"metadata": {"labels": {"x": "y"}}});
+    admin.patch(&format!("{policies}/a"), "application/merge-patch+json", labels).await;
+    admin.delete(&format!("{policies}/b")).await;
+    let mut events = Events::open_at(&admin, &format!("{policies}?watch=1&resourceVersion={version}")).await;
+    events.expect("ADDED", "a").await;
+    events.expect("ADDED", "b").await;
+    assert_eq!(events.expect("MODIFIED", "a").await["object"]["metadata"]["labels"]["x"], "y");
+    events.expect("DELETED", "b").await;
+    admin.create(policies, policy("c")).await;
+    events.expect("ADDED", "c").await;
+}
+
+#[tokio::test]
+async fn a_watcher_that_fell_out_of_the_window_goes_on_in_the_log() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let (_, list) = admin.get(MAPS).await;
+    let version = list["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut events = Events::open(&admin, &format!("&resourceVersion={version}")).await;
+    // The window keeps a few megabytes only.
+    let bulk = "x".repeat(100_000);
+    for n in 0..140 {
+        let object = json!({"metadata": {"name": format!("m{n:03}")}, "data": {"bulk": bulk}});
+        admin.create(MAPS, object).await;
+    }
+    for n in 0..140 {
+        events.expect("ADDED", &format!("m{n:03}")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_compacted_is_answered_with_gone() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let first = admin.create(MAPS, map("a", "red")).await;
+    admin.create(MAPS, map("b", "red")).await;
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    server.store().compact(server.store().revision()).await.unwrap();
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let mut events = Events::open_at(&admin, &format!("{endpoints}?watch=1&resourceVersion={version}")).await;
+    let event = events.next().await.unwrap();
+    assert_eq!((&event["type"], &event["object"]["code"]), (&json!("ERROR"), &json!(410)), "{event}");
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn initial_events_are_asked_for_or_not() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    admin.create(MAPS, map("a", "red")).await;
+    let all = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    for version in ["", "&resourceVersion=0"] {
+        let mut events = Events::open(&admin, &format!("{all}{version}")).await;
+        events.expect("ADDED", "a").await;
+        let end = events.next().await.unwrap();
+        assert_eq!(end["type"], "BOOKMARK");
+        assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    }
+    let none = "&sendInitialEvents=false&resourceVersionMatch=NotOlderThan&resourceVersion=0";
+    let mut events = Events::open(&admin, none).await;
+    admin.create(MAPS, map("b", "red")).await;
+    events.expect("ADDED", "b").await;
+    let (code, _) = admin.get(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await;
+    assert_eq!(code, 422);
+    let (code, _) = admin.get(&format!("{MAPS}?sendInitialEvents=true&resourceVersionMatch=NotOlderThan")).await;
+    assert_eq!(code, 422);
 }

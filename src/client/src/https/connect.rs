@@ -3,46 +3,21 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::Service;
 
 use super::ServerList;
-use super::resolve::{ResolveError, Resolver};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// One server's address, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl Target {
-    pub(super) fn parse(server: &str) -> Option<Self> {
-        let uri: Uri = server.parse().ok()?;
-        if uri.scheme_str() != Some("https") {
-            return None;
-        }
-        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-        Some(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(443) })
-    }
-}
+use crate::dial::{DialError, Dialer};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
@@ -52,18 +27,6 @@ pub(super) enum ConnectError {
     NoServers,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
-    #[error("not an https://HOST:PORT address")]
-    Address,
-    #[error("name cannot be resolved")]
-    Resolve(#[from] ResolveError),
-    #[error("connection failed")]
-    Io(#[from] io::Error),
-    #[error("no answer within {CONNECT_TIMEOUT:?}")]
-    Timeout(#[from] tokio::time::error::Elapsed),
-}
-
 #[derive(Clone)]
 pub(super) struct Connector {
     shared: Arc<Shared>,
@@ -71,16 +34,14 @@ pub(super) struct Connector {
 
 struct Shared {
     servers: ServerList,
-    tls: TlsConnector,
-    resolver: Resolver,
+    dialer: Dialer,
     /// Position in the list of the server to try first: the one that answered last.
     first: AtomicUsize,
 }
 
 impl Connector {
-    pub(super) fn new(servers: ServerList, tls: Arc<ClientConfig>) -> Self {
-        let tls = TlsConnector::from(tls);
-        Self { shared: Arc::new(Shared { servers, tls, resolver: Resolver::default(), first: AtomicUsize::new(0) }) }
+    pub(super) fn new(servers: ServerList, dialer: Dialer) -> Self {
+        Self { shared: Arc::new(Shared { servers, dialer, first: AtomicUsize::new(0) }) }
     }
 }
 
@@ -91,34 +52,15 @@ impl Shared {
         let mut last = ConnectError::NoServers;
         for position in (0..servers.len()).map(|offset| (first + offset) % servers.len()) {
             let server = &servers[position];
-            match self.dial(server).await {
+            match self.dialer.dial(server).await {
                 Ok(stream) => {
                     self.first.store(position, Ordering::Relaxed);
-                    return Ok(stream);
+                    return Ok(Stream { tls: TokioIo::new(stream) });
                 }
                 Err(source) => last = ConnectError::Unreachable { server: server.clone(), source },
             }
         }
         Err(last)
-    }
-
-    async fn dial(&self, server: &str) -> Result<Stream, DialError> {
-        let target = Target::parse(server).ok_or(DialError::Address)?;
-        let name = ServerName::try_from(target.host.clone()).map_err(|_invalid| DialError::Address)?;
-        let mut last = DialError::Address;
-        for address in self.resolver.resolve(&target.host).await? {
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.handshake((address, target.port).into(), &name)).await? {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error.into(),
-            }
-        }
-        Err(last)
-    }
-
-    async fn handshake(&self, address: SocketAddr, name: &ServerName<'static>) -> io::Result<Stream> {
-        let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true)?;
-        Ok(Stream { tls: TokioIo::new(self.tls.connect(name.clone(), tcp).await?) })
     }
 }
 
@@ -177,20 +119,5 @@ impl Write for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().tls).poll_write_vectored(cx, bufs)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_taken_apart() {
-        let target = |host: &str, port| Some(Target { host: host.into(), port });
-        assert_eq!(Target::parse("https://10.0.0.1:6443"), target("10.0.0.1", 6443));
-        assert_eq!(Target::parse("https://[fd00::1]:6443"), target("fd00::1", 6443));
-        assert_eq!(Target::parse("https://api.lab.example"), target("api.lab.example", 443));
-        assert_eq!(Target::parse("http://10.0.0.1:6443"), None);
-        assert_eq!(Target::parse("10.0.0.1:6443"), None);
     }
 }

@@ -45,6 +45,10 @@ impl Endpoint {
         self
     }
 
+    pub(super) fn is_metadata_only(&self) -> bool {
+        self.metadata_only
+    }
+
     pub fn path(&self) -> &str {
         &self.path
     }

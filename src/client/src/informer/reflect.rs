@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{TryStreamExt, pin_mut};
+use futures::{AsyncBufReadExt, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
-use kube::core::WatchEvent;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::event::{self, Event};
 use super::store::Store;
 use super::{Endpoint, Observed};
+use crate::api::decode;
 use crate::backoff::Backoff;
 
 const PAGE: u32 = 500;
@@ -40,6 +41,8 @@ enum ReflectError {
     Api(#[from] kube::Error),
     #[error("the server ended the watch at once")]
     EndedAtOnce,
+    #[error("an event cannot be read")]
+    Event(#[from] serde_json::Error),
     #[error("request could not be built")]
     Request(#[from] http::Error),
 }
@@ -115,8 +118,8 @@ impl<K: Observed> Reflector<K> {
         let mut token: Option<String> = None;
         loop {
             let request = self.endpoint.list(PAGE, token.as_deref())?;
-            let page: Page<K> = self.client.request(request).await?;
-            objects.extend(page.items.into_iter().flatten().map(trim));
+            let page: Page<K> = decode(self.client.request_text(request).await?)?;
+            objects.extend(page.items.into_iter().flatten().map(|object| self.trim(object)));
             token = page.metadata.continue_.filter(|token| !token.is_empty());
             if token.is_none() {
                 let revision = page.metadata.resource_version.unwrap_or_default();
@@ -129,30 +132,54 @@ impl<K: Observed> Reflector<K> {
     /// Follows one watch to its end and says how many events it had.
     async fn watch(&self, from: &mut String, failing: &mut bool) -> Result<u64, ReflectError> {
         let mut count = 0;
-        let events = self.client.request_events::<K>(self.endpoint.watch(from)?).await?;
-        pin_mut!(events);
-        while let Some(event) = events.try_next().await? {
+        let body = self.client.request_stream(self.endpoint.watch(from)?).await?;
+        let mut lines = Box::pin(body).lines();
+        while let Some(line) = lines.next().await {
+            let line = match line {
+                Ok(line) => line,
+                // The connection is lost: the next watch goes on from here, or says what is wrong.
+                Err(error) => {
+                    tracing::debug!(path = self.endpoint.path(), %error, "watch broke off");
+                    break;
+                }
+            };
+            let event = match event::parse::<K>(&line) {
+                // Its last line came in part only.
+                Err(error) if error.is_eof() => break,
+                event => event?,
+            };
             count += 1;
-            if !matches!(event, WatchEvent::Error(_)) {
+            if !matches!(event, Event::Error(_)) {
                 self.back(failing);
             }
             match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                Event::Present(object) => {
                     remember(from, &object);
-                    self.store.apply(trim(object));
+                    self.store.apply(self.trim(object));
                 }
-                WatchEvent::Deleted(object) => {
+                Event::Deleted(object) => {
                     remember(from, &object);
                     self.store.delete(&object);
                 }
-                WatchEvent::Bookmark(bookmark) => {
-                    self.store.observe(bookmark.metadata.resource_version.parse().unwrap_or(0));
-                    *from = bookmark.metadata.resource_version;
+                Event::Bookmark(revision) => {
+                    self.store.observe(revision.parse().unwrap_or(0));
+                    *from = revision;
                 }
-                WatchEvent::Error(status) => return Err(status.into()),
+                Event::Error(status) => return Err(status.into()),
             }
         }
         Ok(count)
+    }
+
+    /// Field ownership is the server's business and often the larger half of an object: not kept in memory. Whoever
+    /// asks for metadata alone follows owners and finalizers of every object there is: no texts are kept for that.
+    fn trim(&self, mut object: K) -> K {
+        let meta = object.meta_mut();
+        meta.managed_fields = None;
+        if self.endpoint.is_metadata_only() {
+            (meta.labels, meta.annotations) = (None, None);
+        }
+        object
     }
 }
 
@@ -160,10 +187,4 @@ fn remember<K: kube::Resource>(from: &mut String, object: &K) {
     if let Some(revision) = &object.meta().resource_version {
         from.clone_from(revision);
     }
-}
-
-/// Field ownership is the server's business and often the larger half of an object: not kept in memory.
-fn trim<K: kube::Resource>(mut object: K) -> K {
-    object.meta_mut().managed_fields = None;
-    object
 }

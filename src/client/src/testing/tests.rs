@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::Api;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 

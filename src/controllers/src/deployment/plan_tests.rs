@@ -180,3 +180,21 @@ fn a_rollout_that_stands_still_past_its_deadline_has_failed() {
     let progressing = conditions.iter().find(|c| c.type_ == "Progressing").unwrap();
     assert_eq!(progressing.reason.as_deref(), Some("ProgressDeadlineExceeded"));
 }
+
+/// Somebody resized replica sets themselves, and then the deployment to the same number.
+#[test]
+fn a_size_that_fits_already_does_not_hold_the_rollout_up() {
+    let noted = |mut set: ReplicaSet, size: &str| {
+        set.metadata.annotations.get_or_insert_default().insert(view::DESIRED.into(), size.into());
+        set
+    };
+    let mut deployment = deployment(1, "v2");
+    let first = step(&deployment, vec![noted(set("v1", 1, 1), "2")]);
+    assert_eq!((first.create.is_some(), sizes(&first)), (false, vec![1]));
+    assert_eq!(view::annotation(&first.sets[0], view::DESIRED), Some("1"));
+    assert!(step(&deployment, first.sets).create.is_some());
+    deployment.spec.as_mut().unwrap().strategy.as_mut().unwrap().type_ = Some("Recreate".into());
+    let first = step(&deployment, vec![noted(set("v0", 1, 0), "2"), noted(set("v1", 1, 1), "2")]);
+    assert_eq!(sizes(&first), [1, 1]);
+    assert_eq!(sizes(&step(&deployment, first.sets)), [0, 0]);
+}

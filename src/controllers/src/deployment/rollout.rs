@@ -111,14 +111,16 @@ pub(super) fn stop_old(deployment: &Deployment, sets: &mut Sets) -> bool {
 
 /// Follows a change of the deployment's size without moving the rollout: all active replica sets keep their share.
 pub(super) fn scale(deployment: &Deployment, sets: &mut Sets) {
-    let wanted = view::replicas(deployment);
+    // Whatever happens to sizes, each active set notes the wanted one: else this would be taken for scaling for ever.
     if let Some(set) = sole(sets) {
-        if set_replicas(set) != wanted {
-            resize(deployment, set, wanted);
-        }
+        resize(deployment, set, view::replicas(deployment));
     } else if is_saturated(deployment, sets.new.as_ref()) {
         stop_old(deployment, sets);
-    } else if !view::is_recreate(deployment) {
+    } else if view::is_recreate(deployment) {
+        for set in sets.all_mut().filter(|set| set_replicas(set) > 0) {
+            set_sizes(deployment, set);
+        }
+    } else {
         scale_in_proportion(deployment, sets);
     }
 }

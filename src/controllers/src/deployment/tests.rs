@@ -1,10 +1,10 @@
 //! Deployment and replica set controllers together against an API server that behaves, with a stand-in for nodes.
 
+use client::Api;
 use client::Informers;
 use client::testing::FakeApi;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

@@ -149,7 +149,7 @@ fn endpoint(backend: &Backend, zones: &HashMap<String, String>) -> Endpoint {
     }
 }
 
-fn slice_ports(slice: &EndpointSlice) -> Vec<Port> {
+pub(super) fn slice_ports(slice: &EndpointSlice) -> Vec<Port> {
     let mut ports: Vec<Port> = slice
         .ports
         .iter()
@@ -192,7 +192,7 @@ fn shape(
     slice
 }
 
-fn endpoint_port(port: &Port) -> EndpointPort {
+pub(super) fn endpoint_port(port: &Port) -> EndpointPort {
     EndpointPort {
         name: Some(port.name.clone()),
         protocol: Some(port.protocol.clone()),

@@ -1,11 +1,11 @@
 //! Garbage collection against an API server that behaves.
 
+use client::Api;
 use client::Informers;
 use client::testing::FakeApi;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

@@ -341,7 +341,7 @@ fn manage(plan: &mut Plan, state: &State<'_>, spec: &JobSpec, tally: &Tally, act
 /// Comes back when the deadline does.
 fn deadline(plan: &mut Plan, spec: &JobSpec, now: Timestamp) {
     if let (Some(started), Some(seconds)) = (&plan.status.start_time, spec.active_deadline_seconds) {
-        let left = SignedDuration::from_secs(seconds) - now.duration_since(started.0);
+        let left = SignedDuration::from_secs(seconds).saturating_sub(now.duration_since(started.0));
         if let Ok(left) = Duration::try_from(left) {
             plan.again = Some(plan.again.map_or(left, |again| again.min(left)));
         }

@@ -1,10 +1,10 @@
 //! Jobs against an API server that behaves.
 
+use client::Api;
 use client::Informers;
 use client::testing::FakeApi;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

@@ -1,10 +1,10 @@
 //! Namespace deletion against an API server that behaves.
 
+use client::Api;
 use client::Informers;
 use client::testing::FakeApi;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

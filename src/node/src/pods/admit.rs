@@ -25,7 +25,7 @@ impl Admission {
         self.lock().insert(uid(pod), pod.clone());
     }
 
-    /// Takes the pod on or says why not.
+    /// Takes the pod on or says why not, as the event has it.
     pub(crate) fn admit(&self, config: &NodeConfig, node: Option<&NodeObject>, pod: &Arc<Pod>) -> Result<(), Verdict> {
         let mut taken = self.lock();
         check(config, node, pod, taken.values().map(Arc::as_ref))?;
@@ -74,8 +74,7 @@ fn check<'a>(
     }
     let Some(node) = node else { return Ok(()) };
     if !selected(pod, node) {
-        let message =
-            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(rejected("NodeAffinity", message.to_owned()));
     }
     fits(node, pod, others)
@@ -99,9 +98,8 @@ fn fits<'a>(node: &NodeObject, pod: &Pod, others: impl Iterator<Item = &'a Pod> 
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
     let Some(allocatable) = allocatable else { return Ok(()) };
     let out_of = |name: &str, wanted: i128, used: i128, room: i128| {
-        let message = format!(
-            "Pod was rejected: Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {room}"
-        );
+        let message =
+            format!("Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {room}");
         Err(rejected(&format!("OutOf{name}"), message))
     };
     for (name, room) in allocatable {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::Api;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use net::NetError;
 use runtime::{ContainerState, PodId, PodStatus};
@@ -121,6 +121,16 @@ pub(super) fn clear_volumes(context: &Context, uid: &str) {
     let root = context.config.pod_root(uid);
     for part in ["volume-subpaths", "volumes"] {
         warn_of(uid, part, table::clear(&root.join(part)).err());
+    }
+}
+
+/// Gives back the disk that the pod's ended containers still take.
+pub(crate) async fn shed_files(context: &Context, id: &PodId) {
+    let containers = context.runtime.pod_status(id).map(|status| status.containers).unwrap_or_default();
+    for container in containers.iter().filter(|container| container.state == ContainerState::Exited) {
+        if let Err(error) = context.runtime.shed_files(&container.id).await {
+            tracing::debug!(container = %container.id, error = %chain(&error), "a container's files are left");
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a pod may ask of the runtime that this node can't give: runtime classes, user namespaces, AppArmor profiles.
 
+use client::Api;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use kube::Api;
 
 use crate::context::Context;
 

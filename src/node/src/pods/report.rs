@@ -5,17 +5,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::Api;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::context::Context;
+use crate::status::conditions::is_own;
 
 /// Conditions of others in the status are theirs to write.
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// How long the states of a pod that does not run yet are gathered.
+const MOMENT: Duration = Duration::from_millis(200);
 
 pub(super) struct Reporter {
     wanted: watch::Sender<Wanted>,
@@ -128,7 +132,17 @@ async fn run(context: Arc<Context>, pod: Identity, mut wanted: watch::Receiver<W
         if wanted.changed().await.is_err() {
             return;
         }
+        settle(&mut wanted).await;
     }
+}
+
+/// A pod that starts passes through several states within a moment. Of those the API is told the last: each write
+/// costs the store a flush, and the one that matters would wait behind the others.
+async fn settle(wanted: &mut watch::Receiver<Wanted>) {
+    let on_its_way = |wanted: &Wanted| wanted.status.phase.as_deref() == Some("Pending");
+    let arrived = wanted.wait_for(|wanted| !on_its_way(wanted));
+    // Whether it has arrived or not: now is the time.
+    drop(tokio::time::timeout(MOMENT, arrived).await);
 }
 
 fn revision(pod: &Pod) -> u64 {
@@ -149,8 +163,19 @@ fn patch(uid: &str, known: &PodStatus, status: &PodStatus) -> Value {
     let mut body = to_value(status);
     let before = to_value(known);
     if let Some(conditions) = body.get_mut("conditions").and_then(Value::as_array_mut) {
-        let own = |c: &Value| c.get("type").and_then(Value::as_str).is_some_and(|t| OWNED.contains(&t));
-        conditions.retain(own);
+        let text = |c: &Value, field: &str| c.get(field).and_then(Value::as_str).map(str::to_owned);
+        conditions.retain(|c| text(c, "type").is_some_and(|kind| is_own(&kind, text(c, "reason").as_deref())));
+        // What is merged by type keeps the words of the former state, unless they are taken back.
+        let former = before.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        for condition in conditions.iter_mut() {
+            let same = former.iter().find(|c| c.get("type") == condition.get("type")).and_then(Value::as_object);
+            let said = same.into_iter().flat_map(|c| c.keys()).filter(|f| matches!(f.as_str(), "reason" | "message"));
+            if let Some(condition) = condition.as_object_mut() {
+                for field in said {
+                    condition.entry(field).or_insert(Value::Null);
+                }
+            }
+        }
     }
     for list in ["podIPs", "hostIPs"] {
         let changed = before.get(list).is_some_and(|b| Some(b) != body.get(list));
@@ -182,6 +207,20 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn states_on_the_way_are_gathered_and_the_arrival_is_told_at_once() {
+        let began = tokio::time::Instant::now();
+        let in_phase = |phase: &str| Wanted { status: status(json!({"phase": phase})), contradicted: 0 };
+        let (sender, mut receiver) = watch::channel(in_phase("Pending"));
+        settle(&mut receiver).await;
+        assert_eq!(began.elapsed(), MOMENT);
+        let waiting = tokio::spawn(async move { settle(&mut receiver).await });
+        tokio::task::yield_now().await;
+        sender.send_replace(in_phase("Running"));
+        waiting.await.unwrap();
+        assert_eq!(began.elapsed(), MOMENT);
+    }
+
     #[test]
     fn others_conditions_are_not_written() {
         let new =
@@ -189,6 +228,16 @@ mod tests {
         let body = patch("u", &PodStatus::default(), &new);
         assert_eq!(body["metadata"]["uid"], "u");
         assert_eq!(body["status"]["conditions"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_condition_that_holds_again_says_no_longer_why_it_did_not() {
+        let old = status(json!({"conditions": [{"type": "Ready", "status": "False", "reason": "r", "message": "m"}]}));
+        let new = status(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
+        let body = patch("u", &old, &new);
+        let ready = &body["status"]["conditions"][0];
+        assert_eq!((ready.get("reason"), ready.get("message")), (Some(&Value::Null), Some(&Value::Null)));
+        assert!(patch("u", &new, &new)["status"]["conditions"][0].get("reason").is_none());
     }
 
     #[test]

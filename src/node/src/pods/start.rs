@@ -36,6 +36,8 @@ enum ConfigError {
     Volume { container: String, source: VolumeError },
     #[error("cannot make {}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error("unable to find target container {0}")]
+    Target(String),
 }
 
 /// Why the container does not run.
@@ -169,7 +171,8 @@ impl Worker {
         make_file(&termination_log)?;
         let log_path = spec::log_path(&config.pod_logs, pod, &container.name, start.attempt);
         make_parent(&log_path)?;
-        Ok(spec::spec(ContainerInput {
+        let processes_of = self.debugged(pod, &container.name)?;
+        let wanted = spec::spec(ContainerInput {
             pod,
             container,
             attempt: start.attempt,
@@ -182,7 +185,17 @@ impl Worker {
             termination_log: Some(termination_log),
             seccomp_root: &config.seccomp_root,
             node_memory: self.context.machine.memory,
-        })?)
+        })?;
+        Ok(ContainerSpec { processes_of, ..wanted })
+    }
+
+    /// The container whose processes the debugger `name` is to see.
+    fn debugged(&self, pod: &Pod, name: &str) -> Result<Option<ContainerId>, ConfigError> {
+        let Some(target) = crate::spec::debug_target(pod, name) else { return Ok(None) };
+        let known = self.context.runtime.pod_status(&self.pod_id());
+        let instances = known.iter().flat_map(|status| &status.containers).filter(|c| c.spec.name == target);
+        let newest = instances.max_by_key(|c| c.spec.attempt).map(|c| c.id.clone());
+        newest.map(Some).ok_or_else(|| ConfigError::Target(target.to_owned()))
     }
 
     /// Runs the postStart hook; a container whose hook fails is killed.

@@ -104,7 +104,8 @@ async fn shortened(mut deadline: watch::Receiver<Instant>) {
 /// `SIGTERM` → 15, and the real-time ones as `SIGRTMIN+3`.
 fn signal_number(name: &str) -> Option<i32> {
     if let Some(offset) = name.strip_prefix("SIGRTMIN") {
-        return Some(34 + offset.trim_start_matches('+').parse::<i32>().unwrap_or(0));
+        let offset = if offset.is_empty() { Some(0) } else { offset.trim_start_matches('+').parse().ok() };
+        return offset.filter(|offset| (0..=30).contains(offset)).map(|offset: i32| 34 + offset);
     }
     name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
 }
@@ -139,7 +140,8 @@ impl Worker {
             KillCause::Changed => None,
         };
         let own = probe.and_then(|p| p.termination_grace_period_seconds);
-        let grace = own.unwrap_or_else(|| container_spec::grace_seconds(pod)).max(1).unsigned_abs();
+        let grace = own.unwrap_or_else(|| container_spec::grace_seconds(pod));
+        let grace = grace.clamp(1, container_spec::LONGEST_GRACE).unsigned_abs();
         let ending = self.ending_of(pod, container, &kill.id, "Killing", kill.message.clone());
         let (sender, deadline) = watch::channel(Instant::now() + Duration::from_secs(grace));
         // The pod's own end may come while this container takes its time.
@@ -232,7 +234,7 @@ impl Worker {
         self.publish(pod, status);
     }
 
-    /// Gives back namespaces, address and volumes; the containers' records stay for `kubectl logs`.
+    /// Gives back namespaces, address, volumes and what containers wrote; their records and logs stay.
     async fn dismantle(&mut self) {
         let id = self.pod_id();
         let view = self.view();
@@ -246,6 +248,7 @@ impl Worker {
         }
         self.volumes_ready = false;
         cleanup::clear_volumes(&self.context, &self.uid);
+        cleanup::shed_files(&self.context, &id).await;
     }
 
     /// A finished pod stays until somebody deletes it; false when the API has forgotten it.
@@ -291,7 +294,10 @@ mod tests {
         assert_eq!(signal_number("SIGTERM"), Some(15));
         assert_eq!(signal_number("SIGUSR1"), Some(10));
         assert_eq!(signal_number("SIGRTMIN+3"), Some(37));
-        assert_eq!(signal_number("NONSENSE"), None);
+        assert_eq!(signal_number("SIGRTMIN"), Some(34));
+        for nonsense in ["NONSENSE", "SIGRTMIN+2147483647", "SIGRTMIN-40", "SIGRTMINX"] {
+            assert_eq!(signal_number(nonsense), None, "{nonsense}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -114,7 +114,8 @@ impl Worker {
             Some(address) => vec![address.ip.to_string()],
             None => pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten()).map(|p| p.ip.clone()).collect(),
         };
-        let ended = is_final(&self.memory.last_status) || pod.metadata.deletion_timestamp.is_some();
+        let deleted = self.desired.borrow().gone || pod.metadata.deletion_timestamp.is_some();
+        let ended = is_final(&self.memory.last_status) || deleted;
         if self.context.runtime.pod_status(&self.pod_id()).is_ok() {
             self.probes.seed(pod.status.as_ref());
             self.context.admission.adopt(pod);
@@ -122,7 +123,8 @@ impl Worker {
             let node = self.context.own_node();
             if let Err(verdict) = self.context.admission.admit(&self.context.config, node.as_deref(), pod) {
                 self.context.pod_event(pod, EventType::Warning, &verdict.reason, verdict.message.clone());
-                self.memory.verdict = Some(verdict);
+                let message = format!("Pod was rejected: {}", verdict.message);
+                self.memory.verdict = Some(Verdict { message, ..verdict });
             }
         }
     }

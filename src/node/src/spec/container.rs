@@ -73,6 +73,7 @@ pub fn spec(input: ContainerInput<'_>) -> Result<ContainerSpec, SecurityError> {
         masked_paths: privileges.unmasked.then(Vec::new),
         readonly_paths: privileges.unmasked.then(Vec::new),
         rlimits: Vec::new(),
+        processes_of: None,
         labels: BTreeMap::from([
             (labels::CONTAINER_NAME.to_owned(), container.name.clone()),
             (labels::POD_UID.to_owned(), pod.metadata.uid.clone().unwrap_or_default()),
@@ -95,8 +96,11 @@ pub fn bind(source: impl Into<PathBuf>, destination: impl Into<PathBuf>, readonl
 pub fn grace_seconds(pod: &Pod) -> i64 {
     const DEFAULT: i64 = 30;
     let spec = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-    pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(DEFAULT).max(0)
+    pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(DEFAULT).clamp(0, LONGEST_GRACE)
 }
+
+/// Longer than this means for ever, and no clock counts that far.
+pub const LONGEST_GRACE: i64 = u32::MAX as i64;
 
 /// Where a container's log of an attempt is.
 pub fn log_path(root: &Path, pod: &Pod, container: &str, attempt: u32) -> PathBuf {

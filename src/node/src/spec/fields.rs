@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use objects::status::quote;
+
 use super::amounts;
 
 /// Why a field could not be given.
@@ -71,31 +73,9 @@ fn format_map(map: Option<&BTreeMap<String, String>>) -> String {
         }
         out.push_str(key);
         out.push('=');
-        quote(&mut out, value);
+        out.push_str(&quote(value));
     }
     out
-}
-
-/// Go's `%q`: clients read these files with parsers that expect its escapes.
-fn quote(out: &mut String, value: &str) {
-    out.push('"');
-    for c in value.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }
 
 /// The value of a `resourceFieldRef`, in units of its divisor, rounded up.

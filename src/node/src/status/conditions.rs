@@ -34,9 +34,25 @@ pub fn all(pod: &Pod, status: &PodStatus, view: &PodView, old: &PodStatus, now: 
     let verdicts = [sandbox, initialized(pod, status, phase), ready, containers_ready, Verdict::YES];
     let mut out: Vec<_> =
         OWNED.iter().zip(verdicts).map(|(kind, verdict)| condition(pod, kind, verdict, old, now)).collect();
-    let others = old.conditions.iter().flatten().filter(|c| !OWNED.contains(&c.type_.as_str()));
-    out.extend(others.cloned());
+    out.extend(eviction(pod, status, old, now));
+    let others = old.conditions.iter().flatten().filter(|c| out.iter().all(|own| own.type_ != c.type_));
+    out.extend(others.cloned().collect::<Vec<_>>());
     out
+}
+
+const DISRUPTION: &str = "DisruptionTarget";
+const BY_NODE: &str = "TerminationByKubelet";
+
+/// Tells controllers that the pod did not fail by itself.
+fn eviction(pod: &Pod, status: &PodStatus, old: &PodStatus, now: Timestamp) -> Option<PodCondition> {
+    let evicted = status.reason.as_deref() == Some("Evicted");
+    let verdict = Verdict { holds: true, reason: Some(BY_NODE), message: status.message.clone() };
+    evicted.then(|| condition(pod, DISRUPTION, verdict, old, now))
+}
+
+/// Whether the node answers for a condition of this type and reason.
+pub fn is_own(kind: &str, reason: Option<&str>) -> bool {
+    OWNED.contains(&kind) || (kind == DISRUPTION && reason == Some(BY_NODE))
 }
 
 /// The condition called `kind`, if it is there.
@@ -47,8 +63,12 @@ pub fn find<'a>(status: &'a PodStatus, kind: &str) -> Option<&'a PodCondition> {
 /// Takes the conditions the node does not own from `others`.
 pub fn pass_through<'a>(status: &mut PodStatus, others: impl Iterator<Item = &'a PodCondition>) {
     let list = status.conditions.get_or_insert_default();
-    list.retain(|c| OWNED.contains(&c.type_.as_str()));
-    list.extend(others.filter(|c| !OWNED.contains(&c.type_.as_str())).cloned());
+    list.retain(|c| is_own(&c.type_, c.reason.as_deref()));
+    for other in others {
+        if !OWNED.contains(&other.type_.as_str()) && list.iter().all(|own| own.type_ != other.type_) {
+            list.push(other.clone());
+        }
+    }
 }
 
 fn condition(pod: &Pod, kind: &str, verdict: Verdict, old: &PodStatus, now: Timestamp) -> PodCondition {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use client::Api;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::Api;
 
 use crate::context::Context;
 

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use client::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection, Volume};
-use kube::Api;
-use kube::api::PostParams;
 
 /// The API's own default and, for safety, the longest a token of ours is kept.
 const DEFAULT_SECONDS: i64 = 3600;
@@ -80,7 +79,7 @@ async fn request(
         ..TokenRequest::default()
     };
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    let answer = api.create_token_request(account, &PostParams::default(), &wanted).await?;
+    let answer = api.create_token_request(account, &wanted).await?;
     let life = answer.spec.and_then(|spec| spec.expiration_seconds).unwrap_or(DEFAULT_SECONDS);
     let text = answer.status.unwrap_or_default().token.unwrap_or_default();
     Ok(Token { text, refresh_at: refresh_time(now, life) })

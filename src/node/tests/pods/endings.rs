@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use client::Api;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::json;
 
@@ -20,6 +20,10 @@ fn a_job_succeeds_and_its_log_stays() {
         assert_eq!((ended.exit_code, ended.reason.as_deref()), (0, Some("Completed")));
         assert_eq!(ended.message.as_deref(), Some("result\n"));
         assert_eq!(machine.log("job", "c", 0), "done\n");
+        // What it wrote into its own file system takes no room any more.
+        let id = container(&pod).unwrap().container_id.clone().unwrap();
+        let files = machine.path("runtime/containers").join(id.strip_prefix("rk://").unwrap());
+        crate::machine::vanishes(&files).await;
         assert!(rk.node.container("default", "job", None, "c", false).is_ok_and(|c| !c.running));
         // A restarted node neither runs it again nor forgets it.
         let rk = machine.restart(rk, |_| {}).await;

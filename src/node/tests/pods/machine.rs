@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use client::Api;
 use client::Informers;
 use client::testing::FakeApi;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node as NodeObject, Pod};
-use kube::Api;
 use kube::api::DeleteParams;
 use net::{Net, NetConfig};
 use nix::sched::{CloneFlags, unshare};

@@ -31,7 +31,7 @@ fn put<T: Serialize>(annotations: &mut Annotations, key: &str, value: Option<T>)
 }
 
 /// The stored form.
-pub fn to_v2(hpa: &v1::HorizontalPodAutoscaler) -> v2::HorizontalPodAutoscaler {
+pub(super) fn to_v2(hpa: &v1::HorizontalPodAutoscaler) -> v2::HorizontalPodAutoscaler {
     let mut metadata = hpa.metadata.clone();
     let spec = hpa.spec.clone();
     let cpu = spec.target_cpu_utilization_percentage.map(crate::strategy::autoscaling::cpu_metric);

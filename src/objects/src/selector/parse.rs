@@ -30,15 +30,19 @@ fn is_symbol(c: char) -> bool {
     matches!(c, '=' | '!' | '(' | ')' | ',' | '>' | '<')
 }
 
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r' | '\n')
+}
+
 /// Splits into tokens; a run of symbols gives the longest operators.
 fn tokens(text: &str) -> Vec<(Token, &str)> {
     let mut out = Vec::new();
-    let mut rest = text.trim_start_matches([' ', '\t', '\r', '\n']);
+    let mut rest = text.trim_start_matches(is_space);
     while let Some(first) = rest.chars().next() {
         let (token, length) = if is_symbol(first) {
             symbol(rest)
         } else {
-            let end = rest.find(|c: char| is_symbol(c) || c.is_ascii_whitespace()).unwrap_or(rest.len());
+            let end = rest.find(|c: char| is_symbol(c) || is_space(c)).unwrap_or(rest.len());
             let token = match &rest[..end] {
                 "in" => Token::In,
                 "notin" => Token::NotIn,
@@ -47,7 +51,7 @@ fn tokens(text: &str) -> Vec<(Token, &str)> {
             (token, end)
         };
         out.push((token, &rest[..length]));
-        rest = rest[length..].trim_start_matches([' ', '\t', '\r', '\n']);
+        rest = rest[length..].trim_start_matches(is_space);
     }
     out
 }

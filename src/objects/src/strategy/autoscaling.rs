@@ -3,7 +3,6 @@
 mod metrics;
 
 use jiff::Timestamp;
-use k8s_openapi::api::autoscaling::v1;
 use k8s_openapi::api::autoscaling::v2::{
     HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec, MetricTarget,
     ResourceMetricSource,
@@ -136,26 +135,5 @@ fn scaling(errors: &mut Errors, path: &Path<'_>, rules: &HPAScalingRules) {
             let detail = "must be less than or equal to 1800";
             errors.invalid(&path.child("periodSeconds"), policy.period_seconds, detail);
         }
-    }
-}
-
-/// The v1 view: validated by the rules of v2 after conversion; here types and defaults.
-pub struct HorizontalPodAutoscalerV1Rules;
-
-impl Rules for HorizontalPodAutoscalerV1Rules {
-    type Object = v1::HorizontalPodAutoscaler;
-    const STATUS: StatusPolicy = StatusPolicy::Own;
-    const COLUMNS: &'static [Column] = columns::policy::HORIZONTAL_POD_AUTOSCALER;
-
-    fn default(hpa: &mut v1::HorizontalPodAutoscaler) {
-        fill_value(&mut hpa.spec.min_replicas, 1);
-    }
-
-    fn validate(hpa: &v1::HorizontalPodAutoscaler, errors: &mut Errors) {
-        HorizontalPodAutoscalerRules::validate(&crate::convert::hpa_to_v2(hpa), errors);
-    }
-
-    fn cells(hpa: &v1::HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
-        HorizontalPodAutoscalerRules::cells(&crate::convert::hpa_to_v2(hpa), now)
     }
 }

@@ -252,14 +252,7 @@ mod tests {
     fn the_requester_is_who_the_server_saw() {
         let strategy = strategy_for("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
         let user = User { name: "alice".to_owned(), groups: vec!["dev".to_owned()], ..User::default() };
-        let context = Context {
-            namespace: None,
-            name: None,
-            now: "2026-01-02T03:04:05Z".parse().unwrap(),
-            uid: "u",
-            name_suffix: "abcde",
-            user: Some(&user),
-        };
+        let context = Context { user: Some(&user), ..Context::sample(None) };
         let request = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0=";
         let object = json!({"metadata": {"name": "c"}, "spec": {"request": request, "signerName": "example.com/x",
             "usages": ["client auth"], "username": "root", "groups": ["system:masters"]}});

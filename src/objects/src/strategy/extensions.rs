@@ -307,14 +307,7 @@ mod tests {
 
     fn create(spec: Value) -> Result<Value, String> {
         let strategy = strategy_for("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
-        let context = Context {
-            namespace: None,
-            name: None,
-            now: "2026-01-02T03:04:05Z".parse().unwrap(),
-            uid: "u",
-            name_suffix: "abcde",
-            user: None,
-        };
+        let context = Context::sample(None);
         let object = json!({"metadata": {"name": "foos.example.com"}, "spec": spec});
         strategy.create(object, &context).map_err(|status| status.to_string())
     }

@@ -5,7 +5,7 @@ use k8s_openapi::api;
 use super::typed::{Plain, PlainWithStatus, Typed};
 use super::{
     Strategy, admission, apps, autoscaling, batch, certificates, core, extensions, flow_control, networking, policy,
-    rbac, scheduling, storage, views,
+    rbac, scheduling, storage,
 };
 use crate::kinds::Kind;
 
@@ -79,7 +79,6 @@ static KINDS: &[&dyn Strategy] = strategies![
     scheduling::RuntimeClassRules,
     scheduling::LeaseRules,
     autoscaling::HorizontalPodAutoscalerRules,
-    autoscaling::HorizontalPodAutoscalerV1Rules,
     certificates::CertificateSigningRequestRules,
     certificates::ClusterTrustBundleRules,
     certificates::ClusterTrustBundleAlphaRules,
@@ -93,7 +92,6 @@ static KINDS: &[&dyn Strategy] = strategies![
     flow_control::PriorityLevelRules,
     flow_control::StorageVersionRules,
     flow_control::ComponentStatusRules,
-    views::NewEventRules,
 ];
 
 /// Kinds that are decoded and have their metadata checked, and no more.
@@ -131,9 +129,9 @@ static PLAIN_WITH_STATUS: &[&dyn Strategy] = wrapped![PlainWithStatus:
     api::storagemigration::v1beta1::StorageVersionMigration,
 ];
 
-/// The strategy of a row of the KINDS table; `None` for rows of custom resources and for kinds that are not stored.
+/// The strategy of a row of the KINDS table: that of the form its objects are stored in. `None` for rows of custom resources and for kinds that are not stored.
 pub fn for_kind(kind: &Kind) -> Option<&'static dyn Strategy> {
-    strategy_for(&kind.group, &kind.version, &kind.kind)
+    strategy_for(&kind.storage_group, &kind.storage_version, &kind.kind)
 }
 
 #[cfg(test)]
@@ -154,14 +152,7 @@ mod tests {
     /// An object of every kind with nothing but a name: refused or not, it must be handled.
     #[test]
     fn every_strategy_handles_a_bare_object() {
-        let context = crate::strategy::Context {
-            namespace: Some("default"),
-            name: None,
-            now: "2026-01-02T03:04:05Z".parse().unwrap(),
-            uid: "u",
-            name_suffix: "abcde",
-            user: None,
-        };
+        let context = crate::strategy::Context::sample(Some("default"));
         for strategy in all() {
             let facts = strategy.facts();
             let bare = serde_json::json!({"metadata": {"name": "x"}});

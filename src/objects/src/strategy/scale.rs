@@ -3,7 +3,16 @@
 //! Replica sets, deployments, stateful sets and replication controllers have one; `kubectl scale` and the
 //! autoscaler read and write it.
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::columns::{self, Column};
+
+/// What `kubectl get --subresource=scale` shows.
+pub const COLUMNS: &[Column] =
+    &[Column::NAME, Column::new("Desired", "integer"), Column::new("Available", "integer"), Column::AGE];
 
 /// The numbers and the selector behind a Scale object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,6 +24,13 @@ pub struct Scale {
 }
 
 impl Scale {
+    /// The cells of [`COLUMNS`] for a workload.
+    pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let meta = object.get("metadata").and_then(|meta| ObjectMeta::deserialize(meta).ok()).unwrap_or_default();
+        let (desired, available) = (self.spec_replicas.into(), self.status_replicas.into());
+        vec![columns::name(&meta), desired, available, columns::age(&meta, now)]
+    }
+
     /// The `autoscaling/v1` object for a workload with the given metadata.
     pub fn to_object(&self, object: &Value) -> Value {
         let metadata = object.get("metadata");

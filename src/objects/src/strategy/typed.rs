@@ -8,14 +8,14 @@ use std::marker::PhantomData;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ClusterResourceScope, Metadata, NamespaceResourceScope, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::scale::Scale;
 use super::{Context, Facts, Grace, Part, Propagation, SelectableField, Strategy};
 use crate::columns::{self, Column};
-use crate::decode::decode;
+use crate::decode::{DecodeError, decode};
 use crate::field::Errors;
 use crate::names::{self, NameRule};
 use crate::status::Status;
@@ -217,9 +217,9 @@ impl<R: Rules> Typed<R> {
         })
     }
 
-    /// Reads an object that this server stored.
-    fn stored(object: &Value) -> Result<R::Object, Status> {
-        R::Object::deserialize(object).map_err(Status::internal)
+    /// Reads an object that this server stored. By the same decoder: each further one is the code of every type again.
+    fn stored(object: &Value) -> Result<R::Object, DecodeError> {
+        decode(object.clone())
     }
 
     fn write(object: &R::Object) -> Result<Value, Status> {
@@ -246,7 +246,7 @@ impl<R: Rules> Typed<R> {
             set(&mut new, "status", old_value.get("status"));
         }
         let mut new = Self::read(new)?;
-        let old = Self::stored(old_value)?;
+        let old = Self::stored(old_value).map_err(Status::internal)?;
         Self::keep_metadata(&mut new, &old);
         R::default(&mut new);
         R::prepare_update(&mut new, &old);
@@ -278,7 +278,7 @@ impl<R: Rules> Typed<R> {
             _ => new,
         };
         let mut new = Self::read(merged)?;
-        let old = Self::stored(old_value)?;
+        let old = Self::stored(old_value).map_err(Status::internal)?;
         Self::keep_metadata(&mut new, &old);
         R::default(&mut new);
         R::prepare_part(part, &mut new, &old);
@@ -360,7 +360,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        R::Object::deserialize(object).map(|object| R::cells(&object, now)).unwrap_or_default()
+        Self::stored(object).map(|object| R::cells(&object, now)).unwrap_or_default()
     }
 
     fn cells_of_json(&self, json: &[u8], now: Timestamp) -> Vec<Value> {
@@ -368,7 +368,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn grace(&self, object: &Value, requested: Option<i64>) -> Grace {
-        R::Object::deserialize(object).map_or(Grace::Immediate, |object| R::grace(&object, requested))
+        Self::stored(object).map_or(Grace::Immediate, |object| R::grace(&object, requested))
     }
 
     fn default_propagation(&self) -> Propagation {
@@ -376,7 +376,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn is_held(&self, object: &Value) -> bool {
-        R::Object::deserialize(object).is_ok_and(|object| R::is_held(&object))
+        Self::stored(object).is_ok_and(|object| R::is_held(&object))
     }
 
     fn mark_deleted(&self, object: &mut Value) {
@@ -387,7 +387,7 @@ impl<R: Rules> Strategy for Typed<R> {
     }
 
     fn scale(&self, object: &Value) -> Option<Scale> {
-        R::scale(&R::Object::deserialize(object).ok()?)
+        R::scale(&Self::stored(object).ok()?)
     }
 
     fn set_scale(&self, object: &mut Value, replicas: i32) -> bool {
@@ -397,7 +397,7 @@ impl<R: Rules> Strategy for Typed<R> {
 
 /// Applies a typed change to an object. False, and nothing done, when `change` refuses or changes nothing.
 fn change<R: Rules>(object: &mut Value, change: impl FnOnce(&mut R::Object) -> bool) -> bool {
-    let Ok(mut typed) = R::Object::deserialize(&*object) else { return false };
+    let Ok(mut typed) = Typed::<R>::stored(object) else { return false };
     if !change(&mut typed) {
         return false;
     }

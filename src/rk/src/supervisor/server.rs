@@ -11,11 +11,11 @@ use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::Context;
 use apiserver::{ApiServer, ServiceAccountConfig, User};
 use base64::Engine;
-use client::{Informers, Scope};
+use client::{Api, Informers, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::runtime::wait::await_condition;
-use kube::{Api, Client};
+use kube::Client;
+use kube::api::{Patch, PatchParams};
 use pki::{Ca, Identity, JoinToken, Leaf, files};
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -158,7 +158,8 @@ impl Server {
     /// Controllers, scheduler and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
-        let settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
+        let mut settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
+        settings.signer = Some(self.ca.clone());
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
         let informers = self.informers.clone();
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
@@ -190,11 +191,12 @@ impl Server {
         let worker = worker::start(node_config, &config.network, client, informers, scope, stop.clone()).await?;
         self.dialer.set_local(&node_config.name, worker.node.clone());
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
-        wait_ready(&admin, node_config).await?;
+        mark_control_plane(&admin, &node_config.name).await?;
+        wait_ready(&self.informers, node_config).await?;
         progress.step(&format!("node {} ready", node_config.name));
         if config.demo {
             demo::build_image(worker.runtime.images().clone()).await?;
-            demo::run(&admin, config, progress).await?;
+            demo::run(&admin, &self.informers, config, progress).await?;
         }
         Ok(Some(worker))
     }
@@ -206,14 +208,21 @@ impl Server {
     }
 }
 
-async fn wait_ready(client: &Client, config: &NodeConfig) -> anyhow::Result<()> {
+/// The node is shown with its role. By the server: a node may not give itself a label that places pods.
+async fn mark_control_plane(client: &Client, node: &str) -> anyhow::Result<()> {
+    let labels = serde_json::json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": "true"}}});
     let nodes: Api<NodeObject> = Api::all(client.clone());
-    await_condition(nodes, &config.name, |node: Option<&NodeObject>| {
-        let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+    nodes.patch(node, &PatchParams::default(), &Patch::Merge(labels)).await.context("label the node")?;
+    Ok(())
+}
+
+async fn wait_ready(informers: &Informers, config: &NodeConfig) -> anyhow::Result<()> {
+    let nodes = informers.of::<NodeObject>();
+    let ready = nodes.until("", &config.name, |node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-    })
-    .await
-    .context("wait for the node")?;
+    });
+    anyhow::ensure!(ready.await, "the server stopped before its node was ready");
     Ok(())
 }
 

@@ -66,6 +66,8 @@ pub(crate) async fn start(
     .context("start the pod network")?;
     let settings = node::NodeConfig {
         name: config.name.clone(),
+        // Nodes of one machine, or of machines named alike, are told apart by kubernetes.io/hostname too.
+        hostname: Some(config.name.clone()),
         ip: config.ip,
         labels: config.labels.clone(),
         taints: config.taints.clone(),

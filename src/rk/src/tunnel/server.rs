@@ -74,14 +74,15 @@ impl Tunnels {
         let (connection, pulse) = pulse::listen(connection.compat());
         let connection = yamux::Connection::new(connection, multiplexing(), yamux::Mode::Client);
         let ended = replaced.run_until_cancelled(drive(connection, pulse, requests)).await.unwrap_or(Ok(()));
+        self.forget(&node, &sender);
+        tracing::info!(%node, error = ended.err().map(tracing::field::display), "node disconnected");
+    }
+
+    /// Unless another tunnel has taken its place.
+    fn forget(&self, node: &str, tunnel: &mpsc::Sender<Reply>) {
         let mut nodes = self.nodes();
-        if nodes.get(&node).is_some_and(|current| current.requests.same_channel(&sender)) {
-            nodes.remove(&node);
-        }
-        drop(nodes);
-        tracing::info!(%node, "node disconnected");
-        if let Err(error) = ended {
-            tracing::debug!(%node, %error, "a tunnel broke");
+        if nodes.get(node).is_some_and(|current| current.requests.same_channel(tunnel)) {
+            nodes.remove(node);
         }
     }
 }

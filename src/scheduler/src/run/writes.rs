@@ -2,13 +2,14 @@
 
 use crate::preempt::Plan;
 use crate::state::PodInfo;
+use client::Api;
 use client::{EventRecorder, EventType, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::Client;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -25,11 +26,18 @@ pub(super) struct Writer {
     client: Client,
     recorder: EventRecorder,
     outcomes: mpsc::UnboundedSender<Outcome>,
+    /// The scheduler's name, for what victims are told.
+    name: Arc<str>,
 }
 
 impl Writer {
-    pub(super) fn new(client: Client, recorder: EventRecorder, outcomes: mpsc::UnboundedSender<Outcome>) -> Self {
-        Self { client, recorder, outcomes }
+    pub(super) fn new(
+        client: Client,
+        recorder: EventRecorder,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+        name: &str,
+    ) -> Self {
+        Self { client, recorder, outcomes, name: name.into() }
     }
 
     fn pods(&self, pod: &PodInfo) -> Api<Pod> {
@@ -101,12 +109,25 @@ impl Writer {
         });
     }
 
+    /// Tells the API that a pod more important has taken the room that was being made for this one.
+    pub(super) fn clear_nomination(&self, pod: Arc<PodInfo>) {
+        let writer = self.clone();
+        tokio::spawn(async move {
+            let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": null}});
+            let api = writer.pods(&pod);
+            if let Err(error) = api.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+                tracing::debug!(namespace = pod.namespace(), name = pod.name(), %error, "nomination not cleared");
+            }
+        });
+    }
+
     async fn mark_unschedulable(&self, pod: &PodInfo, message: &str, plan: Option<&Plan>) -> kube::Result<()> {
         let status = pod.pod.status.as_ref();
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let known = conditions.iter().find(|condition| condition.type_ == "PodScheduled");
         let same = known.is_some_and(|known| known.status == "False" && known.message.as_deref() == Some(message));
-        if same && plan.is_none() {
+        let nomination_ends = plan.is_none() && pod.nominated_node().is_some();
+        if same && plan.is_none() && !nomination_ends {
             return Ok(());
         }
         let since = known.filter(|known| known.status == "False").and_then(|known| known.last_transition_time.as_ref());
@@ -117,6 +138,8 @@ impl Writer {
         }]}});
         if let Some(plan) = plan {
             patch["status"]["nominatedNodeName"] = json!(plan.node);
+        } else if nomination_ends {
+            patch["status"]["nominatedNodeName"] = Value::Null;
         }
         self.pods(pod).patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
     }
@@ -127,7 +150,7 @@ impl Writer {
         }
         let condition = json!({"metadata": {"uid": victim.uid()}, "status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": "default-scheduler: preempting to accommodate a higher priority pod",
+            "message": format!("{}: preempting to accommodate a higher priority pod", self.name),
             "lastTransitionTime": whole_second(Timestamp::now()),
         }]}});
         let api = self.pods(victim);

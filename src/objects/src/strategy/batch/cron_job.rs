@@ -106,14 +106,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn create(spec: Value) -> Result<Value, String> {
-        let context = Context {
-            namespace: Some("default"),
-            name: None,
-            now: "2026-01-02T03:04:05Z".parse().unwrap(),
-            uid: "u-1",
-            name_suffix: "abcde",
-            user: None,
-        };
+        let context = Context { uid: "u-1", ..Context::sample(Some("default")) };
         let mut all = json!({"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {"spec": {
             "restartPolicy": "Never", "containers": [{"name": "a", "image": "b"}]}}}}});
         all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());

@@ -117,14 +117,7 @@ mod tests {
     #[test]
     fn a_namespace_gets_its_finalizer_label_and_phase_and_keeps_them() {
         let strategy = strategy_for("", "v1", "Namespace").unwrap();
-        let context = Context {
-            namespace: None,
-            name: None,
-            now: "2026-01-02T03:04:05Z".parse().unwrap(),
-            uid: "u",
-            name_suffix: "abcde",
-            user: None,
-        };
+        let context = Context::sample(None);
         let mut created = strategy.create(json!({"metadata": {"generateName": "team-"}}), &context).unwrap();
         assert_eq!(created["metadata"]["name"], "team-abcde");
         assert_eq!(created["metadata"]["labels"]["kubernetes.io/metadata.name"], "team-abcde");
@@ -143,14 +136,7 @@ mod tests {
     #[test]
     fn names_are_labels() {
         let strategy = strategy_for("", "v1", "Namespace").unwrap();
-        let context = Context {
-            namespace: None,
-            name: None,
-            now: "2026-01-02T03:04:05Z".parse().unwrap(),
-            uid: "u",
-            name_suffix: "abcde",
-            user: None,
-        };
+        let context = Context::sample(None);
         let error = strategy.create(json!({"metadata": {"name": "a.b"}}), &context).unwrap_err();
         assert!(error.message().starts_with("Namespace \"a.b\" is invalid: metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label must consist of"));
     }

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, Time};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::columns::{self, Column};
+use crate::decode::decode;
 use crate::field::{Errors, Path};
 use crate::resources::QosClass;
 use crate::status::{Qualified, Status};
@@ -192,8 +192,8 @@ fn merge(selector: Option<&mut LabelSelector>, keys: &[String], operator: &str, 
 /// # Errors
 /// `Conflict` when the pod has a node already or is being deleted, `Invalid` for an unusable binding.
 pub fn bind(pod: &Value, binding: &Value, now: Timestamp) -> Result<Value, Status> {
-    let binding: Binding = crate::decode::decode(binding.clone()).map_err(|e| Status::bad_request(e.to_string()))?;
-    let mut pod = Pod::deserialize(pod).map_err(Status::internal)?;
+    let binding: Binding = decode(binding.clone()).map_err(|e| Status::bad_request(e.to_string()))?;
+    let mut pod: Pod = decode(pod.clone()).map_err(Status::internal)?;
     let name = pod.metadata.name.clone().unwrap_or_default();
     check_binding(&binding, &name)?;
     let conflict = |why: String| Status::conflict(Qualified::new("", "pods/binding"), &name, &why);

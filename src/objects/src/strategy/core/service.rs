@@ -238,14 +238,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn context() -> Context<'static> {
-        Context {
-            namespace: Some("default"),
-            name: None,
-            now: "2026-01-02T03:04:05Z".parse().unwrap(),
-            uid: "u",
-            name_suffix: "abcde",
-            user: None,
-        }
+        Context::sample(Some("default"))
     }
 
     fn create(spec: Value) -> Result<Value, String> {

@@ -8,7 +8,7 @@ use hickory_resolver::net::NetError;
 use tokio::sync::OnceCell;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ResolveError {
+pub enum ResolveError {
     #[error("the host's resolver configuration cannot be used")]
     Configuration(#[source] NetError),
     #[error("look-up of {name:?} failed")]
@@ -16,12 +16,12 @@ pub(super) enum ResolveError {
 }
 
 #[derive(Default)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     names: OnceCell<TokioResolver>,
 }
 
 impl Resolver {
-    pub(super) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(crate) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }

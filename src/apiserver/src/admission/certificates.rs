@@ -1,0 +1,77 @@
+//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction: who may approve and sign for a signer, and
+//! that nobody asks for a certificate that may do everything.
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use objects::status::Status;
+use serde::Deserialize;
+use serde_json::Value;
+use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x509_pem, prelude::FromDer};
+
+use super::{Operation, Review};
+use crate::{
+    authn::user::MASTERS,
+    authz::{Attributes, Decision},
+    encoded::meta_str,
+};
+
+const GROUP: &str = "certificates.k8s.io";
+const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+
+/// Checks a write of a certificate signing request.
+pub(super) fn validate(review: &Review<'_>, object: &Value) -> Result<(), Status> {
+    if !review.is(GROUP, "certificatesigningrequests") {
+        return Ok(());
+    }
+    match (review.operation, review.place.subresource) {
+        (Operation::Create, "") => restrict_subject(review, object),
+        (Operation::Update, "approval") => permit(review, "approve", object),
+        (Operation::Update, "status") if signs(review.old, object) => permit(review, "sign", object),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an update of the status is a signer's: it sets the certificate, or gives up.
+fn signs(old: Option<&Value>, new: &Value) -> bool {
+    let certificate = |request: &Value| request.pointer("/status/certificate").cloned();
+    let failed = |request: &Value| {
+        let conditions = request.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+        conditions.filter(|condition| condition["type"] == "Failed").count()
+    };
+    old.is_none_or(|old| certificate(old) != certificate(new) || failed(old) != failed(new))
+}
+
+/// Asks whether the user may do `verb` for the signer, by its name or by all names of its domain.
+fn permit(review: &Review<'_>, verb: &str, object: &Value) -> Result<(), Status> {
+    let signer = review.old.unwrap_or(object).pointer("/spec/signerName").and_then(Value::as_str).unwrap_or_default();
+    let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
+    let may = |name: &str| {
+        let base = Attributes::of(review.user);
+        let wanted = Attributes { verb, group: GROUP, resource: "signers", name, ..base };
+        matches!(review.inner.authz.authorize(&wanted), Decision::Allow(_))
+    };
+    if may(signer) || may(&domain) {
+        return Ok(());
+    }
+    let why = format!("user not permitted to {verb} requests with signerName \"{signer}\"");
+    Err(review.forbid(meta_str(object, "name"), &why))
+}
+
+fn restrict_subject(review: &Review<'_>, object: &Value) -> Result<(), Status> {
+    let request = CertificateSigningRequest::deserialize(object).map_err(Status::internal)?;
+    if request.spec.signer_name != CLIENT {
+        return Ok(());
+    }
+    let name = meta_str(object, "name");
+    let Ok((_, pem)) = parse_x509_pem(&request.spec.request.0) else {
+        return Err(review.forbid(name, "unable to parse CSR: PEM block type must be CERTIFICATE REQUEST"));
+    };
+    let Ok((_, parsed)) = X509CertificationRequest::from_der(&pem.contents) else {
+        return Err(review.forbid(name, "unable to parse CSR: malformed certification request"));
+    };
+    let mut groups = parsed.certification_request_info.subject.iter_organization();
+    if groups.any(|group| group.as_str() == Ok(MASTERS)) {
+        let why = format!("use of {CLIENT} signer with {MASTERS} group is not allowed");
+        return Err(review.forbid(name, &why));
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! TLS connections to servers named by a URL: beneath the HTTPS transport, and for whoever speaks something else on
+//! such a connection (joining, the agent's tunnel, benches).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::resolve::{ResolveError, Resolver};
+
+/// For one address, the TLS handshake included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("not an https://HOST:PORT address")]
+    Address,
+    #[error("name cannot be resolved")]
+    Resolve(#[from] ResolveError),
+    #[error("connection failed")]
+    Io(#[from] io::Error),
+    #[error("no answer within {CONNECT_TIMEOUT:?}")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+}
+
+/// Opens connections, all with the same idea of whom to trust.
+pub struct Dialer {
+    tls: TlsConnector,
+    resolver: Resolver,
+}
+
+impl Dialer {
+    pub fn new(tls: ClientConfig) -> Self {
+        Self { tls: TlsConnector::from(Arc::new(tls)), resolver: Resolver::default() }
+    }
+
+    /// Connects to `server`, `https://HOST:PORT`: to the first of its addresses that answers.
+    pub async fn dial(&self, server: &str) -> Result<TlsStream<TcpStream>, DialError> {
+        let target = Target::parse(server).ok_or(DialError::Address)?;
+        let name = ServerName::try_from(target.host.clone()).map_err(|_invalid| DialError::Address)?;
+        let mut last = DialError::Address;
+        for address in self.resolver.resolve(&target.host).await? {
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.handshake((address, target.port).into(), &name)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error.into(),
+                Err(elapsed) => last = elapsed.into(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn handshake(&self, address: SocketAddr, name: &ServerName<'static>) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        self.tls.connect(name.clone(), tcp).await
+    }
+}
+
+/// One server's address, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    host: String,
+    port: u16,
+}
+
+impl Target {
+    pub(crate) fn parse(server: &str) -> Option<Self> {
+        let uri: Uri = server.parse().ok()?;
+        if uri.scheme_str() != Some("https") {
+            return None;
+        }
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+        Some(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(443) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        let target = |host: &str, port| Some(Target { host: host.into(), port });
+        assert_eq!(Target::parse("https://10.0.0.1:6443"), target("10.0.0.1", 6443));
+        assert_eq!(Target::parse("https://[fd00::1]:6443"), target("fd00::1", 6443));
+        assert_eq!(Target::parse("https://api.lab.example"), target("api.lab.example", 443));
+        assert_eq!(Target::parse("http://10.0.0.1:6443"), None);
+        assert_eq!(Target::parse("10.0.0.1:6443"), None);
+    }
+}
