@@ -204,8 +204,8 @@ fn reaches_all(cluster: &Cluster) {
                 let fetch = fetch("web.default.svc.cluster.local", "80");
                 kubectl.until(SOON, &["exec", from, "--", "sh", "-c", &fetch], |text| text == format!("{name}\n"));
                 let address = kubectl.ok(&["get", "pod", name, "-o", "jsonpath={.status.podIP}"]);
-                let noise = format!("{} | sha256sum", fetch_path(&address, "8080", "noise"));
-                let there = kubectl.ok(&["exec", name, "--", "sha256sum", "/tmp/www/noise"]);
+                let noise = format!("{} | busybox sha256sum", fetch_path(&address, "8080", "noise"));
+                let there = kubectl.ok(&["exec", name, "--", "busybox", "sha256sum", "/tmp/www/noise"]);
                 let got = kubectl.ok(&["exec", from, "--", "sh", "-c", &noise]);
                 assert_eq!(got.split(' ').next(), there.split(' ').next(), "from {from} to {name}");
             }

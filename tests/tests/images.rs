@@ -84,11 +84,14 @@ fn archives_come_and_go(cluster: &Cluster) {
     let noise = write(folder.path(), "noise.tar", &[7; 4096]);
     let page = write(folder.path(), "page.tar", b"404 page not found\n");
     let empty = write(folder.path(), "empty.tar", b"");
+    // More than a socket holds: the answer comes through all the same.
+    let large = write(folder.path(), "large.tar", &[8; 4 << 20]);
     for (file, words) in [
         (torn, "broken archive: entry"),
         (noise, "not an image archive but binary data beginning 07 07"),
         (page, "not an image archive but text beginning \"404 page not found\""),
         (empty, "not an image archive but empty"),
+        (large, "not an image archive but binary data beginning 08 08"),
         (folder.path().join("absent.tar").display().to_string(), "No such file"),
     ] {
         let error = refused(cluster, &["import", &file]);

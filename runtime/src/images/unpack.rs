@@ -135,7 +135,8 @@ impl Unpacker<'_> {
             return Ok(());
         }
         let fd = match self.open_folder(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Missing, or removed by a whiteout of this very layer.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 self.make_folders(folder)?;
                 self.open_folder(folder)?
             }

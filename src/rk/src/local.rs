@@ -116,8 +116,16 @@ fn json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
 async fn import(images: Images, body: Incoming) -> anyhow::Result<Vec<ImageRecord>> {
     let chunks = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
     let chunks = chunks.try_filter_map(|frame| std::future::ready(Ok(frame.into_data().ok())));
-    let archive = SyncIoBridge::new(StreamReader::new(Box::pin(chunks)));
-    Ok(tokio::task::spawn_blocking(move || images.import(archive)).await.context("the import stopped")??)
+    let mut archive = SyncIoBridge::new(StreamReader::new(Box::pin(chunks)));
+    let imported = tokio::task::spawn_blocking(move || {
+        let imported = images.import(&mut archive);
+        // Read to its end whatever came of it: the command listens for the answer when all is sent.
+        if let Err(error) = io::copy(&mut archive, &mut io::sink()) {
+            tracing::debug!(%error, "the rest of an archive did not come");
+        }
+        imported
+    });
+    Ok(imported.await.context("the import stopped")??)
 }
 
 async fn pull(images: Images, body: Incoming) -> anyhow::Result<Vec<ImageRecord>> {
