@@ -31,3 +31,8 @@ pub use runtime::{Runtime, RuntimeConfig};
 pub use session::{Session, SessionControl, SessionExit};
 pub use spec::{ContainerId, ContainerSpec, ExecSpec, PodId, PodSpec};
 pub use status::{ContainerState, ContainerStats, ContainerStatus, Event, PodPhase, PodStats, PodStatus};
+
+/// Keeps the heap of this process small after a load. To be called before there are other threads.
+pub fn bound_heap() {
+    sys::process::bound_heap();
+}

@@ -112,6 +112,18 @@ pub(crate) fn trim_heap() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Settings of the allocator for a process of many threads that answers with megabytes now and then. Left alone, it
+/// keeps a heap for each thread, and ever more of what was once used.
+pub(crate) fn bound_heap() {
+    const HEAPS: i32 = 2;
+    const KEPT: i32 = 32 << 20;
+    for (setting, value) in [(libc::M_ARENA_MAX, HEAPS), (libc::M_TRIM_THRESHOLD, KEPT), (libc::M_MMAP_THRESHOLD, KEPT)]
+    {
+        // SAFETY: sets integers of the allocator, before there are other threads. A value it refuses stays as it was.
+        unsafe { libc::mallopt(setting, value) };
+    }
+}
+
 /// Closes all descriptors but 0, 1, 2 and those in `keep`.
 ///
 /// For a forked child that never returns to code that owns the others.

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|arg| arg == "shim") {
         runtime::shim::main(args.into_iter().skip(2));
     }
+    runtime::bound_heap();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
