@@ -10,6 +10,7 @@ mod command;
 mod data_dir;
 mod deadlines;
 mod error;
+pub mod etcd;
 mod hard_state;
 mod log;
 mod mvcc;
