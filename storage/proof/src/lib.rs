@@ -7,3 +7,4 @@
 pub mod disk;
 pub mod power_cut;
 pub mod seeded;
+pub mod seeds;

@@ -64,7 +64,6 @@ enum Ending {
 
 /// One whole run.
 struct Run {
-    seed: u64,
     random: Seeded,
     disk: MemoryDisk,
     ledger: Ledger,
@@ -85,7 +84,6 @@ pub fn run(seed: u64) -> Result<Tried, Violation> {
     let segment_bytes = [4 << 10, 8 << 10, 32 << 10][random.index(3)];
     let snapshot_after_bytes = [4 << 10, 16 << 10, 1 << 20][random.index(3)];
     let mut run = Run {
-        seed,
         random,
         disk,
         ledger: Ledger::default(),

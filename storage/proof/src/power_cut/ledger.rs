@@ -82,7 +82,7 @@ fn run(model: &mut Model, txn: &Txn, revision: Revision) -> (bool, Vec<(Bytes, O
                     changes.push((key.clone(), None));
                 }
             }
-            Op::Range(_) => {}
+            Op::Range(_) | Op::Update { .. } | Op::Txn(_) => {}
         }
     }
     changes.sort();
