@@ -9,6 +9,7 @@ mod codec;
 mod command;
 mod data_dir;
 mod deadlines;
+pub mod disk;
 mod error;
 mod hard_state;
 mod log;

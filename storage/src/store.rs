@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use crate::command::{Command, Reply};
+use crate::disk::{self, Disk, Files};
 use crate::error::{OpenError, RangeError, StoreError, WatchError};
 use crate::open::{self, Opened};
 use crate::raft::Raft;
@@ -35,6 +36,8 @@ const MAX_LEASE_SECS: u64 = 10 * 365 * 24 * 3600;
 pub struct Config {
     /// The data directory; made when missing.
     pub dir: PathBuf,
+    /// What the directory lies on.
+    pub disk: Arc<dyn Disk>,
     /// This member's id; never 0.
     pub node_id: u64,
     /// Longest time that a coalesced write waits for the disk.
@@ -52,6 +55,7 @@ impl Config {
     pub fn new(dir: impl Into<PathBuf>, node_id: u64) -> Self {
         Self {
             dir: dir.into(),
+            disk: Arc::new(Files),
             node_id,
             coalesce_for: Duration::from_secs(10),
             watch_buffer: 4096,
@@ -301,7 +305,7 @@ impl Store {
         report("the raft core", self.inner.raft.shutdown().await);
         self.inner.shared.hub().close();
         let files = self.inner.files.clone();
-        let released = tokio::task::spawn_blocking(move || files.release()).await;
+        let released = disk::blocking(&*self.inner.files.disk, move || files.release()).await;
         if let Ok(released) = released {
             report("the record of an orderly end", released);
         }
