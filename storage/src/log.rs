@@ -127,9 +127,26 @@ impl Log {
         Some((index, newest.0, newest.1))
     }
 
+    /// Index of the newest membership that was in the log when it was opened.
+    pub(crate) fn newest_membership(&self) -> Option<u64> {
+        let newest = self.segments.iter().rev().find_map(|segment| segment.newest_membership);
+        newest.filter(|index| *index >= self.first)
+    }
+
     /// Bytes of all entries still in files.
     pub(crate) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.end - SEGMENT_HEADER).sum()
+    }
+
+    /// Index of the first entry of the newest segments that together have at most `bytes`.
+    pub(crate) fn last_bytes(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        let mut first = self.next();
+        for segment in self.segments.iter().rev() {
+            let Some(rest) = left.checked_sub(segment.end) else { break };
+            (left, first) = (rest, segment.first);
+        }
+        first
     }
 
     /// Makes sure that `bytes` more can be appended, or says that the disk is full.

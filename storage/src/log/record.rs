@@ -10,6 +10,8 @@ use crate::codec::{DecodeError, Decoder};
 pub(crate) const HEADER: usize = 24;
 pub(crate) const TRAILER: usize = 4;
 pub(crate) const OVERHEAD: usize = HEADER + TRAILER;
+/// The kind of an entry that holds a membership.
+pub(crate) const MEMBERSHIP: u8 = 2;
 const MAGIC: u32 = 0x6b72_01e9;
 const END: [u8; TRAILER] = [0xa5, 0x5a, 0xc3, 0x3c];
 const SECTOR: usize = 512;

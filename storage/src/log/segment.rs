@@ -27,6 +27,8 @@ pub(crate) struct Segment {
     pub(crate) capacity: u64,
     /// Term and leader of the last entry.
     pub(crate) last: Option<(u64, u64)>,
+    /// Index of the newest membership that was there when the segment was recovered.
+    pub(crate) newest_membership: Option<u64>,
 }
 
 pub(crate) fn file_name(first: u64) -> String {
@@ -62,6 +64,7 @@ impl Segment {
             synced: SEGMENT_HEADER,
             capacity,
             last: None,
+            newest_membership: None,
         })
     }
 
@@ -85,6 +88,7 @@ impl Segment {
             synced: SEGMENT_HEADER,
             capacity: content.len() as u64,
             last: None,
+            newest_membership: None,
         };
         loop {
             let at = usize::try_from(segment.end).unwrap_or(usize::MAX);
@@ -115,6 +119,9 @@ impl Segment {
         let head = Head::decode(record.body).map_err(|_| "an entry is malformed")?;
         if head.index != self.next() {
             return Err("an entry is out of order");
+        }
+        if head.kind == record::MEMBERSHIP {
+            self.newest_membership = Some(head.index);
         }
         self.push(record.size as u64, head.term, head.leader);
         Ok(())
