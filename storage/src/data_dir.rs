@@ -1,13 +1,14 @@
 //! The data directory: who holds it, which format and cluster it is of.
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Write};
+use std::any::Any;
+use std::fs::TryLockError;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{Disk, Mode};
 use crate::error::OpenError;
-use crate::log::sync_dir;
 
 /// The newest format that this version reads and writes.
 pub(crate) const FORMAT: u32 = 1;
@@ -25,21 +26,20 @@ struct Identity {
 pub(crate) struct DataDir {
     path: PathBuf,
     pub(crate) cluster_id: u64,
-    _lock: File,
+    _lock: Box<dyn Any + Send + Sync>,
 }
 
 impl DataDir {
     /// Takes the directory, making it if there is none.
-    pub(crate) fn open(path: &Path, node_id: u64) -> Result<Self, OpenError> {
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, node_id: u64) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(io)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join("LOCK")).map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
+        disk.create_dir_all(path).map_err(io)?;
+        let lock = match disk.lock(&path.join("LOCK")) {
+            Ok(lock) => lock,
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { dir: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(io(source)),
-        }
-        let cluster_id = identify(path, node_id)?;
+        };
+        let cluster_id = identify(disk, path, node_id)?;
         Ok(Self { path: path.to_owned(), cluster_id, _lock: lock })
     }
 
@@ -57,17 +57,17 @@ impl DataDir {
 }
 
 /// Reads or makes the identity file; returns the cluster id.
-fn identify(dir: &Path, node_id: u64) -> Result<u64, OpenError> {
+fn identify(disk: &dyn Disk, dir: &Path, node_id: u64) -> Result<u64, OpenError> {
     let path = dir.join("FORMAT");
     let damaged = |what| OpenError::Corrupt { file: path.clone(), offset: 0, what };
     let io = |source| OpenError::Io { path: path.clone(), source };
-    let text = match std::fs::read(&path) {
+    let text = match disk.open(&path, Mode::Existing).and_then(|file| file.content()) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if dir.join("state").exists() {
+            if disk.exists(&dir.join("state")) {
                 return Err(damaged("it is missing although the directory holds data"));
             }
-            return create(dir, &path, node_id).map_err(io);
+            return create(disk, dir, &path, node_id).map_err(io);
         }
         Err(error) => return Err(io(error)),
     };
@@ -86,7 +86,7 @@ fn identify(dir: &Path, node_id: u64) -> Result<u64, OpenError> {
     u64::from_str_radix(&identity.cluster_id, 16).map_err(|_| damaged("the cluster id is not a number"))
 }
 
-fn create(dir: &Path, path: &Path, node_id: u64) -> io::Result<u64> {
+fn create(disk: &dyn Disk, dir: &Path, path: &Path, node_id: u64) -> io::Result<u64> {
     let cluster_id: u64 = rand::random();
     let identity = Identity {
         format: FORMAT,
@@ -95,34 +95,38 @@ fn create(dir: &Path, path: &Path, node_id: u64) -> io::Result<u64> {
         node_id,
     };
     let new = path.with_extension("tmp");
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(&identity)?)?;
+    let file = disk.open(&new, Mode::Fresh)?;
+    file.write_all_at(&serde_json::to_vec(&identity)?, 0)?;
     file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    sync_dir(dir)?;
+    disk.rename(&new, path)?;
+    disk.sync_dir(dir)?;
     Ok(cluster_id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Files;
 
     #[test]
     fn a_directory_is_held_by_one_and_keeps_its_identity() {
         let dir = tempfile::tempdir().unwrap();
-        let held = DataDir::open(dir.path(), 1).unwrap();
-        assert!(matches!(DataDir::open(dir.path(), 1), Err(OpenError::Locked { .. })));
+        let held = DataDir::open(&Files, dir.path(), 1).unwrap();
+        assert!(matches!(DataDir::open(&Files, dir.path(), 1), Err(OpenError::Locked { .. })));
         let id = held.cluster_id;
         drop(held);
-        assert!(matches!(DataDir::open(dir.path(), 2), Err(OpenError::WrongNode { found: 1, expected: 2, .. })));
-        assert_eq!(DataDir::open(dir.path(), 1).unwrap().cluster_id, id);
+        assert!(matches!(
+            DataDir::open(&Files, dir.path(), 2),
+            Err(OpenError::WrongNode { found: 1, expected: 2, .. })
+        ));
+        assert_eq!(DataDir::open(&Files, dir.path(), 1).unwrap().cluster_id, id);
     }
 
     #[test]
     fn a_newer_format_is_refused_with_both_numbers_and_the_writer() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("FORMAT"), r#"{"format":9,"written_by":"7.1.0","shape":"unknown"}"#).unwrap();
-        let error = DataDir::open(dir.path(), 1).unwrap_err().to_string();
+        let error = DataDir::open(&Files, dir.path(), 1).unwrap_err().to_string();
         assert!(error.contains("format 9") && error.contains("up to format 1") && error.contains("7.1.0"), "{error}");
     }
 }

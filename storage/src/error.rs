@@ -46,6 +46,11 @@ pub enum StoreError {
     TooLarge { size: usize, max: usize },
     #[error("a transaction may change a key only once")]
     DuplicateKey,
+    /// An update of a key that is not there.
+    #[error("the key to update does not exist")]
+    KeyNotFound,
+    #[error("transactions are nested more than {max} deep")]
+    TooDeep { max: usize },
     #[error("revision {revision} has been compacted; the oldest is {oldest}")]
     Compacted { revision: Revision, oldest: Revision },
     #[error("revision {revision} is in the future; the newest is {current}")]

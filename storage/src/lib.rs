@@ -9,7 +9,9 @@ mod codec;
 mod command;
 mod data_dir;
 mod deadlines;
+pub mod disk;
 mod error;
+pub mod etcd;
 mod hard_state;
 mod log;
 mod mvcc;
@@ -25,10 +27,10 @@ mod watch;
 mod writer;
 
 pub use error::{OpenError, RangeError, StoreError, WatchError};
-pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES};
+pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_DEPTH};
 pub use store::{Config, Store};
 pub use types::{
     Bytes, Compare, Durability, Event, EventKind, KeyValue, LeaseGrant, LeaseId, LeaseStatus, Op, OpResult, Ordering,
-    RangeRequest, RangeResponse, Revision, Stats, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
+    RangeRequest, RangeResponse, Revision, StateHash, Stats, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
 };
 pub use watch::{ProgressHandle, Watcher};

@@ -10,6 +10,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{BasicNode, ServerState, SnapshotPolicy};
 
 use crate::data_dir::DataDir;
+use crate::disk;
 use crate::error::OpenError;
 use crate::hard_state::{HardStateError, HardStateFile};
 use crate::log::{Log, LogError};
@@ -75,11 +76,12 @@ struct Recovered {
 }
 
 fn recover(config: &Config) -> Result<Recovered, OpenError> {
-    let dir = DataDir::open(&config.dir, config.node_id)?;
-    let mut hard_state = HardStateFile::open(dir.hard_state())?;
+    let disk = &*config.disk;
+    let dir = DataDir::open(disk, &config.dir, config.node_id)?;
+    let mut hard_state = HardStateFile::open(disk, dir.hard_state())?;
     let mut state = Applied::default();
-    if let Some(path) = snapshot::newest(&dir.snapshots())? {
-        let (meta, read) = snapshot::read(&path)?;
+    if let Some(path) = snapshot::newest(disk, &dir.snapshots())? {
+        let (meta, read) = snapshot::read(disk, &path)?;
         if meta.cluster_id != dir.cluster_id {
             let (found, expected) = (meta.cluster_id, dir.cluster_id);
             return Err(OpenError::WrongCluster { dir: config.dir.clone(), found, expected });
@@ -90,30 +92,23 @@ fn recover(config: &Config) -> Result<Recovered, OpenError> {
         return Err(OpenError::Corrupt { file: dir.snapshots(), offset: 0, what });
     }
     let purged = hard_state.state.purged.map(|purged| purged.index);
-    let log = Log::open(&dir.log(), dir.cluster_id, config.segment_bytes, purged)?;
-    let boot = boot_id();
+    let log = Log::open(config.disk.clone(), &dir.log(), dir.cluster_id, config.segment_bytes, purged)?;
+    let boot = disk.boot_id();
     let power_cut = !hard_state.state.open_in_boot.is_empty() && hard_state.state.open_in_boot != boot;
     let path = hard_state.path().to_owned();
     hard_state.update(|state| state.open_in_boot = boot).map_err(|source| OpenError::Io { path, source })?;
     Ok(Recovered { dir, state, log, hard_state, power_cut })
 }
 
-/// Changes with every start of the machine.
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let id = id.trim();
-    if id.is_empty() { "unknown".to_owned() } else { id.to_owned() }
-}
-
 pub(crate) async fn open(config: &Config) -> Result<Opened, OpenError> {
     let recovering = config.clone();
-    let recovered = tokio::task::spawn_blocking(move || recover(&recovering)).await;
+    let recovered = disk::blocking(&*config.disk, move || recover(&recovering)).await;
     let recovered = recovered.map_err(|error| OpenError::Raft(Box::new(error)))??;
     let Recovered { dir, state, log, hard_state, power_cut } = recovered;
     let (cluster_id, snapshots) = (dir.cluster_id, dir.snapshots());
     let members = state.membership.membership().voter_ids().count();
     let shared = Arc::new(Shared::new(state));
-    let files = Arc::new(LogFiles::new(dir, log, hard_state, members <= 1));
+    let files = Arc::new(LogFiles::new(config.disk.clone(), dir, log, hard_state, members <= 1));
     reserve(&files, &config.dir)?;
     let machine =
         StateMachine { shared: shared.clone(), files: files.clone(), snapshots: snapshots.clone(), cluster_id };
@@ -164,6 +159,7 @@ async fn start(config: &Config, log: LogStore, machine: StateMachine) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use crate::disk::Files;
     use crate::hard_state::HardStateFile;
     use crate::{Config, Op, Store, Txn};
 
@@ -177,7 +173,7 @@ mod tests {
         let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
         assert_eq!(store.txn(put()).await.unwrap().revision, 2);
         store.shutdown().await;
-        let mut file = HardStateFile::open(dir.path().join("state")).unwrap();
+        let mut file = HardStateFile::open(&Files, dir.path().join("state")).unwrap();
         file.update(|state| state.open_in_boot = "an earlier boot".to_owned()).unwrap();
         let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
         assert_eq!(store.txn(put()).await.unwrap().revision, 1_000_003);

@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use crate::command::{Command, Reply};
+use crate::disk::{self, Disk, Files};
 use crate::error::{OpenError, RangeError, StoreError, WatchError};
 use crate::open::{self, Opened};
 use crate::raft::Raft;
@@ -18,7 +19,8 @@ use crate::raft::log_store::LogFiles;
 use crate::request;
 use crate::state::Shared;
 use crate::types::{
-    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, Stats, Txn, TxnResponse, WatchRequest,
+    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, StateHash, Stats, Txn, TxnResponse,
+    WatchRequest,
 };
 use crate::upkeep::{self, Snapshots};
 use crate::watch::Watcher;
@@ -35,6 +37,8 @@ const MAX_LEASE_SECS: u64 = 10 * 365 * 24 * 3600;
 pub struct Config {
     /// The data directory; made when missing.
     pub dir: PathBuf,
+    /// What the directory lies on.
+    pub disk: Arc<dyn Disk>,
     /// This member's id; never 0.
     pub node_id: u64,
     /// Longest time that a coalesced write waits for the disk.
@@ -52,6 +56,7 @@ impl Config {
     pub fn new(dir: impl Into<PathBuf>, node_id: u64) -> Self {
         Self {
             dir: dir.into(),
+            disk: Arc::new(Files),
             node_id,
             coalesce_for: Duration::from_secs(10),
             watch_buffer: 4096,
@@ -59,6 +64,15 @@ impl Config {
             snapshot_after_bytes: 16 << 20,
         }
     }
+}
+
+/// Where a member stands in the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    pub(crate) term: u64,
+    pub(crate) leader: Option<u64>,
+    pub(crate) last: u64,
+    pub(crate) applied: u64,
 }
 
 /// The way into the writer.
@@ -84,6 +98,7 @@ struct Inner {
     closing: watch::Sender<bool>,
     writer: Mutex<Option<JoinHandle<()>>>,
     upkeep: Vec<AbortHandle>,
+    dir: PathBuf,
     cluster_id: u64,
     node_id: u64,
     watch_buffer: usize,
@@ -144,7 +159,9 @@ impl Store {
         ];
         let writer = Mutex::new(Some(tokio::spawn(writer.run())));
         let (node_id, watch_buffer) = (config.node_id, config.watch_buffer);
-        let inner = Inner { shared, files, raft, requests, closing, writer, upkeep, cluster_id, node_id, watch_buffer };
+        let dir = config.dir;
+        let inner =
+            Inner { shared, files, raft, requests, closing, writer, upkeep, dir, cluster_id, node_id, watch_buffer };
         let store = Self { inner: Arc::new(inner) };
         if power_cut {
             tracing::info!("the machine went down while the store was open; skipping revisions");
@@ -258,6 +275,31 @@ impl Store {
         self.inner.shared.read().mvcc.compacted()
     }
 
+    /// Leaves out revision 0, at which a fresh store stands, for readers to whom 0 means something else.
+    pub(crate) async fn leave_zero(&self) -> Result<(), StoreError> {
+        if self.revision() == 0 { self.submit(Command::Skip(1)).await.map(drop) } else { Ok(()) }
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.inner.dir
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// The Raft core's place.
+    pub(crate) fn position(&self) -> Position {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        Position {
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last: metrics.last_log_index.unwrap_or(0),
+            applied: metrics.last_applied.map_or(0, |last| last.index),
+        }
+    }
+
     /// Chosen at random when the cluster was made.
     pub fn cluster_id(&self) -> u64 {
         self.inner.cluster_id
@@ -266,6 +308,19 @@ impl Store {
     /// This member's id.
     pub fn node_id(&self) -> u64 {
         self.inner.node_id
+    }
+
+    /// A checksum of what can be read at `revision`, or at the newest.
+    pub async fn hash(&self, revision: Option<Revision>) -> Result<StateHash, StoreError> {
+        let shared = self.inner.shared.clone();
+        let hashed = tokio::task::spawn_blocking(move || crate::state::hash(&shared, revision)).await;
+        hashed.map_err(|_| StoreError::Failed)?.map_err(Into::into)
+    }
+
+    /// Frees the memory of what was compacted, as far as no snapshot is reading it. Without this call that happens soon
+    /// after a compaction, too.
+    pub async fn purge(&self) {
+        upkeep::purge_all(&self.inner.shared).await;
     }
 
     /// Sizes and counters.
@@ -301,7 +356,7 @@ impl Store {
         report("the raft core", self.inner.raft.shutdown().await);
         self.inner.shared.hub().close();
         let files = self.inner.files.clone();
-        let released = tokio::task::spawn_blocking(move || files.release()).await;
+        let released = disk::blocking(&*self.inner.files.disk, move || files.release()).await;
         if let Ok(released) = released {
             report("the record of an orderly end", released);
         }

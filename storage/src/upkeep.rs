@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::command::Command;
+use crate::disk;
 use crate::raft::Raft;
 use crate::raft::log_store::LogFiles;
 use crate::snapshot;
@@ -34,9 +35,14 @@ pub(crate) async fn flush_coalesced(files: Arc<LogFiles>, after: Duration) {
 pub(crate) async fn purge(shared: Arc<Shared>) {
     loop {
         shared.purge.notified().await;
-        while shared.write().mvcc.purge_some(PURGE_STEP) {
-            tokio::task::yield_now().await;
-        }
+        purge_all(&shared).await;
+    }
+}
+
+/// Frees what was compacted, in steps.
+pub(crate) async fn purge_all(shared: &Shared) {
+    while shared.write().mvcc.purge_some(PURGE_STEP) {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -95,8 +101,9 @@ impl Snapshots {
 
     /// Whether a snapshot was written.
     async fn write(&self) -> bool {
-        let (shared, cluster_id, dir) = (self.shared.clone(), self.cluster_id, self.dir.clone());
-        match tokio::task::spawn_blocking(move || snapshot::write(&shared, cluster_id, &dir)).await {
+        let (disk, shared) = (self.files.disk.clone(), self.shared.clone());
+        let (cluster_id, dir) = (self.cluster_id, self.dir.clone());
+        match disk::blocking(&*self.files.disk, move || snapshot::write(&*disk, &shared, cluster_id, &dir)).await {
             Ok(Ok(_)) => return true,
             Ok(Err(error)) => tracing::warn!(%error, "cannot write a snapshot; the log grows until it can"),
             Err(error) => tracing::error!(%error, "the snapshot task failed"),

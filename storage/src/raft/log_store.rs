@@ -17,12 +17,14 @@ use tokio::sync::Notify;
 
 use super::{StorageError, Types, decode, encode, is_synced};
 use crate::data_dir::DataDir;
+use crate::disk::{self, Disk};
 use crate::hard_state::HardStateFile;
 use crate::log::{Append, Flush, Log, LogError};
 
 /// The log's files, shared by the Raft core, the writer and the flusher.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
+    pub(crate) disk: Arc<dyn Disk>,
     log: Mutex<Log>,
     hard_state: Mutex<HardStateFile>,
     recent: Mutex<VecDeque<Entry<Types>>>,
@@ -42,9 +44,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LogFiles {
-    pub(crate) fn new(dir: DataDir, log: Log, hard_state: HardStateFile, sole_voter: bool) -> Self {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        dir: DataDir,
+        log: Log,
+        hard_state: HardStateFile,
+        sole_voter: bool,
+    ) -> Self {
         let since_snapshot = AtomicU64::new(log.bytes());
         Self {
+            disk,
             log: Mutex::new(log),
             hard_state: Mutex::new(hard_state),
             recent: Mutex::default(),
@@ -81,7 +90,7 @@ impl LogFiles {
             return Err(io::Error::other(EarlierFailure));
         }
         let Some(flush) = self.log().flush() else { return Ok(()) };
-        let synced = tokio::task::spawn_blocking(move || flush.file.sync_data().map(|()| flush)).await?;
+        let synced = disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await?;
         let flush = synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.log().synced(&flush);
         Ok(())
@@ -180,7 +189,7 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
         let (files, vote) = (self.0.clone(), *vote);
         let write = move || files.hard_state().update(|state| state.vote = Some(vote));
-        let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::from).flatten();
+        let written = disk::blocking(&*self.0.disk, write).await.map_err(io::Error::from).flatten();
         Ok(written.map_err(|error| StorageIOError::write_vote(&error))?)
     }
 
@@ -224,7 +233,7 @@ impl RaftLogStorage<Types> for LogStore {
             drop(hard_state);
             files.log().purge(log_id.index)
         };
-        match tokio::task::spawn_blocking(purge).await {
+        match disk::blocking(&*self.0.disk, purge).await {
             Ok(purged) => Ok(purged.map_err(|error| StorageIOError::write_logs(&error))?),
             Err(error) => Err(StorageIOError::write_logs(&error).into()),
         }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::log_store::LogFiles;
 use super::{StorageError, Types};
 use crate::command::{Applied, Command, Reply};
+use crate::disk::{self, Disk, Mode};
 use crate::error::StoreError;
 use crate::mvcc::Mvcc;
 use crate::snapshot::{self, SnapshotError};
@@ -69,18 +70,19 @@ impl StateMachine {
             return Ok(existing);
         }
         let this = self.clone();
-        let write = move || snapshot::write(&this.shared, this.cluster_id, &this.snapshots).map(drop);
-        blocking(write).await?;
+        let write =
+            move || snapshot::write(&*this.files.disk, &this.shared, this.cluster_id, &this.snapshots).map(drop);
+        blocking(&*self.files.disk, write).await?;
         self.existing().await?.ok_or_else(|| StorageIOError::read_snapshot(None, &SnapshotGone).into())
     }
 
     async fn existing(&self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let dir = self.snapshots.clone();
+        let (disk, dir) = (self.files.disk.clone(), self.snapshots.clone());
         let find = move || {
-            let Some(path) = snapshot::newest(&dir)? else { return Ok(None) };
-            Ok(Some((snapshot::read_meta(&path)?, path)))
+            let Some(path) = snapshot::newest(&*disk, &dir)? else { return Ok(None) };
+            Ok(Some((snapshot::read_meta(&*disk, &path)?, path)))
         };
-        let Some((meta, path)) = blocking(find).await? else { return Ok(None) };
+        let Some((meta, path)) = blocking(&*self.files.disk, find).await? else { return Ok(None) };
         let file = File::open(&path).await.map_err(|error| StorageIOError::read_snapshot(None, &error))?;
         Ok(Some(Snapshot { meta: meta.raft(), snapshot: Box::new(file) }))
     }
@@ -102,21 +104,23 @@ struct ForeignSnapshot {
 }
 
 async fn blocking<T: Send + 'static>(
+    disk: &dyn Disk,
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, StorageError> {
-    match tokio::task::spawn_blocking(work).await {
+    match disk::blocking(disk, work).await {
         Ok(done) => Ok(done.map_err(|error| StorageIOError::write_snapshot(None, &error))?),
         Err(error) => Err(StorageIOError::write_snapshot(None, &error).into()),
     }
 }
 
 /// Puts a received snapshot in its place; returns once it is on disk.
-fn keep(received: &Path, dir: &Path, index: u64) -> Result<(), SnapshotError> {
+fn keep(disk: &dyn Disk, received: &Path, dir: &Path, index: u64) -> Result<(), SnapshotError> {
     let path = dir.join(format!("{index:016x}.snap"));
-    let placed = std::fs::File::open(received)
+    let placed = disk
+        .open(received, Mode::Existing)
         .and_then(|file| file.sync_all())
-        .and_then(|()| std::fs::rename(received, &path))
-        .and_then(|()| crate::log::sync_dir(dir));
+        .and_then(|()| disk.rename(received, &path))
+        .and_then(|()| disk.sync_dir(dir));
     placed.map_err(|source| SnapshotError::Io { path, source })
 }
 
@@ -179,17 +183,17 @@ impl RaftStateMachine<Types> for StateMachine {
         snapshot: Box<File>,
     ) -> Result<(), StorageError> {
         drop(snapshot);
-        let (received, dir) = (self.received(), self.snapshots.clone());
+        let (disk, received, dir) = (self.files.disk.clone(), self.received(), self.snapshots.clone());
         let index = meta.last_log_id.map_or(0, |last| last.index);
         let expected = self.cluster_id;
         let load = move || {
-            let (found, state) = snapshot::read(&received)?;
+            let (found, state) = snapshot::read(&*disk, &received)?;
             if found.cluster_id == expected {
-                keep(&received, &dir, index)?;
+                keep(&*disk, &received, &dir, index)?;
             }
             Ok((found.cluster_id, state))
         };
-        let (found, installed) = blocking(load).await?;
+        let (found, installed) = blocking(&*self.files.disk, load).await?;
         if found != expected {
             let foreign = ForeignSnapshot { found, expected };
             return Err(StorageIOError::write_snapshot(Some(meta.signature()), &foreign).into());
