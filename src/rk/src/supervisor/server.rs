@@ -10,7 +10,7 @@ use crate::join::server::Joins;
 use crate::progress::Progress;
 use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::{Context, ensure};
-use apiserver::{ApiServer, ServiceAccountConfig, User};
+use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
 use client::persist::persist;
 use client::{Api, Informers, Kubeconfig, Scope};
 use jiff::Timestamp;
@@ -69,6 +69,13 @@ pub(crate) async fn run(config: ServerConfig) -> anyhow::Result<()> {
     outcome.map(drop).and(ended)
 }
 
+/// Connections leave half of the files for all else: the store, pods, and the far ends of what is proxied.
+fn limits(open_files: u64) -> Limits {
+    let usual = Limits::default();
+    let room = usize::try_from(open_files / 2).unwrap_or(usize::MAX);
+    Limits { connections: usual.connections.min(room).max(64), ..usual }
+}
+
 /// The API server and what it stands on.
 struct Server {
     store: Store,
@@ -95,7 +102,11 @@ impl Server {
             PrivatePkcs8KeyDer::from_pem_slice(signing_key.as_bytes()).context("read service-account.key")?;
         let port = listener.local_addr().context("read the listener's address")?.port();
         let dialer = Dialer::default();
+<<<<<<< HEAD
         let serving = Arc::new(serving_certificate(config, &ca, now)?);
+=======
+        let limits = limits(runtime::open_files::raise().context("raise the limit of open files")?);
+>>>>>>> h4/api
         let api = ApiServer::start(apiserver::Config {
             store: store.clone(),
             service_cidrs: vec![config.network.service_cidr.into()],
@@ -118,6 +129,7 @@ impl Server {
             anonymous: true,
             event_ttl: Duration::from_secs(3600),
             compaction_interval: Duration::from_secs(300),
+            limits,
             version: crate::version(),
         })
         .await
