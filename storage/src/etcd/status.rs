@@ -84,7 +84,8 @@ impl From<StoreError> for Status {
             StoreError::LeaseNotFound(_) => Self::lease_not_found(),
             StoreError::LeaseExists(_) => Self::new(Code::FailedPrecondition, "etcdserver: lease already exists"),
             StoreError::NoLeader => Self::new(Code::Unavailable, "etcdserver: no leader"),
-            StoreError::Failed | StoreError::Closed => Self::stopped(),
+            StoreError::Unknown => Self::new(Code::Unavailable, "etcdserver: request timed out"),
+            StoreError::Failed | StoreError::Closed | StoreError::Excluded(_) => Self::stopped(),
         }
     }
 }

@@ -1,0 +1,6 @@
+//! Several members in one process, joined by a transport that cuts, delays, loses and repeats on demand.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod elections;
+mod net;
+mod several;
