@@ -32,6 +32,13 @@ pub use session::{Session, SessionControl, SessionExit};
 pub use spec::{ContainerId, ContainerSpec, ExecSpec, PodId, PodSpec};
 pub use status::{ContainerState, ContainerStats, ContainerStatus, Event, PodPhase, PodStats, PodStatus};
 
+/// Whether the kernel has a file system of that type. It is asked for one first, and may load a module for it.
+pub fn filesystem_exists(name: &str) -> std::io::Result<bool> {
+    sys::fs::ask_for_filesystem(name)?;
+    let known = std::fs::read_to_string("/proc/filesystems")?;
+    Ok(known.lines().any(|line| line.split_whitespace().last() == Some(name)))
+}
+
 /// Keeps the heap of this process small after a load. To be called before there are other threads.
 pub fn bound_heap() {
     sys::process::bound_heap();

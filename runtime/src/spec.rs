@@ -200,6 +200,10 @@ pub struct Resources {
     pub memory_limit: Option<i64>,
     /// Memory and swap together, bytes; -1: no limit.
     pub memory_swap_limit: Option<i64>,
+    /// No swap, whatever the limit on memory. Only cgroup v2 can have that apart from a limit.
+    pub forbid_swap: bool,
+    /// When memory runs out all processes end, not the largest alone. Only cgroup v2 knows that.
+    pub kill_together: bool,
     pub pids_limit: Option<i64>,
     /// Page size as the kernel names it (`2MB`) and bytes.
     pub hugepage_limits: BTreeMap<String, u64>,

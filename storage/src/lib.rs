@@ -12,6 +12,7 @@ mod data_dir;
 mod deadlines;
 pub mod disk;
 mod error;
+pub mod etcd;
 mod hard_state;
 mod link;
 mod log;

@@ -17,7 +17,7 @@ use crate::codec::{DecodeError, Decoder, put_bytes, put_i64, put_option, put_u64
 use crate::disk::{Disk, Mode, Sequential};
 use crate::members::Member;
 use crate::mvcc::{Mvcc, Version, Versions};
-use crate::state::{Applied, Shared};
+use crate::state::{Applied, Pinned, Shared};
 use crate::types::{LeaseId, Revision};
 
 /// Where a snapshot of another member lies before it gets its name.
@@ -70,16 +70,6 @@ impl Meta {
     }
 }
 
-/// Holds versions in memory for as long as a snapshot reads them.
-struct Pin<'a>(&'a Shared);
-
-impl Drop for Pin<'_> {
-    fn drop(&mut self) {
-        self.0.write().mvcc.unpin();
-        self.0.purge.notify_one();
-    }
-}
-
 /// Writes a snapshot of the present state into `dir` and removes older ones. Blocking.
 pub(crate) fn write(disk: &dyn Disk, shared: &Shared, cluster_id: u64, dir: &Path) -> Result<Meta, SnapshotError> {
     let io = |source| SnapshotError::Io { path: dir.to_owned(), source };
@@ -89,7 +79,7 @@ pub(crate) fn write(disk: &dyn Disk, shared: &Shared, cluster_id: u64, dir: &Pat
         state.mvcc.pin();
         Meta::of(cluster_id, &state)
     };
-    let pin = Pin(shared);
+    let pin = Pinned(shared);
     let partial = dir.join("partial.tmp");
     let size = write_file(disk, shared, &meta, &partial).inspect_err(|_| drop(disk.remove(&partial))).map_err(io)?;
     drop(pin);

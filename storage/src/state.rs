@@ -11,8 +11,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::deadlines::Deadlines;
+use crate::error::RangeError;
 use crate::members::Member;
-use crate::mvcc::Mvcc;
+use crate::mvcc::{Hashing, Mvcc};
+use crate::types::{Revision, StateHash};
 use crate::watch::Hub;
 
 /// The state machine with its place in the log.
@@ -43,6 +45,35 @@ pub(crate) struct Shared {
     leading: AtomicBool,
     /// The state of a snapshot that is about to be installed, already read and verified.
     prepared: Mutex<Option<(Option<LogId<u64>>, Applied)>>,
+}
+
+/// Holds versions in memory for as long as somebody reads them in steps; made after [`Mvcc::pin`].
+pub(crate) struct Pinned<'a>(pub(crate) &'a Shared);
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.0.write().mvcc.unpin();
+        self.0.purge.notify_one();
+    }
+}
+
+/// Bytes that are hashed while the state's lock is held.
+const HASH_STEP: usize = 1 << 20;
+
+/// The checksum at a revision. Blocking.
+pub(crate) fn hash(shared: &Shared, revision: Option<Revision>) -> Result<StateHash, RangeError> {
+    let (mut hashing, _pinned) = {
+        let mut state = shared.write();
+        let hashing = Hashing::begin(&state.mvcc, revision)?;
+        state.mvcc.pin();
+        (hashing, Pinned(shared))
+    };
+    loop {
+        let hashed = hashing.step(&shared.read().mvcc, HASH_STEP);
+        if let Some(hashed) = hashed {
+            return Ok(hashed);
+        }
+    }
 }
 
 impl Shared {

@@ -25,7 +25,8 @@ use crate::rpc::{Request, Response};
 use crate::state::Shared;
 use crate::transport::Transport;
 use crate::types::{
-    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, Stats, Txn, TxnResponse, WatchRequest,
+    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, StateHash, Stats, Txn, TxnResponse,
+    WatchRequest,
 };
 use crate::upkeep::{self, Snapshots};
 use crate::watch::Watcher;
@@ -85,6 +86,15 @@ impl Config {
     }
 }
 
+/// Where a member stands in the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    pub(crate) term: u64,
+    pub(crate) leader: Option<u64>,
+    pub(crate) last: u64,
+    pub(crate) applied: u64,
+}
+
 /// The way into the writer.
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
@@ -131,6 +141,7 @@ struct Inner {
     closing: watch::Sender<bool>,
     writer: Mutex<Option<JoinHandle<()>>>,
     upkeep: Vec<AbortHandle>,
+    dir: PathBuf,
     cluster_id: u64,
     node_id: u64,
     watch_buffer: usize,
@@ -193,7 +204,7 @@ impl Store {
         ];
         let writer = Writer::new(cluster.clone(), receiver, closed);
         let writer = Mutex::new(Some(tokio::spawn(writer.run())));
-        let watch_buffer = config.watch_buffer;
+        let (dir, watch_buffer) = (config.dir, config.watch_buffer);
         let inner = Inner {
             shared,
             files,
@@ -203,6 +214,7 @@ impl Store {
             closing,
             writer,
             upkeep,
+            dir,
             cluster_id,
             node_id,
             watch_buffer,
@@ -333,6 +345,31 @@ impl Store {
         self.inner.shared.read().mvcc.compacted()
     }
 
+    /// Leaves out revision 0, at which a fresh store stands, for readers to whom 0 means something else.
+    pub(crate) async fn leave_zero(&self) -> Result<(), StoreError> {
+        if self.revision() == 0 { self.submit(Command::Skip(1)).await.map(drop) } else { Ok(()) }
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.inner.dir
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// The Raft core's place.
+    pub(crate) fn position(&self) -> Position {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        Position {
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last: metrics.last_log_index.unwrap_or(0),
+            applied: metrics.last_applied.map_or(0, |last| last.index),
+        }
+    }
+
     /// Chosen at random when the cluster was made.
     pub fn cluster_id(&self) -> u64 {
         self.inner.cluster_id
@@ -341,6 +378,19 @@ impl Store {
     /// This member's id.
     pub fn node_id(&self) -> u64 {
         self.inner.node_id
+    }
+
+    /// A checksum of what can be read at `revision`, or at the newest.
+    pub async fn hash(&self, revision: Option<Revision>) -> Result<StateHash, StoreError> {
+        let shared = self.inner.shared.clone();
+        let hashed = tokio::task::spawn_blocking(move || crate::state::hash(&shared, revision)).await;
+        hashed.map_err(|_| StoreError::Failed)?.map_err(Into::into)
+    }
+
+    /// Frees the memory of what was compacted, as far as no snapshot is reading it. Without this call that happens soon
+    /// after a compaction, too.
+    pub async fn purge(&self) {
+        upkeep::purge_all(&self.inner.shared).await;
     }
 
     /// Sizes and counters.

@@ -37,9 +37,14 @@ pub(crate) async fn flush_coalesced(files: Arc<LogFiles>, after: Duration) {
 pub(crate) async fn purge(shared: Arc<Shared>) {
     loop {
         shared.purge.notified().await;
-        while shared.write().mvcc.purge_some(PURGE_STEP) {
-            tokio::task::yield_now().await;
-        }
+        purge_all(&shared).await;
+    }
+}
+
+/// Frees what was compacted, in steps.
+pub(crate) async fn purge_all(shared: &Shared) {
+    while shared.write().mvcc.purge_some(PURGE_STEP) {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -209,7 +209,8 @@ impl Watcher {
         }
     }
 
-    fn buffered(&mut self) -> Option<WatchBatch> {
+    /// What can be had at once, without waiting and without a look at the history.
+    pub(crate) fn buffered(&mut self) -> Option<WatchBatch> {
         let mut queue = self.slot.queue();
         let batch = queue.batches.pop_front()?;
         queue.events = queue.events.saturating_sub(batch.events.len());

@@ -115,6 +115,11 @@ fn v2_settings(r: &Resources) -> Vec<Setting> {
         let swap = if both < 0 { both } else { both.saturating_sub(r.memory_limit.unwrap_or(0)).max(0) };
         let swap = if swap < 0 { "max".to_owned() } else { swap.to_string() };
         add(Setting::new("memory", "memory.swap.max", swap).optional());
+    } else if r.forbid_swap {
+        add(Setting::new("memory", "memory.swap.max", 0).optional());
+    }
+    if r.kill_together {
+        add(Setting::new("memory", "memory.oom.group", 1).optional());
     }
     if let Some(limit) = r.pids_limit {
         add(Setting::new("pids", "pids.max", maximum(limit)));
@@ -158,6 +163,14 @@ mod tests {
         let resources = Resources { memory_limit: Some(100), memory_swap_limit: Some(150), ..Resources::default() };
         let values: Vec<_> = v2_settings(&resources).into_iter().map(|s| (s.file, s.value)).collect();
         assert_eq!(values, [("memory.max".into(), "100".into()), ("memory.swap.max".into(), "50".into())]);
+    }
+
+    #[test]
+    fn v2_forbids_swap_and_kills_together_without_a_limit() {
+        let resources = Resources { forbid_swap: true, kill_together: true, ..Resources::default() };
+        let values: Vec<_> = v2_settings(&resources).into_iter().map(|s| (s.file, s.value)).collect();
+        assert_eq!(values, [("memory.swap.max".into(), "0".into()), ("memory.oom.group".into(), "1".into())]);
+        assert!(v1_settings(&resources).is_empty());
     }
 
     #[test]

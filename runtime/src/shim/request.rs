@@ -56,7 +56,10 @@ impl Server {
             Call::ReopenLog(id) => self.reopen_log(&id),
             Call::Exec(id, spec) => self.exec(&id, &spec, caller),
             Call::Attach(id, spec) => self.attach(&id, spec, caller),
-            Call::Shutdown => self.shutdown(),
+            Call::Shutdown => {
+                self.shutdown();
+                Ok(Some(Reply::Done))
+            }
         };
         match answer {
             Ok(Some(reply)) => self.respond(caller, Ok(reply)),
@@ -253,7 +256,7 @@ impl Server {
     }
 
     /// Ends everything of the pod. What survives SIGKILL is left to the runtime.
-    fn shutdown(&mut self) -> Answer {
+    pub(super) fn shutdown(&mut self) {
         if let Err(error) = self.cgroups.kill_all(&self.record.cgroup_path, Duration::from_secs(10)) {
             eprintln!("killing the pod's processes: {error}");
         }
@@ -264,7 +267,6 @@ impl Server {
             eprintln!("killing the holder of the process namespace: {errno}");
         }
         self.ending = true;
-        Ok(Some(Reply::Done))
     }
 }
 

@@ -16,8 +16,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
 const BUFFER: usize = 32 << 10;
+/// How long containers may take to end when the machine goes down: what Kubernetes gives a pod that names no time.
+const PARTING: Duration = Duration::from_secs(30);
+/// Only the machine's first process sends SIGTERM to everyone, as the last step before it is switched off.
+const INIT: u32 = 1;
 
 #[derive(Debug)]
 pub(super) struct Server {
@@ -35,6 +40,8 @@ pub(super) struct Server {
     pub(super) unclaimed: HashMap<i32, i32>,
     next: u64,
     pub(super) ending: bool,
+    /// Set when the machine goes down: when containers that are still there are killed.
+    parting: Option<Instant>,
 }
 
 /// What a job was started for.
@@ -68,7 +75,7 @@ impl Server {
         pid_holder: Option<Pid>,
     ) -> io::Result<Self> {
         let mut mask = SigSet::empty();
-        // All but SIGCHLD are only kept from ending the shim: its pod ends when the runtime says so.
+        // All but SIGCHLD are only kept from ending the shim: its pod ends when the runtime says so, or the machine.
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
             mask.add(signal);
         }
@@ -88,6 +95,7 @@ impl Server {
             unclaimed: HashMap::new(),
             next: 0,
             ending: false,
+            parting: None,
         })
     }
 
@@ -104,6 +112,7 @@ impl Server {
                 self.handle(source, &mut buffer);
             }
             self.drop_closed();
+            self.part();
         }
         // Answers on their way are sent before the end.
         for client in self.clients.values_mut() {
@@ -133,7 +142,8 @@ impl Server {
         self.add_containers(&mut add);
         self.add_execs(&mut add);
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, self.patience()) {
+                Ok(0) => return Ok(Vec::new()),
                 Ok(_) => break,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -211,8 +221,28 @@ impl Server {
     }
 
     fn reap(&mut self) {
-        while let Ok(Some(_)) = self.signals.read_signal() {}
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let machine_ends = signal.ssi_signo == Signal::SIGTERM as u32 && signal.ssi_pid == INIT;
+            if machine_ends && self.parting.is_none() {
+                self.parting = Some(Instant::now() + PARTING);
+            }
+        }
         self.reap_children();
+    }
+
+    /// Until when the loop may sleep.
+    fn patience(&self) -> PollTimeout {
+        let left = self.parting.map(|end| end.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))
+    }
+
+    /// A machine that goes down waits for the shim, which goes with the last container. All of them have had their
+    /// SIGTERM, but a first process without a handler does not even see it.
+    fn part(&mut self) {
+        let Some(end) = self.parting else { return };
+        if Instant::now() >= end || !self.containers.values().any(super::container::Container::is_live) {
+            self.shutdown();
+        }
     }
 
     fn accept(&mut self) {

@@ -90,3 +90,17 @@ pub(crate) fn sync_file_system(file: impl AsFd) -> io::Result<()> {
     // SAFETY: takes a descriptor that lives through the call.
     check_int(unsafe { libc::syncfs(file.as_fd().as_raw_fd()) }).map(drop)
 }
+
+/// Opens a file system of type `name` without mounting it: a kernel that has it as a module loads that.
+pub(crate) fn ask_for_filesystem(name: &str) -> io::Result<()> {
+    const CLOSE_ON_EXEC: libc::c_uint = 1;
+    let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: the string is NUL-terminated and lives through the call.
+    let result = check(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), CLOSE_ON_EXEC) });
+    // A refusal (an old kernel, a sandbox, no such file system) leaves the kernel as it was, which is no error here.
+    if let Some(fd) = result.ok().and_then(|fd| i32::try_from(fd).ok()) {
+        // SAFETY: the kernel has just handed us this descriptor.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    Ok(())
+}

@@ -15,6 +15,7 @@ mod background;
 mod body;
 mod bootstrap;
 mod cache;
+mod chunks;
 mod config;
 mod convert;
 mod crd;

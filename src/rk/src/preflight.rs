@@ -18,11 +18,10 @@ pub(crate) fn require_root(what: &str) -> anyhow::Result<()> {
 
 /// Kernel features the container runtime cannot do without. The network names its own through `net::probe`.
 pub(crate) fn require_kernel() -> anyhow::Result<()> {
-    let filesystems = fs::read_to_string("/proc/filesystems").context("read /proc/filesystems")?;
-    let has = |name: &str| filesystems.lines().any(|line| line.split_whitespace().last() == Some(name));
     ensure!(
-        has("overlay"),
-        "the kernel has no overlayfs: load it with `modprobe overlay`, or use a kernel with CONFIG_OVERLAY_FS"
+        runtime::filesystem_exists("overlay").context("ask the kernel for overlayfs")?,
+        "the kernel has no overlayfs, and does not load it by itself: try `modprobe overlay`, or use a kernel with \
+         CONFIG_OVERLAY_FS"
     );
     ensure!(
         Path::new("/sys/fs/cgroup/cgroup.controllers").exists() || Path::new("/sys/fs/cgroup/memory").exists(),

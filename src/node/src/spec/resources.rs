@@ -115,6 +115,9 @@ pub fn container(pod: &Pod, container: &Container, node_memory: u64) -> Resource
         memory_limit,
         // Swap is not for pods: a limit on memory alone would let them page out without end.
         memory_swap_limit: memory_limit,
+        forbid_swap: true,
+        // A container that lost one of its processes is no longer what its image's author wrote.
+        kill_together: true,
         hugepage_limits: huge_pages(limits),
         oom_score_adj: Some(oom_score(pod, container, node_memory)),
         ..Resources::default()
@@ -268,6 +271,7 @@ mod tests {
         assert_eq!((got.cpu_quota, got.cpu_period), (Some(50_000), Some(100_000)));
         assert_eq!((got.memory_limit, got.memory_swap_limit), (Some(64 << 20), Some(64 << 20)));
         assert_eq!(got.hugepage_limits["2MB"], 4 << 20);
+        assert!(got.forbid_swap && got.kill_together);
         assert_eq!(got.oom_score_adj, Some(1000 - 31));
         let none = pod_of(json!([{"name": "c"}]));
         let got = container(&none, &none.spec.as_ref().unwrap().containers[0], 1 << 30);

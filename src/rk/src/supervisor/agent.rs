@@ -35,7 +35,7 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let tunnel = tokio::spawn(keep_tunnel(https, worker.node.clone(), stop.clone()));
     let renewing = tokio::spawn(renewal::keep_fresh(config, membership, presented, stop.clone()));
     super::asked_to_stop().await?;
-    tracing::info!("stopping; containers go on running");
+    tracing::info!("stopping; containers go on running (rk kill-all ends them)");
     stop.cancel();
     informers.shutdown().await;
     worker.node.stopped().await;

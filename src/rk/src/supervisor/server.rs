@@ -49,7 +49,7 @@ pub(crate) async fn run(config: ServerConfig) -> anyhow::Result<()> {
         Ok(Some(_)) => super::asked_to_stop().await,
         _ => Ok(()),
     };
-    progress.line("stopping; containers go on running");
+    progress.line("stopping; containers go on running (rk kill-all ends them)");
     stop.cancel();
     if let Ok(Some(worker)) = &outcome {
         worker.node.stopped().await;
