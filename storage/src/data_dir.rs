@@ -75,6 +75,24 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), cluster, node_id, joined, _lock: lock })
     }
 
+    /// From now on the directory belongs to a cluster that goes on without its other members.
+    pub(crate) fn next_generation(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        self.cluster.generation += 1;
+        let identity = Identity {
+            format: FORMAT,
+            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_id: format!("{:016x}", self.cluster.id),
+            node_id: self.node_id,
+            generation: self.cluster.generation,
+            joined: self.joined,
+        };
+        write(disk, &self.path, &identity)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")
     }

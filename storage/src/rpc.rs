@@ -96,6 +96,8 @@ pub(crate) enum Refusal {
     WrongIdentity,
     #[error("this member has stopped")]
     Stopped,
+    #[error("no space is left on this member's disk")]
+    DiskFull,
 }
 
 #[derive(Debug)]
@@ -336,6 +338,7 @@ impl Refusal {
             Self::LeftBehind => (6, 0),
             Self::WrongIdentity => (7, 0),
             Self::Stopped => (8, 0),
+            Self::DiskFull => (9, 0),
         };
         out.push(kind);
         put_u64(out, value);
@@ -353,6 +356,7 @@ impl Refusal {
             6 => Self::LeftBehind,
             7 => Self::WrongIdentity,
             8 => Self::Stopped,
+            9 => Self::DiskFull,
             _ => return Err(DecodeError("refusal")),
         })
     }

@@ -1,7 +1,5 @@
 //! The members of a test, and the network between them.
 
-#![expect(dead_code, reason = "used as scenarios are added")]
-
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -139,8 +137,7 @@ pub(crate) struct Members {
     dirs: BTreeMap<MemberId, TempDir>,
     pub(crate) cluster: ClusterId,
     timing: Timing,
-    /// Small files, so that snapshots are made after little.
-    pub(crate) small: bool,
+    small: bool,
 }
 
 pub(crate) fn member(id: MemberId) -> Member {
@@ -157,9 +154,18 @@ impl Members {
         Self::with(voters, timing()).await
     }
 
+    /// One voter whose files are small, so that snapshots are made after little.
+    pub(crate) async fn with_small_files(timing: Timing) -> Self {
+        Self::begin(1, timing, true).await
+    }
+
     pub(crate) async fn with(voters: u64, timing: Timing) -> Self {
+        Self::begin(voters, timing, false).await
+    }
+
+    async fn begin(voters: u64, timing: Timing, small: bool) -> Self {
         let cluster = ClusterId { id: 0, generation: 0 };
-        let mut this = Self { net: Arc::default(), dirs: BTreeMap::new(), cluster, timing, small: false };
+        let mut this = Self { net: Arc::default(), dirs: BTreeMap::new(), cluster, timing, small };
         let first = this.start(1).await;
         this.cluster = first.cluster();
         for id in 2..=voters {
