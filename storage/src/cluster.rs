@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::error::StoreError;
 use crate::link::Link;
-use crate::members::{self, Member, MemberId};
+use crate::members::{Member, MemberId};
 use crate::raft::Raft;
 use crate::raft::log_store::LogFiles;
 use crate::state::Shared;
@@ -139,9 +139,9 @@ impl Cluster {
         self.raft.server_metrics()
     }
 
-    /// Whether this member is the only voter by what it has applied.
+    /// Whether this member is the only voter, so that nobody else can acknowledge anything.
     pub(crate) fn alone(&self) -> bool {
-        members::alone(self.shared.read().membership.membership(), self.me())
+        self.files.alone()
     }
 
     /// Whether there are other members.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Disk, Mode};
+use crate::disk::{self, Disk, Mode};
 use crate::error::OpenError;
 use crate::members::ClusterId;
 
@@ -52,7 +52,7 @@ impl DataDir {
     /// Takes the directory, making it if there is none.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, wanted: &Wanted) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
-        disk.create_dir_all(path).map_err(io)?;
+        disk::durable_path(disk, path).map_err(io)?;
         let lock = match disk.lock(&path.join("LOCK")) {
             Ok(lock) => lock,
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { dir: path.to_owned() }),
@@ -73,6 +73,24 @@ impl DataDir {
             });
         }
         Ok(Self { path: path.to_owned(), cluster, node_id, joined, _lock: lock })
+    }
+
+    /// From now on the directory belongs to a cluster that goes on without its other members.
+    pub(crate) fn next_generation(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        self.cluster.generation += 1;
+        let identity = Identity {
+            format: FORMAT,
+            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_id: format!("{:016x}", self.cluster.id),
+            node_id: self.node_id,
+            generation: self.cluster.generation,
+            joined: self.joined,
+        };
+        write(disk, &self.path, &identity)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn log(&self) -> PathBuf {

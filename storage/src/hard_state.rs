@@ -25,6 +25,9 @@ pub(crate) struct HardState {
     /// A part of the log was lost to damage, and not yet made up for.
     #[serde(default)]
     pub(crate) recovering: bool,
+    /// There are other voters, so that what is damaged here can be had from them.
+    #[serde(default)]
+    pub(crate) peers: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

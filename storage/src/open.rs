@@ -21,12 +21,16 @@ use crate::raft::log_store::{LogFiles, LogStore};
 use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::{self, Raft};
+use crate::repair;
 use crate::snapshot::{self, SnapshotError};
 use crate::state::{Applied, Shared};
 use crate::store::Config;
 
 /// Longest time for this member to become leader; only a disk that hangs needs it.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Damaged files that are set aside in one start; more are taken for a broken disk.
+const MAX_REPAIRS: u32 = 64;
 
 /// A store's parts, ready to serve.
 pub(crate) struct Opened {
@@ -83,10 +87,9 @@ struct Recovered {
     power_cut: bool,
 }
 
-fn recover(config: &Config) -> Result<Recovered, OpenError> {
+/// Reads and verifies snapshot and log.
+pub(crate) fn read(config: &Config, dir: &DataDir, hard_state: &HardStateFile) -> Result<(Applied, Log), OpenError> {
     let disk = &*config.disk;
-    let dir = DataDir::open(disk, &config.dir, &Wanted { node_id: config.node_id, join: config.join })?;
-    let mut hard_state = HardStateFile::open(disk, dir.hard_state())?;
     let mut state = Applied::default();
     if let Some(path) = snapshot::newest(disk, &dir.snapshots())? {
         let (meta, read) = snapshot::read(disk, &path)?;
@@ -101,8 +104,29 @@ fn recover(config: &Config) -> Result<Recovered, OpenError> {
     }
     let purged = hard_state.state.purged.map(|purged| purged.index);
     let log = Log::open(config.disk.clone(), &dir.log(), dir.cluster.id, config.segment_bytes, purged)?;
+    Ok((state, log))
+}
+
+fn recover(config: &Config) -> Result<Recovered, OpenError> {
+    let disk = &*config.disk;
+    let dir = DataDir::open(disk, &config.dir, &Wanted { node_id: config.node_id, join: config.join })?;
+    let mut hard_state = HardStateFile::open(disk, dir.hard_state())?;
+    let mut repairs = 0;
+    let (state, log) = loop {
+        match read(config, &dir, &hard_state) {
+            Err(OpenError::Corrupt { file, offset, what }) if hard_state.state.peers && repairs < MAX_REPAIRS => {
+                let name = file.display();
+                tracing::error!(file = %name, offset, "{what}; setting it aside, the rest comes from the other members");
+                repair::set_aside(disk, &dir, &mut hard_state, &file)?;
+                repairs += 1;
+            }
+            read => break read?,
+        }
+    };
     let membership = newest_membership(&log, &state)?;
     let alone = match &membership {
+        // What is left of a damaged log may end when the member still was the only voter.
+        _ if hard_state.state.recovering => false,
         Some((_, membership)) => members::alone(membership, dir.node_id),
         None => !dir.joined,
     };
@@ -111,7 +135,10 @@ fn recover(config: &Config) -> Result<Recovered, OpenError> {
     let power_cut = alone && !open_in.is_empty() && *open_in != boot;
     let path = hard_state.path().to_owned();
     let updated = hard_state.update(|state| {
-        state.open_in_boot = boot;
+        // After a power cut only once revisions are skipped: a start that is cut short before that must skip them again.
+        if !power_cut {
+            state.open_in_boot = boot;
+        }
         // With others about, a leader that was away begins as a follower, in no term that it led before: what it has
         // promised from memory in that term is forgotten.
         if let Some(vote) = state.vote.as_mut().filter(|_| !alone) {
@@ -122,7 +149,7 @@ fn recover(config: &Config) -> Result<Recovered, OpenError> {
     Ok(Recovered { dir, state, log, hard_state, membership, alone, power_cut })
 }
 
-fn newest_membership(log: &Log, state: &Applied) -> Result<Option<(u64, Membership)>, OpenError> {
+pub(crate) fn newest_membership(log: &Log, state: &Applied) -> Result<Option<(u64, Membership)>, OpenError> {
     let applied = state.membership.log_id().map(|id| (id.index, state.membership.membership().clone()));
     let newer = log.newest_membership().filter(|index| applied.as_ref().is_none_or(|(known, _)| index > known));
     let Some(index) = newer else { return Ok(applied) };

@@ -42,6 +42,15 @@ fn is_synced(entry: &Entry<Types>) -> bool {
     }
 }
 
+/// An upper bound of the space that an entry takes in the log.
+pub(crate) fn size(entry: &Entry<Types>) -> usize {
+    128 + match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.size(),
+        EntryPayload::Blank => 0,
+        EntryPayload::Membership(membership) => serde_json::to_vec(membership).map_or(0, |json| json.len()),
+    }
+}
+
 pub(crate) fn encode(entry: &Entry<Types>) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::new();
     put_u64(&mut out, entry.log_id.index);

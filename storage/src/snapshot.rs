@@ -14,7 +14,7 @@ use openraft::{LogId, SnapshotMeta, StoredMembership};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Decoder, put_bytes, put_i64, put_option, put_u64};
-use crate::disk::{Disk, Mode, Sequential};
+use crate::disk::{self, Disk, Mode, Sequential};
 use crate::members::Member;
 use crate::mvcc::{Mvcc, Version, Versions};
 use crate::state::{Applied, Pinned, Shared};
@@ -172,14 +172,19 @@ fn decode(input: &mut Decoder<'_>) -> Result<(Bytes, Versions), DecodeError> {
     Ok((key, Versions::from_vec(versions)))
 }
 
+/// The log index of the snapshot that a file's name announces.
+pub(crate) fn index_of(path: &Path) -> Option<u64> {
+    let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".snap"));
+    stem.and_then(|stem| u64::from_str_radix(stem, 16).ok())
+}
+
 /// Snapshots in a directory, oldest first.
 fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotError> {
     let io = |source| SnapshotError::Io { path: dir.to_owned(), source };
     let mut found = Vec::new();
     for name in disk.list(dir).map_err(io)? {
         let path = dir.join(name);
-        let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".snap"));
-        if let Some(index) = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()) {
+        if let Some(index) = index_of(&path) {
             found.push((index, path));
         }
     }
@@ -189,7 +194,7 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotErro
 
 /// The newest snapshot's file.
 pub(crate) fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, SnapshotError> {
-    disk.create_dir_all(dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
+    disk::durable_dir(disk, dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
     Ok(list(disk, dir)?.pop().map(|(_, path)| path))
 }
 

@@ -16,7 +16,7 @@ use crate::command::{Command, Reply};
 use crate::disk::{self, Disk, Files};
 use crate::error::{OpenError, RangeError, StoreError, WatchError};
 use crate::link::CallError;
-use crate::members::{self, ClusterId, Member};
+use crate::members::{ClusterId, Member};
 use crate::open::{self, Opened};
 use crate::raft::Raft;
 use crate::raft::log_store::LogFiles;
@@ -191,6 +191,7 @@ impl Store {
             tokio::spawn(snapshots.run()).abort_handle(),
             tokio::spawn(cluster.clone().watch_over_elections()).abort_handle(),
             tokio::spawn(cluster.clone().serve_reads(reads)).abort_handle(),
+            tokio::spawn(cluster.clone().make_up_for_damage()).abort_handle(),
         ];
         let writer = Writer::new(cluster.clone(), receiver, closed);
         let writer = Mutex::new(Some(tokio::spawn(writer.run())));
@@ -214,6 +215,10 @@ impl Store {
             tracing::info!("the machine went down while the store was open; skipping revisions");
             let skipped = store.submit(Command::Skip(SKIPPED_REVISIONS)).await;
             skipped.map_err(|error| OpenError::Raft(Box::new(error)))?;
+            let files = store.inner.files.clone();
+            let recorded =
+                disk::blocking(&*config.disk, move || files.record_boot()).await.map_err(std::io::Error::from);
+            recorded.flatten().map_err(|source| OpenError::Io { path: store.inner.dir.clone(), source })?;
         }
         store.inner.shared.purge.notify_one();
         Ok(store)
@@ -253,14 +258,9 @@ impl Store {
             return Err(StoreError::Closed);
         }
         // A sole voter acknowledges nothing before it has applied it, and nobody else can.
-        let (alone, revision) = {
-            let state = self.inner.shared.read();
-            (members::alone(state.membership.membership(), self.inner.node_id), state.mvcc.revision())
-        };
-        if alone {
-            return Ok(revision);
+        if !self.inner.cluster.alone() {
+            self.inner.cluster.barrier().await?;
         }
-        self.inner.cluster.barrier().await?;
         Ok(self.revision())
     }
 

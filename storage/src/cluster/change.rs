@@ -103,12 +103,12 @@ impl Cluster {
         }
     }
 
-    fn lag(&self, id: MemberId) -> u64 {
+    /// Entries that a member lacks; nothing as long as it has not been found out.
+    fn lag(&self, id: MemberId) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let last = metrics.last_log_index.unwrap_or(0);
-        let matching = metrics.replication.as_ref().and_then(|known| known.get(&id).copied().flatten());
-        matching.map_or(last + 1, |matching| last.saturating_sub(matching.index))
+        let matching = metrics.replication.as_ref()?.get(&id).copied().flatten()?;
+        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matching.index))
     }
 
     /// Waits until a member lacks at most so many entries.
@@ -118,14 +118,17 @@ impl Cluster {
         loop {
             metrics.borrow_and_update();
             let missing = self.lag(id);
-            if missing <= lag {
+            if missing.is_some_and(|missing| missing <= lag) {
                 return Ok(());
             }
             match tokio::time::timeout_at(deadline, metrics.changed()).await {
                 Ok(Ok(())) if self.leading_term().is_some() => {}
                 Ok(Ok(())) => return Err(MemberError::NoLeader),
                 Ok(Err(_)) => return Err(MemberError::Closed),
-                Err(_) => return Err(MemberError::Behind { id, lag: missing }),
+                Err(_) => {
+                    let all = metrics.borrow().last_log_index.unwrap_or(0) + 1;
+                    return Err(MemberError::Behind { id, lag: missing.unwrap_or(all) });
+                }
             }
         }
     }
@@ -158,7 +161,7 @@ impl Cluster {
             return Err(MemberError::WouldLoseQuorum { id, alive, voters: rest.len() });
         }
         if id == self.me() {
-            let heir = rest.iter().min_by_key(|voter| self.lag(**voter)).copied().unwrap_or(id);
+            let heir = rest.iter().min_by_key(|voter| self.lag(**voter).unwrap_or(u64::MAX)).copied().unwrap_or(id);
             self.transfer(heir).await?;
             return Err(MemberError::NoLeader);
         }
@@ -253,7 +256,7 @@ impl Cluster {
                 member,
                 role,
                 leader: metrics.current_leader == Some(id),
-                lag: leads.then(|| if id == self.me() { 0 } else { self.lag(id) }),
+                lag: if leads && id == self.me() { Some(0) } else { self.lag(id) },
                 heard: self.link.heard(id),
             });
         let members = members.collect();

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Cluster;
+use crate::command::Command;
 use crate::members::MemberId;
 use crate::rpc::{Request, Response};
 
@@ -40,7 +41,11 @@ impl Cluster {
             return if others { Duty::SendSigns } else { Duty::Rest };
         }
         let voter = membership.voter_ids().any(|id| id == self.me());
-        if !voter || self.link.excluded.borrow().is_some() || metrics.state == ServerState::Shutdown {
+        if !voter
+            || self.files.recovering()
+            || self.link.excluded.borrow().is_some()
+            || metrics.state == ServerState::Shutdown
+        {
             return Duty::Rest;
         }
         if membership.voter_ids().count() == 1 { Duty::ElectMyself } else { Duty::Listen }
@@ -107,6 +112,23 @@ impl Cluster {
                 _ = excluded.changed() => {}
                 () = self.taking_over.notified() => self.take_over().await,
             }
+        }
+    }
+
+    /// Ends the recovery from damage: an entry that was proposed after the start has come back through a leader's log.
+    pub(crate) async fn make_up_for_damage(self: Arc<Self>) {
+        while self.files.recovering() {
+            let proposed = self.requests.submit(Command::Skip(0)).await.is_ok();
+            if proposed && self.barrier().await.is_ok() {
+                match self.files.recovered() {
+                    Ok(()) => tracing::info!("what was damaged has been made up for"),
+                    Err(error) => tracing::warn!(%error, "cannot remember that the damage is made up for"),
+                }
+            }
+            if self.link.excluded.borrow().is_some() {
+                return;
+            }
+            tokio::time::sleep(self.timing.heartbeat).await;
         }
     }
 

@@ -7,15 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
-use openraft::raft::{AppendEntriesResponse, VoteResponse};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteResponse};
 
 use super::Cluster;
 use crate::codec::Decoder;
 use crate::error::StoreError;
 use crate::members::Exclusion;
+use crate::raft::{self, Types};
 use crate::rpc::frame::{self, Envelope};
 use crate::rpc::{Forward, Refusal, Request, Response};
 use crate::transport::PeerIdentity;
+use crate::writer::is_full;
 
 /// Forwarded requests of one member that are remembered, so that a copy made on the way does not run again.
 const REMEMBERED: u64 = 1 << 16;
@@ -114,15 +116,7 @@ impl Cluster {
         match request {
             Request::Vote(request) => self.vote(request).await,
             Request::PreVote { last } => self.pre_vote(envelope, last),
-            Request::Append(request) => match self.raft.append_entries(request).await {
-                Ok(response) => {
-                    if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-                        self.hear_leader();
-                    }
-                    Response::Append(response)
-                }
-                Err(_) => Response::Refused(Refusal::Stopped),
-            },
+            Request::Append(request) => self.append(request).await,
             Request::Offer(offer) => self.offered(*offer).await,
             Request::Chunk { crc, offset, data } => self.chunk(crc, offset, data).await,
             Request::Install { crc } => self.install(crc).await,
@@ -154,6 +148,37 @@ impl Cluster {
         }
     }
 
+    /// Whether entries contradict what this member has applied. No leader of this cluster sends such.
+    fn contradicts(&self, request: &AppendEntriesRequest<Types>) -> bool {
+        let applied = self.shared.applied();
+        let known = request.entries.iter().take_while(|entry| entry.log_id.index <= applied);
+        known.into_iter().any(|entry| self.files.log_id(entry.log_id.index).is_some_and(|known| known != entry.log_id))
+    }
+
+    async fn append(&self, request: AppendEntriesRequest<Types>) -> Response {
+        if self.contradicts(&request) {
+            tracing::error!(leader = %request.vote, "a member sends other entries than those that are applied here");
+            return Response::Refused(Refusal::Malformed);
+        }
+        // Space is taken first: the Raft core must never see an append fail for lack of it.
+        let size: usize = request.entries.iter().map(raft::size).sum();
+        if size > 0
+            && let Err(error) = self.files.log().reserve(size as u64)
+        {
+            tracing::error!(%error, "no space for what the leader sends");
+            return Response::Refused(if is_full(&error) { Refusal::DiskFull } else { Refusal::Stopped });
+        }
+        match self.raft.append_entries(request).await {
+            Ok(response) => {
+                if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                    self.hear_leader();
+                }
+                Response::Append(response)
+            }
+            Err(_) => Response::Refused(Refusal::Stopped),
+        }
+    }
+
     async fn vote(&self, request: openraft::raft::VoteRequest<u64>) -> Response {
         if self.files.recovering() {
             let vote = self.files.vote().unwrap_or_default();
@@ -166,10 +191,11 @@ impl Cluster {
     }
 
     fn pre_vote(&self, envelope: &Envelope, last: Option<openraft::LogId<u64>>) -> Response {
-        // By what is committed: a removal that is not may still be undone.
+        // A removal counts once it is committed: before, it may still be undone.
+        let in_effect = self.check_member(envelope).is_ok();
         let removed = {
             let state = self.shared.read();
-            let known = state.membership.membership().get_node(&envelope.from).is_some();
+            let known = in_effect || state.membership.membership().get_node(&envelope.from).is_some();
             (!known).then(|| state.membership.log_id().map_or(0, |id| id.index))
         };
         match removed {

@@ -15,10 +15,11 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
 use tokio::sync::Notify;
 
-use super::{StorageError, Types, decode, encode, is_synced};
+use super::{StorageError, Types, decode, encode, is_synced, size};
 use crate::data_dir::DataDir;
 use crate::disk::{self, Disk};
 use crate::hard_state::HardStateFile;
+use crate::log::record::Head;
 use crate::log::{Append, Flush, Log, LogError};
 use crate::members::{self, Membership};
 
@@ -98,16 +99,47 @@ impl LogFiles {
         last.or_else(|| self.hard_state().state.purged)
     }
 
+    /// Who made an entry that is in the log; for the few that come a second time.
+    pub(crate) fn log_id(&self, index: u64) -> Option<LogId<u64>> {
+        let body = self.log().read(index).ok()?;
+        let head = Head::decode(&body).ok()?;
+        Some(LogId::new(openraft::CommittedLeaderId::new(head.term, head.leader), head.index))
+    }
+
     /// The member has lost a part of its log to damage and must not vote before it has caught up.
     pub(crate) fn recovering(&self) -> bool {
         self.recovering.load(Ordering::Relaxed)
     }
 
+    /// Whether this member is the only voter by the newest membership in its log, and knows its log to be whole.
+    pub(crate) fn alone(&self) -> bool {
+        self.sole_voter.load(Ordering::Relaxed) && !self.recovering()
+    }
+
     /// A membership is committed: a sole voter may be one again.
     pub(crate) fn committed_membership(&self, index: u64, membership: &Membership) {
-        if index >= self.membership.load(Ordering::Relaxed) {
-            self.sole_voter.store(members::alone(membership, self.me), Ordering::Relaxed);
+        if index >= self.membership.load(Ordering::Relaxed) && !self.recovering() {
+            let alone = members::alone(membership, self.me);
+            self.note_peers(!alone);
+            self.sole_voter.store(alone, Ordering::Relaxed);
         }
+    }
+
+    /// Remembers on disk whether there are other voters; known before the member acts on it.
+    fn note_peers(&self, peers: bool) {
+        let mut hard_state = self.hard_state();
+        if hard_state.state.peers != peers
+            && let Err(error) = hard_state.update(|state| state.peers = peers)
+        {
+            tracing::warn!(%error, "cannot remember whether there are other members");
+        }
+    }
+
+    /// The member has made up for what it had lost, and may vote again.
+    pub(crate) fn recovered(&self) -> io::Result<()> {
+        self.hard_state().update(|state| state.recovering = false)?;
+        self.recovering.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A membership is in the log, and in effect.
@@ -157,6 +189,12 @@ impl LogFiles {
         Ok(())
     }
 
+    /// What the power cut may have taken is made up for; the next power cut counts from here.
+    pub(crate) fn record_boot(&self) -> io::Result<()> {
+        let boot = self.disk.boot_id();
+        self.hard_state().update(|state| state.open_in_boot = boot)
+    }
+
     fn entry(&self, index: u64) -> Result<Entry<Types>, StorageError> {
         let recent = lock(&self.recent);
         let slot = recent.front().and_then(|first| index.checked_sub(first.log_id.index));
@@ -177,7 +215,7 @@ impl LogFiles {
                 self.new_membership(entry.log_id.index, membership);
             }
             // What other members count on must be on disk.
-            synced |= is_synced(entry) || !self.sole_voter.load(Ordering::Relaxed);
+            synced |= is_synced(entry) || !self.alone();
             let body = encode(entry).map_err(|error| StorageIOError::write_log_entry(entry.log_id, &error))?;
             let leader = entry.log_id.leader_id;
             appends.push(Append { index: entry.log_id.index, term: leader.term, leader: leader.node_id, body });
@@ -230,10 +268,7 @@ impl RaftLogReader<Types> for LogStore {
         };
         for index in start..end {
             let entry = self.0.entry(index)?;
-            bytes += match &entry.payload {
-                EntryPayload::Normal(proposal) => proposal.0.size(),
-                EntryPayload::Blank | EntryPayload::Membership(_) => 64,
-            };
+            bytes += size(&entry);
             entries.push(entry);
             if bytes > REPLICATED_AT_ONCE {
                 break;
@@ -267,7 +302,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError> {
-        if !self.0.sole_voter.load(Ordering::Relaxed) {
+        if !self.0.alone() {
             return Ok(None);
         }
         Ok(self.get_log_state().await?.last_log_id)

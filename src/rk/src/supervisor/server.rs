@@ -102,11 +102,8 @@ impl Server {
             PrivatePkcs8KeyDer::from_pem_slice(signing_key.as_bytes()).context("read service-account.key")?;
         let port = listener.local_addr().context("read the listener's address")?.port();
         let dialer = Dialer::default();
-<<<<<<< HEAD
         let serving = Arc::new(serving_certificate(config, &ca, now)?);
-=======
         let limits = limits(runtime::open_files::raise().context("raise the limit of open files")?);
->>>>>>> h4/api
         let api = ApiServer::start(apiserver::Config {
             store: store.clone(),
             service_cidrs: vec![config.network.service_cidr.into()],
