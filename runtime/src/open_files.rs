@@ -33,8 +33,34 @@ pub(crate) fn for_shim() -> Option<(&'static str, String)> {
 
 /// Goes back to the limit that the runtime's process was started with.
 pub(crate) fn lower() -> io::Result<()> {
-    let Some(given) = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok()) else { return Ok(()) };
+    match std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok()) {
+        Some(given) => lower_to(given),
+        None => Ok(()),
+    }
+}
+
+fn lower_to(given: u64) -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(given), hard)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_takes_all_and_its_shims_go_back_to_what_was_given() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let given = soft.min(hard.saturating_sub(1));
+        setrlimit(Resource::RLIMIT_NOFILE, given, hard).unwrap();
+        assert_eq!(raise().unwrap(), hard);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+        assert_eq!(for_shim(), Some((VARIABLE, given.to_string())));
+        lower_to(given).unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (given, hard));
+        // A second start of what raises it remembers the first.
+        raise().unwrap();
+        assert_eq!(for_shim(), Some((VARIABLE, given.to_string())));
+    }
 }

@@ -178,4 +178,17 @@ fn pods_are_written() {
         best = best.min(begin.elapsed());
     }
     println!("2000 pods, {} B of JSON and {} B of protobuf each: {best:?}", json.len(), out.len() / 2000);
+    let mut enveloped = Vec::new();
+    Transcoder::default().object(&mut enveloped, "v1", "Pod", json.as_bytes()).unwrap();
+    let best = |work: &dyn Fn()| {
+        let measured = (0..200).map(|_| {
+            let begin = std::time::Instant::now();
+            work();
+            begin.elapsed()
+        });
+        measured.min().unwrap()
+    };
+    let decoded = best(&|| drop(std::hint::black_box(decode(&enveloped).unwrap())));
+    let parsed = best(&|| drop(std::hint::black_box(serde_json::from_str::<Value>(&json).unwrap())));
+    println!("one pod as a tree: from protobuf {decoded:?}, from JSON {parsed:?}");
 }
