@@ -65,6 +65,11 @@ impl<'de> Deserialize<'de> for Proposal {
 }
 
 impl Batch {
+    /// An upper bound of the encoded size.
+    pub(crate) fn size(&self) -> usize {
+        16 + self.commands.iter().map(Command::size).sum::<usize>()
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.synced));
         put_u64(out, self.commands.len() as u64);
@@ -93,7 +98,7 @@ impl Command {
         txn_size(txn)
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Txn(txn) => {
                 out.push(0);
@@ -119,7 +124,7 @@ impl Command {
         }
     }
 
-    fn decode(input: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(input: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(match input.u8()? {
             0 => Self::Txn(decode_txn(input, 0)?),
             1 => Self::Compact(input.u64()?),

@@ -97,6 +97,35 @@ pub(crate) async fn blocking<T: Send + 'static>(
     if disk.is_instant() { Ok(work()) } else { tokio::task::spawn_blocking(work).await }
 }
 
+/// Makes a directory if there is none, and makes sure of its name and of those in it. Also if it was there: whoever made
+/// it may have been interrupted before it was sure.
+pub(crate) fn durable_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    disk.create_dir_all(path)?;
+    disk.sync_dir(above(path))?;
+    disk.sync_dir(path)
+}
+
+/// The same with all directories above it, which may be new too.
+pub(crate) fn durable_path(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    durable_dir(disk, path)?;
+    for dir in above(path).ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+        // Those that this process may not read it has not made.
+        match disk.sync_dir(above(dir)) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
 /// Makes a file of `size` zero bytes that has its space already, so that writing into it cannot run out of it.
 pub(crate) fn allocated(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Arc<dyn DiskFile>> {
     let file = disk.open(path, Mode::Fresh)?;

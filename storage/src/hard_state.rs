@@ -16,11 +16,18 @@ const SLOT: usize = 4096;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct HardState {
-    sequence: u64,
+    /// Grows with each change, thus with each start.
+    pub(crate) sequence: u64,
     pub(crate) vote: Option<Vote<u64>>,
     pub(crate) purged: Option<LogId<u64>>,
     /// The kernel's boot id while the store is open; empty after an orderly end.
     pub(crate) open_in_boot: String,
+    /// A part of the log was lost to damage, and not yet made up for.
+    #[serde(default)]
+    pub(crate) recovering: bool,
+    /// There are other voters, so that what is damaged here can be had from them.
+    #[serde(default)]
+    pub(crate) peers: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -73,7 +73,7 @@ impl Log {
         purged: Option<u64>,
     ) -> Result<Self, LogError> {
         let io = |source| LogError::Io { path: dir.to_owned(), source };
-        disk.create_dir_all(dir).map_err(io)?;
+        disk::durable_dir(&*disk, dir).map_err(io)?;
         let mut names = Vec::new();
         for name in disk.list(dir).map_err(io)? {
             match name.to_str() {
@@ -127,9 +127,26 @@ impl Log {
         Some((index, newest.0, newest.1))
     }
 
+    /// Index of the newest membership that was in the log when it was opened.
+    pub(crate) fn newest_membership(&self) -> Option<u64> {
+        let newest = self.segments.iter().rev().find_map(|segment| segment.newest_membership);
+        newest.filter(|index| *index >= self.first)
+    }
+
     /// Bytes of all entries still in files.
     pub(crate) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.end - SEGMENT_HEADER).sum()
+    }
+
+    /// Index of the first entry of the newest segments that together have at most `bytes`.
+    pub(crate) fn last_bytes(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        let mut first = self.next();
+        for segment in self.segments.iter().rev() {
+            let Some(rest) = left.checked_sub(segment.end) else { break };
+            (left, first) = (rest, segment.first);
+        }
+        first
     }
 
     /// Makes sure that `bytes` more can be appended, or says that the disk is full.
@@ -157,13 +174,17 @@ impl Log {
             if entry.index != self.next() {
                 return Err(LogError::Gap { index: entry.index, last: self.next().saturating_sub(1) });
             }
+            if entry.body.len() > record::MAX_BODY {
+                let (path, source) = (self.dir.clone(), io::ErrorKind::FileTooLarge.into());
+                return Err(LogError::Io { path, source });
+            }
             let size = (record::OVERHEAD + entry.body.len()) as u64;
             if self.segments.back().is_none_or(|newest| newest.room() < size) {
                 self.roll(size)?;
             }
             let Some(newest) = self.segments.back_mut() else { return Err(LogError::Missing { index: entry.index }) };
             let mut framed = Vec::with_capacity(record::OVERHEAD + entry.body.len());
-            record::frame(&mut framed, newest.synced, &entry.body);
+            record::frame(&mut framed, newest.end, newest.synced, &entry.body);
             let written = newest.append(&framed, &[(size, entry.term, entry.leader)]);
             written.map_err(|source| LogError::Io { path: newest.path.clone(), source })?;
             self.written_bytes += size;

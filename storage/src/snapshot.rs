@@ -10,15 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use openraft::{BasicNode, LogId, SnapshotMeta, StoredMembership};
+use openraft::{LogId, SnapshotMeta, StoredMembership};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Decoder, put_bytes, put_i64, put_option, put_u64};
-use crate::disk::{Disk, Mode, Sequential};
+use crate::disk::{self, Disk, Mode, Sequential};
+use crate::members::Member;
 use crate::mvcc::{Mvcc, Version, Versions};
 use crate::state::{Applied, Pinned, Shared};
 use crate::types::{LeaseId, Revision};
 
+/// Where a snapshot of another member lies before it gets its name.
+pub(crate) const RECEIVED: &str = "received.tmp";
 const MAGIC: [u8; 8] = *b"rksnap\0\x01";
 const BLOCK: usize = 256 << 10;
 /// No block is larger: one key's versions are never split, and a record has a bounded size.
@@ -38,7 +41,7 @@ pub(crate) enum SnapshotError {
 pub(crate) struct Meta {
     pub(crate) cluster_id: u64,
     pub(crate) last: Option<LogId<u64>>,
-    pub(crate) membership: StoredMembership<u64, BasicNode>,
+    pub(crate) membership: StoredMembership<u64, Member>,
     pub(crate) revision: Revision,
     pub(crate) compacted: Revision,
     pub(crate) leases: Vec<(LeaseId, u64)>,
@@ -56,7 +59,7 @@ impl Meta {
         }
     }
 
-    pub(crate) fn raft(&self) -> SnapshotMeta<u64, BasicNode> {
+    pub(crate) fn raft(&self) -> SnapshotMeta<u64, Member> {
         let snapshot_id =
             self.last.map_or_else(|| "empty".to_owned(), |last| format!("{}-{}", last.leader_id.term, last.index));
         SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone(), snapshot_id }
@@ -83,10 +86,10 @@ pub(crate) fn write(disk: &dyn Disk, shared: &Shared, cluster_id: u64, dir: &Pat
     let name = meta.file_name();
     disk.rename(&partial, &dir.join(&name)).and_then(|()| disk.sync_dir(dir)).map_err(io)?;
     shared.snapshot_bytes.fetch_add(size, Ordering::Relaxed);
-    for (_, path) in list(disk, dir)? {
-        if path.file_name().is_some_and(|other| other != name.as_str()) {
-            disk.remove(&path).map_err(io)?;
-        }
+    // Older ones only: a newer one may have come in from another member meanwhile.
+    let index = meta.last.map_or(0, |last| last.index);
+    for (_, path) in list(disk, dir)?.into_iter().filter(|(older, _)| *older < index) {
+        disk.remove(&path).map_err(io)?;
     }
     Ok(meta)
 }
@@ -169,14 +172,19 @@ fn decode(input: &mut Decoder<'_>) -> Result<(Bytes, Versions), DecodeError> {
     Ok((key, Versions::from_vec(versions)))
 }
 
+/// The log index of the snapshot that a file's name announces.
+pub(crate) fn index_of(path: &Path) -> Option<u64> {
+    let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".snap"));
+    stem.and_then(|stem| u64::from_str_radix(stem, 16).ok())
+}
+
 /// Snapshots in a directory, oldest first.
 fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotError> {
     let io = |source| SnapshotError::Io { path: dir.to_owned(), source };
     let mut found = Vec::new();
     for name in disk.list(dir).map_err(io)? {
         let path = dir.join(name);
-        let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".snap"));
-        if let Some(index) = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()) {
+        if let Some(index) = index_of(&path) {
             found.push((index, path));
         }
     }
@@ -186,7 +194,7 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotErro
 
 /// The newest snapshot's file.
 pub(crate) fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, SnapshotError> {
-    disk.create_dir_all(dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
+    disk::durable_dir(disk, dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
     Ok(list(disk, dir)?.pop().map(|(_, path)| path))
 }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod history;
 pub mod power_cut;
 pub mod seeded;
 pub mod seeds;

@@ -47,7 +47,7 @@ impl Endpoint {
                 Ok(None) => return Ok(Status::ok()),
                 Err(status) => return Ok(status),
             };
-            let ttl = match self.store().lease_keep_alive(request.id) {
+            let ttl = match self.store().lease_renew(request.id).await {
                 Ok(ttl) => seconds(ttl),
                 Err(crate::error::StoreError::LeaseNotFound(_)) => 0,
                 Err(error) => return Ok(error.into()),

@@ -27,6 +27,8 @@ pub(crate) struct Segment {
     pub(crate) capacity: u64,
     /// Term and leader of the last entry.
     pub(crate) last: Option<(u64, u64)>,
+    /// Index of the newest membership that was there when the segment was recovered.
+    pub(crate) newest_membership: Option<u64>,
 }
 
 pub(crate) fn file_name(first: u64) -> String {
@@ -62,6 +64,7 @@ impl Segment {
             synced: SEGMENT_HEADER,
             capacity,
             last: None,
+            newest_membership: None,
         })
     }
 
@@ -85,6 +88,7 @@ impl Segment {
             synced: SEGMENT_HEADER,
             capacity: content.len() as u64,
             last: None,
+            newest_membership: None,
         };
         loop {
             let at = usize::try_from(segment.end).unwrap_or(usize::MAX);
@@ -116,13 +120,22 @@ impl Segment {
         if head.index != self.next() {
             return Err("an entry is out of order");
         }
+        if head.kind == record::MEMBERSHIP {
+            self.newest_membership = Some(head.index);
+        }
+        self.synced = self.synced.max(record.synced.min(self.end));
         self.push(record.size as u64, head.term, head.leader);
         Ok(())
     }
 
-    /// Zeroes whatever follows the last whole record, so that later appends are followed by zeros again.
+    /// Zeroes whatever follows the last whole record, so that later appends are followed by zeros again, and writes what
+    /// is not proven to be on disk once more: after a flush that failed, the kernel may show what it will never write.
     fn wipe_after(&mut self, content: &[u8]) -> io::Result<()> {
         let from = usize::try_from(self.end).unwrap_or(usize::MAX);
+        let proven = usize::try_from(self.synced).unwrap_or(usize::MAX);
+        if let Some(doubtful) = content.get(proven..from) {
+            self.file.write_all_at(doubtful, self.synced)?;
+        }
         let rest = content.get(from..).unwrap_or_default();
         if !record::is_zero(rest) {
             self.file.write_all_at(&vec![0; rest.len()], self.end)?;

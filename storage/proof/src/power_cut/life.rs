@@ -55,9 +55,12 @@ impl Life {
                     store.shutdown().await;
                     Ok(true)
                 }
-                Err(OpenError::Corrupt { .. } | OpenError::NewerFormat { .. } | OpenError::WrongNode { .. }) => {
-                    Ok(false)
-                }
+                Err(
+                    OpenError::Corrupt { .. }
+                    | OpenError::NewerFormat { .. }
+                    | OpenError::WrongNode { .. }
+                    | OpenError::WrongCluster { .. },
+                ) => Ok(false),
                 Err(error) => Err(format!("damage was answered by {error}")),
             }
         })?
