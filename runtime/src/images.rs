@@ -49,7 +49,7 @@ pub struct ImageRecord {
     pub config: ImageConfig,
     /// sha256 of each layer's tar, lowest first.
     pub diff_ids: Vec<String>,
-    /// Never collected.
+    /// Never collected: made here or imported, so that perhaps no registry has it.
     #[serde(default)]
     pub pinned: bool,
     pub added_at: jiff::Timestamp,

@@ -91,10 +91,15 @@ impl<'a> Decoder<'a> {
     }
 
     pub(crate) fn bytes(&mut self) -> Result<Bytes, DecodeError> {
+        Ok(Bytes::copy_from_slice(self.slice()?))
+    }
+
+    /// Length-prefixed bytes, in place.
+    pub(crate) fn slice(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.len()?;
         let (bytes, rest) = self.rest.split_at(len);
         self.rest = rest;
-        Ok(Bytes::copy_from_slice(bytes))
+        Ok(bytes)
     }
 
     pub(crate) fn option(&mut self) -> Result<Option<Bytes>, DecodeError> {

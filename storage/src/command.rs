@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::codec::{DecodeError, Decoder, put_bytes, put_i64, put_option, put_u64};
 use crate::error::StoreError;
+use crate::request::MAX_TXN_DEPTH;
 use crate::types::{Compare, Durability, LeaseId, Op, Ordering, RangeRequest, Revision, Txn, TxnResponse};
 
 /// One deterministic change of the state machine.
@@ -64,6 +65,11 @@ impl<'de> Deserialize<'de> for Proposal {
 }
 
 impl Batch {
+    /// An upper bound of the encoded size.
+    pub(crate) fn size(&self) -> usize {
+        16 + self.commands.iter().map(Command::size).sum::<usize>()
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.synced));
         put_u64(out, self.commands.len() as u64);
@@ -89,12 +95,10 @@ impl Command {
     /// An upper bound of the encoded size.
     pub(crate) fn size(&self) -> usize {
         let Self::Txn(txn) = self else { return 32 };
-        let compares: usize = txn.compares.iter().map(compare_size).sum();
-        let ops: usize = txn.success.iter().chain(&txn.failure).map(op_size).sum();
-        64 + compares + ops
+        txn_size(txn)
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Txn(txn) => {
                 out.push(0);
@@ -120,9 +124,9 @@ impl Command {
         }
     }
 
-    fn decode(input: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(input: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(match input.u8()? {
-            0 => Self::Txn(decode_txn(input)?),
+            0 => Self::Txn(decode_txn(input, 0)?),
             1 => Self::Compact(input.u64()?),
             2 => Self::LeaseGrant { id: input.i64()?, ttl_secs: input.u64()? },
             3 => Self::LeaseRevoke(input.i64()?),
@@ -132,6 +136,12 @@ impl Command {
     }
 }
 
+fn txn_size(txn: &Txn) -> usize {
+    let compares: usize = txn.compares.iter().map(compare_size).sum();
+    let ops: usize = txn.success.iter().chain(&txn.failure).map(op_size).sum();
+    64 + compares + ops
+}
+
 fn compare_size(compare: &Compare) -> usize {
     32 + match compare {
         Compare::Value { key, value, .. } => key.len() + value.len(),
@@ -139,6 +149,7 @@ fn compare_size(compare: &Compare) -> usize {
         | Compare::CreateRevision { key, .. }
         | Compare::Version { key, .. }
         | Compare::Lease { key, .. } => key.len(),
+        Compare::All { condition, end } => end.len() + compare_size(condition),
     }
 }
 
@@ -147,8 +158,13 @@ fn op_size(op: &Op) -> usize {
         Op::Put { key, value, .. } => key.len() + value.len(),
         Op::Delete { key, end, .. } => key.len() + end.as_ref().map_or(0, bytes::Bytes::len),
         Op::Range(range) => range.key.len() + range.end.as_ref().map_or(0, bytes::Bytes::len),
+        Op::Update { key, value, .. } => key.len() + value.as_ref().map_or(0, bytes::Bytes::len),
+        Op::Txn(txn) => txn_size(txn),
     }
 }
+
+/// The tag of a compare that wraps another.
+const ALL: u8 = 5;
 
 fn encode_txn(out: &mut Vec<u8>, txn: &Txn) {
     out.push(u8::from(txn.durability == Durability::Coalesced));
@@ -164,11 +180,14 @@ fn encode_txn(out: &mut Vec<u8>, txn: &Txn) {
     }
 }
 
-fn decode_txn(input: &mut Decoder<'_>) -> Result<Txn, DecodeError> {
+fn decode_txn(input: &mut Decoder<'_>, depth: usize) -> Result<Txn, DecodeError> {
+    if depth > MAX_TXN_DEPTH {
+        return Err(DecodeError("nesting"));
+    }
     let durability = if input.bool()? { Durability::Coalesced } else { Durability::Synced };
     let compares = (0..input.len()?).map(|_| decode_compare(input)).collect::<Result<_, _>>()?;
-    let success = (0..input.len()?).map(|_| decode_op(input)).collect::<Result<_, _>>()?;
-    let failure = (0..input.len()?).map(|_| decode_op(input)).collect::<Result<_, _>>()?;
+    let success = (0..input.len()?).map(|_| decode_op(input, depth)).collect::<Result<_, _>>()?;
+    let failure = (0..input.len()?).map(|_| decode_op(input, depth)).collect::<Result<_, _>>()?;
     Ok(Txn { compares, success, failure, durability })
 }
 
@@ -179,6 +198,11 @@ fn encode_compare(out: &mut Vec<u8>, compare: &Compare) {
         Compare::Version { key, order, .. } => (2, key, order),
         Compare::Value { key, order, .. } => (3, key, order),
         Compare::Lease { key, order, .. } => (4, key, order),
+        Compare::All { condition, end } => {
+            out.push(ALL);
+            put_bytes(out, end);
+            return encode_compare(out, condition);
+        }
     };
     let order = match order {
         Ordering::Equal => 0,
@@ -194,11 +218,21 @@ fn encode_compare(out: &mut Vec<u8>, compare: &Compare) {
         | Compare::Version { version: number, .. } => put_u64(out, *number),
         Compare::Value { value, .. } => put_bytes(out, value),
         Compare::Lease { lease, .. } => put_i64(out, *lease),
+        Compare::All { .. } => {}
     }
 }
 
 fn decode_compare(input: &mut Decoder<'_>) -> Result<Compare, DecodeError> {
     let tag = input.u8()?;
+    if tag != ALL {
+        return decode_simple_compare(tag, input);
+    }
+    let end = input.bytes()?;
+    let tag = input.u8()?;
+    Ok(Compare::All { condition: Box::new(decode_simple_compare(tag, input)?), end })
+}
+
+fn decode_simple_compare(tag: u8, input: &mut Decoder<'_>) -> Result<Compare, DecodeError> {
     let order = match input.u8()? {
         0 => Ordering::Equal,
         1 => Ordering::NotEqual,
@@ -240,10 +274,22 @@ fn encode_op(out: &mut Vec<u8>, op: &Op) {
             put_u64(out, range.limit as u64);
             out.extend([u8::from(range.count_only), u8::from(range.keys_only)]);
         }
+        Op::Update { key, value, lease, prev_kv } => {
+            out.push(3);
+            put_bytes(out, key);
+            put_option(out, value.as_ref());
+            out.push(u8::from(lease.is_some()));
+            put_i64(out, lease.unwrap_or(0));
+            out.push(u8::from(*prev_kv));
+        }
+        Op::Txn(txn) => {
+            out.push(4);
+            encode_txn(out, txn);
+        }
     }
 }
 
-fn decode_op(input: &mut Decoder<'_>) -> Result<Op, DecodeError> {
+fn decode_op(input: &mut Decoder<'_>, depth: usize) -> Result<Op, DecodeError> {
     Ok(match input.u8()? {
         0 => Op::Put { key: input.bytes()?, value: input.bytes()?, lease: input.i64()?, prev_kv: input.bool()? },
         1 => Op::Delete { key: input.bytes()?, end: input.option()?, prev_kv: input.bool()? },
@@ -255,6 +301,16 @@ fn decode_op(input: &mut Decoder<'_>) -> Result<Op, DecodeError> {
             count_only: input.bool()?,
             keys_only: input.bool()?,
         }),
+        3 => Op::Update {
+            key: input.bytes()?,
+            value: input.option()?,
+            lease: {
+                let given = input.bool()?;
+                Some(input.i64()?).filter(|_| given)
+            },
+            prev_kv: input.bool()?,
+        },
+        4 => Op::Txn(decode_txn(input, depth + 1)?),
         _ => return Err(DecodeError("operation")),
     })
 }
@@ -267,6 +323,13 @@ mod tests {
     fn a_batch_comes_back_and_fits_its_estimate() {
         let key = bytes::Bytes::from_static(b"k");
         let order = Ordering::Less;
+        let update = |value, lease| Op::Update { key: key.clone(), value, lease, prev_kv: true };
+        let inner = Txn {
+            compares: vec![Compare::absent("inner")],
+            success: vec![update(None, Some(4)), update(Some(key.clone()), None)],
+            failure: vec![Op::Txn(Txn::default())],
+            durability: Durability::Synced,
+        };
         let txn = Txn {
             compares: vec![
                 Compare::absent(key.clone()),
@@ -274,8 +337,9 @@ mod tests {
                 Compare::Lease { key: key.clone(), order, lease: -3 },
                 Compare::Version { key: key.clone(), order, version: u64::MAX },
                 Compare::CreateRevision { key: key.clone(), order, revision: 9 },
+                Compare::All { condition: Box::new(Compare::absent(key.clone())), end: key.clone() },
             ],
-            success: vec![Op::put(key.clone(), "v"), Op::delete(key.clone())],
+            success: vec![Op::put(key.clone(), "v"), Op::delete(key.clone()), Op::Txn(inner)],
             failure: vec![Op::Range(RangeRequest { revision: Some(0), limit: 3, ..RangeRequest::prefix("a") })],
             durability: Durability::Coalesced,
         };
@@ -294,5 +358,14 @@ mod tests {
         for cut in 0..out.len() {
             assert!(Batch::decode(&out[..cut]).is_err(), "a batch cut at {cut} was read");
         }
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        let deep = (0..100_000).fold(Vec::new(), |mut out, _| {
+            out.extend([0, 0, 1, 4]);
+            out
+        });
+        assert_eq!(Command::decode(&mut Decoder::new(&[&[0], &deep[..]].concat())), Err(DecodeError("nesting")));
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::members::Exclusion;
 use crate::types::{LeaseId, Revision};
 
 /// Why the data directory could not be opened.
@@ -21,6 +22,12 @@ pub enum OpenError {
     WrongNode { dir: PathBuf, found: u64, expected: u64 },
     #[error("data directory {dir} belongs to cluster {found:016x}, not to cluster {expected:016x}", dir = dir.display())]
     WrongCluster { dir: PathBuf, found: u64, expected: u64 },
+    #[error(
+        "data directory {dir} is of generation {found} of its cluster, which has gone on as generation {expected}; move \
+         it aside and join again",
+        dir = dir.display()
+    )]
+    WrongGeneration { dir: PathBuf, found: u64, expected: u64 },
     #[error(
         "{file} is damaged at offset {offset}: {what}; restore a snapshot, or move the data directory aside and start \
          anew",
@@ -46,6 +53,11 @@ pub enum StoreError {
     TooLarge { size: usize, max: usize },
     #[error("a transaction may change a key only once")]
     DuplicateKey,
+    /// An update of a key that is not there.
+    #[error("the key to update does not exist")]
+    KeyNotFound,
+    #[error("transactions are nested more than {max} deep")]
+    TooDeep { max: usize },
     #[error("revision {revision} has been compacted; the oldest is {oldest}")]
     Compacted { revision: Revision, oldest: Revision },
     #[error("revision {revision} is in the future; the newest is {current}")]
@@ -54,8 +66,15 @@ pub enum StoreError {
     LeaseNotFound(LeaseId),
     #[error("lease {0} exists already")]
     LeaseExists(LeaseId),
-    #[error("no leader")]
+    /// Nothing was written.
+    #[error("no leader: most of the voters cannot be reached")]
     NoLeader,
+    /// The leader did not answer in time: what was asked may or may not have been written. Read before asking again.
+    #[error("the outcome is unknown: the leader did not answer in time")]
+    Unknown,
+    /// Nothing was written, and this member will never serve again.
+    #[error(transparent)]
+    Excluded(Exclusion),
     /// The disk failed under the log: what was asked may or may not have been written, and the store must be reopened.
     #[error("the store has stopped after an error of its disk")]
     Failed,

@@ -5,30 +5,43 @@
 //! crate knows nothing of Kubernetes. Called by the API server and by the executable, both through [`Store`] only.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod codec;
 mod command;
 mod data_dir;
 mod deadlines;
+pub mod disk;
 mod error;
+pub mod etcd;
 mod hard_state;
+mod link;
 mod log;
+mod members;
 mod mvcc;
 mod open;
 mod raft;
+mod repair;
 mod request;
+mod rpc;
 mod snapshot;
 mod state;
 mod store;
+mod transport;
 mod types;
 mod upkeep;
 mod watch;
 mod writer;
 
+pub use cluster::Timing;
 pub use error::{OpenError, RangeError, StoreError, WatchError};
-pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES};
-pub use store::{Config, Store};
+pub use members::{ClusterId, Exclusion, Member, MemberError, MemberId, MemberStatus, Role, Status};
+pub use repair::{Forced, force_one_voter, move_aside};
+pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_DEPTH};
+pub use rpc::is_request;
+pub use store::{Config, LeaderChanges, Store};
+pub use transport::{Answer, MAX_RPC_BYTES, PeerIdentity, Transport, TransportError};
 pub use types::{
     Bytes, Compare, Durability, Event, EventKind, KeyValue, LeaseGrant, LeaseId, LeaseStatus, Op, OpResult, Ordering,
-    RangeRequest, RangeResponse, Revision, Stats, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
+    RangeRequest, RangeResponse, Revision, StateHash, Stats, Txn, TxnResponse, WatchBatch, WatchRequest, prefix_end,
 };
 pub use watch::{ProgressHandle, Watcher};

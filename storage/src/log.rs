@@ -8,12 +8,13 @@ pub(crate) mod record;
 pub(crate) mod segment;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use segment::{SEGMENT_HEADER, Segment};
+
+use crate::disk::{self, Disk, DiskFile};
 
 /// Space that is kept for entries that the Raft core makes itself.
 const SLACK: u64 = 16 << 10;
@@ -43,18 +44,19 @@ pub(crate) struct Append {
 /// A flush that was begun: sync the file, then tell [`Log::synced`].
 #[derive(Debug, Clone)]
 pub(crate) struct Flush {
-    pub(crate) file: Arc<File>,
+    pub(crate) file: Arc<dyn DiskFile>,
     segment: u64,
     upto: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     cluster_id: u64,
     segment_bytes: u64,
     segments: VecDeque<Segment>,
-    spare: Option<File>,
+    spare: Option<Arc<dyn DiskFile>>,
     /// Index of the first entry that counts; those before are purged.
     first: u64,
     pub(crate) written_bytes: u64,
@@ -63,14 +65,19 @@ pub(crate) struct Log {
 
 impl Log {
     /// Reads and verifies every segment. `purged` is the last index that no longer counts, 0 with `None`.
-    pub(crate) fn open(dir: &Path, cluster_id: u64, segment_bytes: u64, purged: Option<u64>) -> Result<Self, LogError> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        cluster_id: u64,
+        segment_bytes: u64,
+        purged: Option<u64>,
+    ) -> Result<Self, LogError> {
         let io = |source| LogError::Io { path: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(io)?;
+        disk::durable_dir(&*disk, dir).map_err(io)?;
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(io)? {
-            let name = entry.map_err(io)?.file_name();
+        for name in disk.list(dir).map_err(io)? {
             match name.to_str() {
-                Some(SPARE) => std::fs::remove_file(dir.join(SPARE)).map_err(io)?,
+                Some(SPARE) => disk.remove(&dir.join(SPARE)).map_err(io)?,
                 Some(name) => names.extend(segment::parse_name(name)),
                 None => {}
             }
@@ -81,10 +88,10 @@ impl Log {
         for (position, name) in names.iter().enumerate() {
             let path = dir.join(segment::file_name(*name));
             if names.get(position + 1).is_some_and(|next| *next <= first) {
-                std::fs::remove_file(&path).map_err(io)?;
+                disk.remove(&path).map_err(io)?;
                 continue;
             }
-            let segment = Segment::recover(path, cluster_id, position + 1 == names.len())?;
+            let segment = Segment::recover(&*disk, path, cluster_id, position + 1 == names.len())?;
             if segments.back().is_some_and(|before| before.next() != segment.first) {
                 let what = "entries are missing before this segment";
                 return Err(LogError::Corrupt { path: segment.path, offset: 0, what });
@@ -97,11 +104,11 @@ impl Log {
         }
         if segments.back().is_some_and(|newest| newest.next() < first) {
             for stale in segments.drain(..) {
-                std::fs::remove_file(&stale.path).map_err(io)?;
+                disk.remove(&stale.path).map_err(io)?;
             }
         }
         let dir = dir.to_owned();
-        Ok(Self { dir, cluster_id, segment_bytes, segments, spare: None, first, written_bytes: 0, fsyncs: 0 })
+        Ok(Self { disk, dir, cluster_id, segment_bytes, segments, spare: None, first, written_bytes: 0, fsyncs: 0 })
     }
 
     /// Index of the entry after the last.
@@ -120,9 +127,26 @@ impl Log {
         Some((index, newest.0, newest.1))
     }
 
+    /// Index of the newest membership that was in the log when it was opened.
+    pub(crate) fn newest_membership(&self) -> Option<u64> {
+        let newest = self.segments.iter().rev().find_map(|segment| segment.newest_membership);
+        newest.filter(|index| *index >= self.first)
+    }
+
     /// Bytes of all entries still in files.
     pub(crate) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.end - SEGMENT_HEADER).sum()
+    }
+
+    /// Index of the first entry of the newest segments that together have at most `bytes`.
+    pub(crate) fn last_bytes(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        let mut first = self.next();
+        for segment in self.segments.iter().rev() {
+            let Some(rest) = left.checked_sub(segment.end) else { break };
+            (left, first) = (rest, segment.first);
+        }
+        first
     }
 
     /// Makes sure that `bytes` more can be appended, or says that the disk is full.
@@ -133,13 +157,13 @@ impl Log {
             return Ok(());
         }
         let spare = match &self.spare {
-            Some(spare) => spare.metadata()?.len().saturating_sub(SEGMENT_HEADER),
+            Some(spare) => spare.len()?.saturating_sub(SEGMENT_HEADER),
             None => 0,
         };
         if spare < wanted {
             let size = self.segment_bytes.max(wanted + SEGMENT_HEADER);
             self.spare = None;
-            self.spare = Some(segment::allocate(&self.dir.join(SPARE), size)?);
+            self.spare = Some(disk::allocated(&*self.disk, &self.dir.join(SPARE), size)?);
         }
         Ok(())
     }
@@ -150,13 +174,17 @@ impl Log {
             if entry.index != self.next() {
                 return Err(LogError::Gap { index: entry.index, last: self.next().saturating_sub(1) });
             }
+            if entry.body.len() > record::MAX_BODY {
+                let (path, source) = (self.dir.clone(), io::ErrorKind::FileTooLarge.into());
+                return Err(LogError::Io { path, source });
+            }
             let size = (record::OVERHEAD + entry.body.len()) as u64;
             if self.segments.back().is_none_or(|newest| newest.room() < size) {
                 self.roll(size)?;
             }
             let Some(newest) = self.segments.back_mut() else { return Err(LogError::Missing { index: entry.index }) };
             let mut framed = Vec::with_capacity(record::OVERHEAD + entry.body.len());
-            record::frame(&mut framed, newest.synced, &entry.body);
+            record::frame(&mut framed, newest.end, newest.synced, &entry.body);
             let written = newest.append(&framed, &[(size, entry.term, entry.leader)]);
             written.map_err(|source| LogError::Io { path: newest.path.clone(), source })?;
             self.written_bytes += size;
@@ -175,13 +203,15 @@ impl Log {
         }
         let spare_path = self.dir.join(SPARE);
         let spare = match self.spare.take() {
-            Some(spare) if spare.metadata().map_err(io)?.len() >= size + SEGMENT_HEADER => spare,
-            _ => segment::allocate(&spare_path, self.segment_bytes.max(size + SEGMENT_HEADER)).map_err(io)?,
+            Some(spare) if spare.len().map_err(io)? >= size + SEGMENT_HEADER => spare,
+            _ => {
+                disk::allocated(&*self.disk, &spare_path, self.segment_bytes.max(size + SEGMENT_HEADER)).map_err(io)?
+            }
         };
         let first = self.next();
         let path = self.dir.join(segment::file_name(first));
         let segment = Segment::begin(path.clone(), spare, self.cluster_id, first).map_err(io)?;
-        std::fs::rename(&spare_path, &path).and_then(|()| sync_dir(&self.dir)).map_err(io)?;
+        self.disk.rename(&spare_path, &path).and_then(|()| self.disk.sync_dir(&self.dir)).map_err(io)?;
         self.fsyncs += 2;
         self.segments.push_back(segment);
         Ok(())
@@ -215,7 +245,7 @@ impl Log {
                 return newest.truncate(index);
             }
             let io = |source| LogError::Io { path: newest.path.clone(), source };
-            std::fs::remove_file(&newest.path).and_then(|()| sync_dir(&self.dir)).map_err(io)?;
+            self.disk.remove(&newest.path).and_then(|()| self.disk.sync_dir(&self.dir)).map_err(io)?;
             self.segments.pop_back();
         }
         Ok(())
@@ -231,13 +261,8 @@ impl Log {
             }
             let Some(oldest) = self.segments.pop_front() else { break };
             let io = |source| LogError::Io { path: oldest.path.clone(), source };
-            std::fs::remove_file(&oldest.path).map_err(io)?;
+            self.disk.remove(&oldest.path).map_err(io)?;
         }
         Ok(())
     }
-}
-
-/// Makes renames and removals in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

@@ -5,6 +5,7 @@
 //! ([`Mvcc::purge_some`]), never while a snapshot reads them ([`Mvcc::pin`]). Driven by the Raft state machine.
 
 mod compact;
+mod hash;
 mod history;
 mod lease;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use bytes::Bytes;
 
 use crate::types::{Event, EventKind, KeyValue, LeaseId, Revision};
 
+pub(crate) use hash::Hashing;
 pub(crate) use lease::Lease;
 pub(crate) use range::contains;
 
@@ -69,6 +71,14 @@ impl Versions {
 
     pub(crate) fn all(&self) -> &[Version] {
         &self.0
+    }
+
+    /// What can still be read from a state compacted at `compacted`, up to a revision; the same whatever has been freed.
+    pub(crate) fn readable(&self, compacted: Revision, upto: Revision) -> &[Version] {
+        let upto = self.0.partition_point(|version| version.mod_revision <= upto);
+        let after = self.0.partition_point(|version| version.mod_revision <= compacted);
+        let kept = after.checked_sub(1).filter(|newest| self.0[*newest].value.is_some());
+        &self.0[kept.unwrap_or(after).min(upto)..upto]
     }
 
     fn push(&mut self, version: Version) {

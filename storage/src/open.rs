@@ -1,22 +1,27 @@
-//! Opening: take the directory, read snapshot and log, start the Raft core, become leader.
+//! Opening: take the directory, read snapshot and log, start the Raft core, and become leader if nobody else could.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::storage::RaftLogStorage;
-use openraft::{BasicNode, ServerState, SnapshotPolicy};
+use openraft::{EntryPayload, ServerState, SnapshotPolicy};
 
-use crate::data_dir::DataDir;
+use crate::cluster::Timing;
+use crate::data_dir::{DataDir, Wanted};
+use crate::disk;
 use crate::error::OpenError;
 use crate::hard_state::{HardStateError, HardStateFile};
+use crate::link::Link;
 use crate::log::{Log, LogError};
-use crate::raft::Raft;
+use crate::members::{self, Membership};
 use crate::raft::log_store::{LogFiles, LogStore};
-use crate::raft::network::Alone;
+use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
+use crate::raft::{self, Raft};
+use crate::repair;
 use crate::snapshot::{self, SnapshotError};
 use crate::state::{Applied, Shared};
 use crate::store::Config;
@@ -24,13 +29,18 @@ use crate::store::Config;
 /// Longest time for this member to become leader; only a disk that hangs needs it.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Damaged files that are set aside in one start; more are taken for a broken disk.
+const MAX_REPAIRS: u32 = 64;
+
 /// A store's parts, ready to serve.
 pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
     pub(crate) files: Arc<LogFiles>,
     pub(crate) raft: Raft,
-    pub(crate) cluster_id: u64,
-    pub(crate) snapshots: std::path::PathBuf,
+    pub(crate) link: Arc<Link>,
+    pub(crate) snapshots: PathBuf,
+    /// Grows each time the store is opened.
+    pub(crate) session: u64,
     /// The machine went down while the store was open: coalesced writes may be missing.
     pub(crate) power_cut: bool,
 }
@@ -71,17 +81,20 @@ struct Recovered {
     state: Applied,
     log: Log,
     hard_state: HardStateFile,
+    /// The newest membership and its index, committed or not.
+    membership: Option<(u64, Membership)>,
+    alone: bool,
     power_cut: bool,
 }
 
-fn recover(config: &Config) -> Result<Recovered, OpenError> {
-    let dir = DataDir::open(&config.dir, config.node_id)?;
-    let mut hard_state = HardStateFile::open(dir.hard_state())?;
+/// Reads and verifies snapshot and log.
+pub(crate) fn read(config: &Config, dir: &DataDir, hard_state: &HardStateFile) -> Result<(Applied, Log), OpenError> {
+    let disk = &*config.disk;
     let mut state = Applied::default();
-    if let Some(path) = snapshot::newest(&dir.snapshots())? {
-        let (meta, read) = snapshot::read(&path)?;
-        if meta.cluster_id != dir.cluster_id {
-            let (found, expected) = (meta.cluster_id, dir.cluster_id);
+    if let Some(path) = snapshot::newest(disk, &dir.snapshots())? {
+        let (meta, read) = snapshot::read(disk, &path)?;
+        if meta.cluster_id != dir.cluster.id {
+            let (found, expected) = (meta.cluster_id, dir.cluster.id);
             return Err(OpenError::WrongCluster { dir: config.dir.clone(), found, expected });
         }
         state = read;
@@ -90,36 +103,88 @@ fn recover(config: &Config) -> Result<Recovered, OpenError> {
         return Err(OpenError::Corrupt { file: dir.snapshots(), offset: 0, what });
     }
     let purged = hard_state.state.purged.map(|purged| purged.index);
-    let log = Log::open(&dir.log(), dir.cluster_id, config.segment_bytes, purged)?;
-    let boot = boot_id();
-    let power_cut = !hard_state.state.open_in_boot.is_empty() && hard_state.state.open_in_boot != boot;
-    let path = hard_state.path().to_owned();
-    hard_state.update(|state| state.open_in_boot = boot).map_err(|source| OpenError::Io { path, source })?;
-    Ok(Recovered { dir, state, log, hard_state, power_cut })
+    let log = Log::open(config.disk.clone(), &dir.log(), dir.cluster.id, config.segment_bytes, purged)?;
+    Ok((state, log))
 }
 
-/// Changes with every start of the machine.
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let id = id.trim();
-    if id.is_empty() { "unknown".to_owned() } else { id.to_owned() }
+fn recover(config: &Config) -> Result<Recovered, OpenError> {
+    let disk = &*config.disk;
+    let dir = DataDir::open(disk, &config.dir, &Wanted { node_id: config.node_id, join: config.join })?;
+    let mut hard_state = HardStateFile::open(disk, dir.hard_state())?;
+    let mut repairs = 0;
+    let (state, log) = loop {
+        match read(config, &dir, &hard_state) {
+            Err(OpenError::Corrupt { file, offset, what }) if hard_state.state.peers && repairs < MAX_REPAIRS => {
+                let name = file.display();
+                tracing::error!(file = %name, offset, "{what}; setting it aside, the rest comes from the other members");
+                repair::set_aside(disk, &dir, &mut hard_state, &file)?;
+                repairs += 1;
+            }
+            read => break read?,
+        }
+    };
+    let membership = newest_membership(&log, &state)?;
+    let alone = match &membership {
+        // What is left of a damaged log may end when the member still was the only voter.
+        _ if hard_state.state.recovering => false,
+        Some((_, membership)) => members::alone(membership, dir.node_id),
+        None => !dir.joined,
+    };
+    let boot = disk.boot_id();
+    let open_in = &hard_state.state.open_in_boot;
+    let power_cut = alone && !open_in.is_empty() && *open_in != boot;
+    let path = hard_state.path().to_owned();
+    let updated = hard_state.update(|state| {
+        // After a power cut only once revisions are skipped: a start that is cut short before that must skip them again.
+        if !power_cut {
+            state.open_in_boot = boot;
+        }
+        // With others about, a leader that was away begins as a follower, in no term that it led before: what it has
+        // promised from memory in that term is forgotten.
+        if let Some(vote) = state.vote.as_mut().filter(|_| !alone) {
+            vote.committed &= vote.leader_id.node_id != dir.node_id;
+        }
+    });
+    updated.map_err(|source| OpenError::Io { path, source })?;
+    Ok(Recovered { dir, state, log, hard_state, membership, alone, power_cut })
+}
+
+pub(crate) fn newest_membership(log: &Log, state: &Applied) -> Result<Option<(u64, Membership)>, OpenError> {
+    let applied = state.membership.log_id().map(|id| (id.index, state.membership.membership().clone()));
+    let newer = log.newest_membership().filter(|index| applied.as_ref().is_none_or(|(known, _)| index > known));
+    let Some(index) = newer else { return Ok(applied) };
+    let entry = raft::decode(&log.read(index)?).map_err(|error| OpenError::Raft(Box::new(error)))?;
+    match entry.payload {
+        EntryPayload::Membership(membership) => Ok(Some((index, membership))),
+        EntryPayload::Blank | EntryPayload::Normal(_) => Ok(applied),
+    }
 }
 
 pub(crate) async fn open(config: &Config) -> Result<Opened, OpenError> {
     let recovering = config.clone();
-    let recovered = tokio::task::spawn_blocking(move || recover(&recovering)).await;
+    let recovered = disk::blocking(&*config.disk, move || recover(&recovering)).await;
     let recovered = recovered.map_err(|error| OpenError::Raft(Box::new(error)))??;
-    let Recovered { dir, state, log, hard_state, power_cut } = recovered;
-    let (cluster_id, snapshots) = (dir.cluster_id, dir.snapshots());
-    let members = state.membership.membership().voter_ids().count();
+    let Recovered { dir, state, log, hard_state, membership, alone, power_cut } = recovered;
+    let (cluster, joined, snapshots) = (dir.cluster, dir.joined, dir.snapshots());
+    let session = hard_state.state.sequence;
+    let link = Arc::new(Link::new(cluster, dir.node_id, config.transport.clone()));
     let shared = Arc::new(Shared::new(state));
-    let files = Arc::new(LogFiles::new(dir, log, hard_state, members <= 1));
+    let files = Arc::new(LogFiles::new(config.disk.clone(), dir, log, hard_state, link.me, alone));
+    if let Some((index, membership)) = membership {
+        files.new_membership(index, &membership);
+    }
     reserve(&files, &config.dir)?;
-    let machine =
-        StateMachine { shared: shared.clone(), files: files.clone(), snapshots: snapshots.clone(), cluster_id };
-    let raft = start(config, LogStore(files.clone()), machine).await?;
-    shared.start_leases();
-    Ok(Opened { shared, files, raft, cluster_id, snapshots, power_cut })
+    let machine = StateMachine {
+        shared: shared.clone(),
+        files: files.clone(),
+        snapshots: snapshots.clone(),
+        cluster_id: cluster.id,
+    };
+    let raft = start(config, &link, LogStore(files.clone()), machine, alone, joined).await?;
+    if alone {
+        shared.lead(true);
+    }
+    Ok(Opened { shared, files, raft, link, snapshots, session, power_cut })
 }
 
 fn reserve(files: &LogFiles, dir: &Path) -> Result<(), OpenError> {
@@ -127,34 +192,52 @@ fn reserve(files: &LogFiles, dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Ticks are off: a single voter has nobody to send heartbeats to and nobody to wait for, and must not wake up when idle.
-fn raft_config() -> openraft::Config {
+/// With several, `cluster::election` does what ticks do. What openraft calls heartbeat and election times is then only
+/// how long it waits for an answer, and how long a member is loyal to a leader it has heard.
+fn raft_config(timing: &Timing) -> openraft::Config {
+    let patience = u64::try_from(timing.heartbeat.as_millis()).unwrap_or(u64::MAX / 8).max(1) * 2;
     openraft::Config {
         cluster_name: "rk".to_owned(),
-        heartbeat_interval: 500,
-        election_timeout_min: 2000,
-        election_timeout_max: 4000,
+        heartbeat_interval: patience,
+        election_timeout_min: patience + 1,
+        election_timeout_max: patience + 2,
         install_snapshot_timeout: 60_000,
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // The log is purged by `upkeep`, which knows whether others may still need it.
+        max_in_snapshot_log_to_keep: u64::MAX,
         enable_tick: false,
         ..openraft::Config::default()
     }
 }
 
-async fn start(config: &Config, log: LogStore, machine: StateMachine) -> Result<Raft, OpenError> {
-    fn failed(error: impl std::error::Error + Send + Sync + 'static) -> OpenError {
-        OpenError::Raft(Box::new(error))
-    }
-    let settings = Arc::new(raft_config().validate().map_err(failed)?);
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> OpenError {
+    OpenError::Raft(Box::new(error))
+}
+
+async fn start(
+    config: &Config,
+    link: &Arc<Link>,
+    log: LogStore,
+    machine: StateMachine,
+    alone: bool,
+    joined: bool,
+) -> Result<Raft, OpenError> {
+    let settings = Arc::new(raft_config(&config.timing).validate().map_err(failed)?);
     let mut reader = log.clone();
     let last = reader.get_log_state().await.map_err(failed)?.last_log_id.map_or(0, |last| last.index);
-    let raft = Raft::new(config.node_id, settings, Alone, log, machine).await.map_err(failed)?;
+    let pause = config.timing.heartbeat / 2;
+    let network = Network { link: link.clone(), disk: config.disk.clone(), pause, patience: config.timing.answer };
+    let raft = Raft::new(link.me, settings, network, log, machine).await.map_err(failed)?;
+    link.metrics.get_or_init(|| raft.server_metrics());
+    if !alone {
+        return Ok(raft);
+    }
     if raft.is_initialized().await.map_err(failed)? {
         if raft.metrics().borrow().state != ServerState::Leader {
             raft.trigger().elect().await.map_err(failed)?;
         }
-    } else {
-        let members = BTreeMap::from([(config.node_id, BasicNode::default())]);
+    } else if !joined {
+        let members = BTreeMap::from([(link.me, config.member.clone())]);
         raft.initialize(members).await.map_err(failed)?;
     }
     raft.wait(Some(LEADER_TIMEOUT)).state(ServerState::Leader, "becoming leader").await.map_err(failed)?;
@@ -164,6 +247,7 @@ async fn start(config: &Config, log: LogStore, machine: StateMachine) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use crate::disk::Files;
     use crate::hard_state::HardStateFile;
     use crate::{Config, Op, Store, Txn};
 
@@ -177,7 +261,7 @@ mod tests {
         let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
         assert_eq!(store.txn(put()).await.unwrap().revision, 2);
         store.shutdown().await;
-        let mut file = HardStateFile::open(dir.path().join("state")).unwrap();
+        let mut file = HardStateFile::open(&Files, dir.path().join("state")).unwrap();
         file.update(|state| state.open_in_boot = "an earlier boot".to_owned()).unwrap();
         let store = Store::open(Config::new(dir.path(), 1)).await.unwrap();
         assert_eq!(store.txn(put()).await.unwrap().revision, 1_000_003);

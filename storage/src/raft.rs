@@ -1,4 +1,4 @@
-//! The openraft side: its types, our log and state machine behind its traits, and the network of a one-voter cluster.
+//! The openraft side: its types, our log and state machine behind its traits, and the network.
 
 pub(crate) mod log_store;
 pub(crate) mod network;
@@ -6,28 +6,33 @@ pub(crate) mod state_machine;
 
 use std::sync::Arc;
 
-use openraft::{BasicNode, Entry, EntryPayload, LogId, Membership};
+use openraft::{Entry, EntryPayload, LogId, Membership};
 
 use crate::codec::{DecodeError, put_u64};
 use crate::command::{Applied, Batch, Proposal};
-use crate::log::record::Head;
+use crate::disk::DiskFile;
+use crate::log::record::{Head, MEMBERSHIP};
+use crate::members::Member;
 
 openraft::declare_raft_types!(
     pub(crate) Types:
         D = Proposal,
         R = Applied,
         NodeId = u64,
-        Node = BasicNode,
+        Node = Member,
         Entry = Entry<Types>,
-        SnapshotData = tokio::fs::File,
+        SnapshotData = SnapshotFile,
 );
+
+/// A snapshot as the Raft core passes it around.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotFile(pub(crate) Arc<dyn DiskFile>);
 
 pub(crate) type Raft = openraft::Raft<Types>;
 pub(crate) type StorageError = openraft::StorageError<u64>;
 
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
-const MEMBERSHIP: u8 = 2;
 
 /// Whether an entry must be on disk before it counts as appended.
 fn is_synced(entry: &Entry<Types>) -> bool {
@@ -37,7 +42,16 @@ fn is_synced(entry: &Entry<Types>) -> bool {
     }
 }
 
-fn encode(entry: &Entry<Types>) -> serde_json::Result<Vec<u8>> {
+/// An upper bound of the space that an entry takes in the log.
+pub(crate) fn size(entry: &Entry<Types>) -> usize {
+    128 + match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.size(),
+        EntryPayload::Blank => 0,
+        EntryPayload::Membership(membership) => serde_json::to_vec(membership).map_or(0, |json| json.len()),
+    }
+}
+
+pub(crate) fn encode(entry: &Entry<Types>) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::new();
     put_u64(&mut out, entry.log_id.index);
     put_u64(&mut out, entry.log_id.leader_id.term);
@@ -57,13 +71,13 @@ fn encode(entry: &Entry<Types>) -> serde_json::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode(body: &[u8]) -> Result<Entry<Types>, DecodeError> {
+pub(crate) fn decode(body: &[u8]) -> Result<Entry<Types>, DecodeError> {
     let head = Head::decode(body)?;
     let payload = match head.kind {
         BLANK => EntryPayload::Blank,
         NORMAL => EntryPayload::Normal(Proposal(Arc::new(Batch::decode(head.body)?))),
         MEMBERSHIP => {
-            let membership: Membership<u64, BasicNode> =
+            let membership: Membership<u64, Member> =
                 serde_json::from_slice(head.body).map_err(|_| DecodeError("membership"))?;
             EntryPayload::Membership(membership)
         }

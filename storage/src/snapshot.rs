@@ -4,22 +4,24 @@
 //! end block has a raw length of 0 and holds the number of keys, so that a short file is noticed. A file gets its name
 //! only when it is on disk. Written in steps from a pinned state, so writers never wait for it.
 
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use openraft::{BasicNode, LogId, SnapshotMeta, StoredMembership};
+use openraft::{LogId, SnapshotMeta, StoredMembership};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Decoder, put_bytes, put_i64, put_option, put_u64};
-use crate::log::sync_dir;
+use crate::disk::{self, Disk, Mode, Sequential};
+use crate::members::Member;
 use crate::mvcc::{Mvcc, Version, Versions};
-use crate::state::{Applied, Shared};
+use crate::state::{Applied, Pinned, Shared};
 use crate::types::{LeaseId, Revision};
 
+/// Where a snapshot of another member lies before it gets its name.
+pub(crate) const RECEIVED: &str = "received.tmp";
 const MAGIC: [u8; 8] = *b"rksnap\0\x01";
 const BLOCK: usize = 256 << 10;
 /// No block is larger: one key's versions are never split, and a record has a bounded size.
@@ -39,7 +41,7 @@ pub(crate) enum SnapshotError {
 pub(crate) struct Meta {
     pub(crate) cluster_id: u64,
     pub(crate) last: Option<LogId<u64>>,
-    pub(crate) membership: StoredMembership<u64, BasicNode>,
+    pub(crate) membership: StoredMembership<u64, Member>,
     pub(crate) revision: Revision,
     pub(crate) compacted: Revision,
     pub(crate) leases: Vec<(LeaseId, u64)>,
@@ -57,7 +59,7 @@ impl Meta {
         }
     }
 
-    pub(crate) fn raft(&self) -> SnapshotMeta<u64, BasicNode> {
+    pub(crate) fn raft(&self) -> SnapshotMeta<u64, Member> {
         let snapshot_id =
             self.last.map_or_else(|| "empty".to_owned(), |last| format!("{}-{}", last.leader_id.term, last.index));
         SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone(), snapshot_id }
@@ -68,42 +70,32 @@ impl Meta {
     }
 }
 
-/// Holds versions in memory for as long as a snapshot reads them.
-struct Pin<'a>(&'a Shared);
-
-impl Drop for Pin<'_> {
-    fn drop(&mut self) {
-        self.0.write().mvcc.unpin();
-        self.0.purge.notify_one();
-    }
-}
-
 /// Writes a snapshot of the present state into `dir` and removes older ones. Blocking.
-pub(crate) fn write(shared: &Shared, cluster_id: u64, dir: &Path) -> Result<Meta, SnapshotError> {
+pub(crate) fn write(disk: &dyn Disk, shared: &Shared, cluster_id: u64, dir: &Path) -> Result<Meta, SnapshotError> {
     let io = |source| SnapshotError::Io { path: dir.to_owned(), source };
-    std::fs::create_dir_all(dir).map_err(io)?;
+    disk.create_dir_all(dir).map_err(io)?;
     let meta = {
         let mut state = shared.write();
         state.mvcc.pin();
         Meta::of(cluster_id, &state)
     };
-    let pin = Pin(shared);
+    let pin = Pinned(shared);
     let partial = dir.join("partial.tmp");
-    let size = write_file(shared, &meta, &partial).inspect_err(|_| drop(std::fs::remove_file(&partial))).map_err(io)?;
+    let size = write_file(disk, shared, &meta, &partial).inspect_err(|_| drop(disk.remove(&partial))).map_err(io)?;
     drop(pin);
     let name = meta.file_name();
-    std::fs::rename(&partial, dir.join(&name)).and_then(|()| sync_dir(dir)).map_err(io)?;
+    disk.rename(&partial, &dir.join(&name)).and_then(|()| disk.sync_dir(dir)).map_err(io)?;
     shared.snapshot_bytes.fetch_add(size, Ordering::Relaxed);
-    for (_, path) in list(dir)? {
-        if path.file_name().is_some_and(|other| other != name.as_str()) {
-            std::fs::remove_file(&path).map_err(io)?;
-        }
+    // Older ones only: a newer one may have come in from another member meanwhile.
+    let index = meta.last.map_or(0, |last| last.index);
+    for (_, path) in list(disk, dir)?.into_iter().filter(|(older, _)| *older < index) {
+        disk.remove(&path).map_err(io)?;
     }
     Ok(meta)
 }
 
-fn write_file(shared: &Shared, meta: &Meta, path: &Path) -> io::Result<u64> {
-    let mut out = BufWriter::new(File::create(path)?);
+fn write_file(disk: &dyn Disk, shared: &Shared, meta: &Meta, path: &Path) -> io::Result<u64> {
+    let mut out = BufWriter::new(Sequential::new(disk.open(path, Mode::Fresh)?));
     let body = serde_json::to_vec(meta)?;
     out.write_all(&MAGIC)?;
     out.write_all(&length(body.len())?.to_le_bytes())?;
@@ -123,7 +115,7 @@ fn write_file(shared: &Shared, meta: &Meta, path: &Path) -> io::Result<u64> {
         }
     }
     size += write_block(&mut out, 0, &keys.to_le_bytes())?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.into_file().sync_all()?;
     Ok(size)
 }
 
@@ -180,14 +172,19 @@ fn decode(input: &mut Decoder<'_>) -> Result<(Bytes, Versions), DecodeError> {
     Ok((key, Versions::from_vec(versions)))
 }
 
+/// The log index of the snapshot that a file's name announces.
+pub(crate) fn index_of(path: &Path) -> Option<u64> {
+    let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".snap"));
+    stem.and_then(|stem| u64::from_str_radix(stem, 16).ok())
+}
+
 /// Snapshots in a directory, oldest first.
-fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotError> {
+fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotError> {
     let io = |source| SnapshotError::Io { path: dir.to_owned(), source };
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".snap"));
-        if let Some(index) = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()) {
+    for name in disk.list(dir).map_err(io)? {
+        let path = dir.join(name);
+        if let Some(index) = index_of(&path) {
             found.push((index, path));
         }
     }
@@ -196,21 +193,22 @@ fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotError> {
 }
 
 /// The newest snapshot's file.
-pub(crate) fn newest(dir: &Path) -> Result<Option<PathBuf>, SnapshotError> {
-    std::fs::create_dir_all(dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
-    Ok(list(dir)?.pop().map(|(_, path)| path))
+pub(crate) fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, SnapshotError> {
+    disk::durable_dir(disk, dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
+    Ok(list(disk, dir)?.pop().map(|(_, path)| path))
 }
 
 struct Reader {
     path: PathBuf,
-    input: BufReader<File>,
+    input: BufReader<Sequential>,
     offset: u64,
 }
 
 impl Reader {
-    fn open(path: &Path) -> Result<Self, SnapshotError> {
+    fn open(disk: &dyn Disk, path: &Path) -> Result<Self, SnapshotError> {
         let io = |source| SnapshotError::Io { path: path.to_owned(), source };
-        Ok(Self { path: path.to_owned(), input: BufReader::new(File::open(path).map_err(io)?), offset: 0 })
+        let file = disk.open(path, Mode::Existing).map_err(io)?;
+        Ok(Self { path: path.to_owned(), input: BufReader::new(Sequential::new(file)), offset: 0 })
     }
 
     fn damaged(&self, what: &'static str) -> SnapshotError {
@@ -276,13 +274,13 @@ impl Reader {
 }
 
 /// What a snapshot says about itself, without reading the rest.
-pub(crate) fn read_meta(path: &Path) -> Result<Meta, SnapshotError> {
-    Reader::open(path)?.meta()
+pub(crate) fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Meta, SnapshotError> {
+    Reader::open(disk, path)?.meta()
 }
 
 /// Reads and verifies a whole snapshot. Blocking.
-pub(crate) fn read(path: &Path) -> Result<(Meta, Applied), SnapshotError> {
-    let mut reader = Reader::open(path)?;
+pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<(Meta, Applied), SnapshotError> {
+    let mut reader = Reader::open(disk, path)?;
     let meta = reader.meta()?;
     let mut keys = Vec::new();
     while reader.block(&mut keys)? {}

@@ -2,16 +2,19 @@
 //!
 //! Lock order: state, hub, deadlines. No lock is held across an await.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use openraft::{BasicNode, LogId, StoredMembership};
-use tokio::sync::Notify;
+use openraft::{LogId, StoredMembership};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::deadlines::Deadlines;
-use crate::mvcc::Mvcc;
+use crate::error::RangeError;
+use crate::members::Member;
+use crate::mvcc::{Hashing, Mvcc};
+use crate::types::{Revision, StateHash};
 use crate::watch::Hub;
 
 /// The state machine with its place in the log.
@@ -19,7 +22,7 @@ use crate::watch::Hub;
 pub(crate) struct Applied {
     pub(crate) mvcc: Mvcc,
     pub(crate) last: Option<LogId<u64>>,
-    pub(crate) membership: StoredMembership<u64, BasicNode>,
+    pub(crate) membership: StoredMembership<u64, Member>,
 }
 
 #[derive(Debug, Default)]
@@ -32,11 +35,101 @@ pub(crate) struct Shared {
     /// There may be versions to free.
     pub(crate) purge: Notify,
     pub(crate) snapshot_bytes: AtomicU64,
+    /// The log has grown enough for a snapshot.
+    pub(crate) snapshot_due: Notify,
+    /// Bytes of log after which that is so; none before the store serves.
+    snapshot_after: OnceLock<u64>,
+    /// Index of the last applied log entry.
+    applied: watch::Sender<u64>,
+    /// This member leads; only then do leases end here.
+    leading: AtomicBool,
+    /// The state of a snapshot that is about to be installed, already read and verified.
+    prepared: Mutex<Option<(Option<LogId<u64>>, Applied)>>,
+}
+
+/// Holds versions in memory for as long as somebody reads them in steps; made after [`Mvcc::pin`].
+pub(crate) struct Pinned<'a>(pub(crate) &'a Shared);
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.0.write().mvcc.unpin();
+        self.0.purge.notify_one();
+    }
+}
+
+/// Bytes that are hashed while the state's lock is held.
+const HASH_STEP: usize = 1 << 20;
+
+/// The checksum at a revision. Blocking.
+pub(crate) fn hash(shared: &Shared, revision: Option<Revision>) -> Result<StateHash, RangeError> {
+    let (mut hashing, _pinned) = {
+        let mut state = shared.write();
+        let hashing = Hashing::begin(&state.mvcc, revision)?;
+        state.mvcc.pin();
+        (hashing, Pinned(shared))
+    };
+    loop {
+        let hashed = hashing.step(&shared.read().mvcc, HASH_STEP);
+        if let Some(hashed) = hashed {
+            return Ok(hashed);
+        }
+    }
 }
 
 impl Shared {
     pub(crate) fn new(state: Applied) -> Self {
-        Self { state: RwLock::new(state), ..Self::default() }
+        let applied = watch::Sender::new(state.last.map_or(0, |last| last.index));
+        Self { state: RwLock::new(state), applied, ..Self::default() }
+    }
+
+    /// Recovery is over: snapshots are made once the log has so many bytes, or as many as the live data.
+    pub(crate) fn serve(&self, snapshot_after: u64) {
+        self.snapshot_after.get_or_init(|| snapshot_after);
+    }
+
+    /// The log has so many bytes that no snapshot covers, with this state.
+    pub(crate) fn consider_snapshot(&self, bytes: u64, mvcc: &Mvcc) {
+        if self.snapshot_after.get().is_some_and(|least| bytes > *least.max(&mvcc.live().1)) {
+            self.snapshot_due.notify_one();
+        }
+    }
+
+    /// Index of the last applied log entry.
+    pub(crate) fn applied(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    pub(crate) fn set_applied(&self, index: u64) {
+        self.applied.send_replace(index);
+    }
+
+    /// Waits until an entry is applied; false when that did not happen in time.
+    pub(crate) async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        if self.applied() >= index {
+            return true;
+        }
+        let mut applied = self.applied.subscribe();
+        tokio::time::timeout_at(deadline, applied.wait_for(|applied| *applied >= index)).await.is_ok()
+    }
+
+    pub(crate) fn leading(&self) -> bool {
+        self.leading.load(Ordering::Relaxed)
+    }
+
+    /// This member leads from now on, or does not. A new leader grants every lease its full time again.
+    pub(crate) fn lead(&self, leading: bool) {
+        if self.leading.swap(leading, Ordering::Relaxed) != leading && leading {
+            self.start_leases();
+        }
+        self.deadlines_changed.notify_one();
+    }
+
+    pub(crate) fn prepare(&self, last: Option<LogId<u64>>, state: Applied) {
+        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some((last, state));
+    }
+
+    pub(crate) fn prepared(&self) -> Option<(Option<LogId<u64>>, Applied)> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Gives every lease of the state its full time from now.

@@ -1,28 +1,38 @@
 //! The [`Store`] handle: the only way into this crate.
 
+mod membership;
+
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use openraft::error::RaftError;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
+use crate::cluster::{Cluster, Lead, Parts, Timing};
 use crate::command::{Command, Reply};
+use crate::disk::{self, Disk, Files};
 use crate::error::{OpenError, RangeError, StoreError, WatchError};
+use crate::link::CallError;
+use crate::members::{ClusterId, Member};
 use crate::open::{self, Opened};
 use crate::raft::Raft;
 use crate::raft::log_store::LogFiles;
 use crate::request;
+use crate::rpc::{Request, Response};
 use crate::state::Shared;
+use crate::transport::Transport;
 use crate::types::{
-    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, Stats, Txn, TxnResponse, WatchRequest,
+    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, StateHash, Stats, Txn, TxnResponse,
+    WatchRequest,
 };
 use crate::upkeep::{self, Snapshots};
 use crate::watch::Watcher;
 use crate::writer::{Pending, Writer};
+
+pub use membership::LeaderChanges;
 
 /// Requests that may wait for the writer; more wait in their callers.
 const QUEUE: usize = 4096;
@@ -35,8 +45,18 @@ const MAX_LEASE_SECS: u64 = 10 * 365 * 24 * 3600;
 pub struct Config {
     /// The data directory; made when missing.
     pub dir: PathBuf,
-    /// This member's id; never 0.
+    /// What the directory lies on.
+    pub disk: Arc<dyn Disk>,
+    /// This member's id; 0: the one in the directory, or a random one when that is new.
     pub node_id: u64,
+    /// How this member is called and reached when it begins a cluster; one that joins is told to the others by
+    /// [`Store::add_member`].
+    pub member: Member,
+    /// The cluster that a new directory is to join; without one it begins a cluster of its own.
+    pub join: Option<ClusterId>,
+    /// The way to other members.
+    pub transport: Option<Arc<dyn Transport>>,
+    pub timing: Timing,
     /// Longest time that a coalesced write waits for the disk.
     pub coalesce_for: Duration,
     /// Changes that may wait in one watcher before it is cut as too slow.
@@ -52,7 +72,12 @@ impl Config {
     pub fn new(dir: impl Into<PathBuf>, node_id: u64) -> Self {
         Self {
             dir: dir.into(),
+            disk: Arc::new(Files),
             node_id,
+            member: Member::default(),
+            join: None,
+            transport: None,
+            timing: Timing::default(),
             coalesce_for: Duration::from_secs(10),
             watch_buffer: 4096,
             segment_bytes: 8 << 20,
@@ -69,10 +94,32 @@ pub(crate) struct Requests {
 
 impl Requests {
     pub(crate) async fn submit(&self, command: Command) -> Result<Reply, StoreError> {
+        self.enqueue(command).await?.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Queues a request; what is returned waits for its outcome.
+    pub(crate) async fn enqueue(
+        &self,
+        command: Command,
+    ) -> Result<oneshot::Receiver<Result<Reply, StoreError>>, StoreError> {
+        self.send(command, false).await
+    }
+
+    /// Only if this member leads.
+    pub(crate) async fn submit_here(&self, command: Command) -> Result<Reply, StoreError> {
+        self.send(command, true).await?.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn send(
+        &self,
+        command: Command,
+        here_only: bool,
+    ) -> Result<oneshot::Receiver<Result<Reply, StoreError>>, StoreError> {
         let size = request::check(&command)?;
         let (reply, answered) = oneshot::channel();
-        self.sender.send(Pending { command, size, reply }).await.map_err(|_| StoreError::Closed)?;
-        answered.await.map_err(|_| StoreError::Closed)?
+        let pending = Pending { command, size, here_only, reply };
+        self.sender.send(pending).await.map_err(|_| StoreError::Closed)?;
+        Ok(answered)
     }
 }
 
@@ -81,9 +128,11 @@ struct Inner {
     files: Arc<LogFiles>,
     raft: Raft,
     requests: Requests,
+    cluster: Arc<Cluster>,
     closing: watch::Sender<bool>,
     writer: Mutex<Option<JoinHandle<()>>>,
     upkeep: Vec<AbortHandle>,
+    dir: PathBuf,
     cluster_id: u64,
     node_id: u64,
     watch_buffer: usize,
@@ -111,45 +160,65 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens or creates the data directory, recovers what was acknowledged, and returns once this member can write.
+    /// Opens or creates the data directory and recovers what was acknowledged.
+    ///
+    /// A member without peers can write when this returns. One with peers takes part as soon as its transport hands over
+    /// what arrives; until a leader is known its requests wait.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        let Opened { shared, files, raft, cluster_id, snapshots, power_cut } = open::open(&config).await?;
+        let Opened { shared, files, raft, link, snapshots, session, power_cut } = open::open(&config).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (closing, closed) = watch::channel(false);
-        let snapshot_due = Arc::new(Notify::new());
-        let writer = Writer {
-            raft: raft.clone(),
-            files: files.clone(),
-            shared: shared.clone(),
-            dir: config.dir.clone(),
-            snapshot_after: config.snapshot_after_bytes,
-            snapshot_due: snapshot_due.clone(),
-            requests: receiver,
-            closing: closed,
-        };
         let requests = Requests { sender };
-        let snapshots = Snapshots {
+        let (cluster_id, node_id) = (link.cluster.id, link.me);
+        let (cluster, reads) = Cluster::new(Parts {
+            link,
+            raft: raft.clone(),
             shared: shared.clone(),
             files: files.clone(),
-            raft: raft.clone(),
-            dir: snapshots,
-            cluster_id,
-            due: snapshot_due,
-        };
+            requests: requests.clone(),
+            timing: config.timing,
+            dir: config.dir.clone(),
+            snapshots: snapshots.clone(),
+            session,
+        });
+        shared.serve(config.snapshot_after_bytes);
+        let snapshots =
+            Snapshots { cluster: cluster.clone(), dir: snapshots, cluster_id, keep_bytes: config.snapshot_after_bytes };
         let upkeep = vec![
             tokio::spawn(upkeep::flush_coalesced(files.clone(), config.coalesce_for)).abort_handle(),
             tokio::spawn(upkeep::purge(shared.clone())).abort_handle(),
             tokio::spawn(upkeep::expire_leases(shared.clone(), requests.clone())).abort_handle(),
             tokio::spawn(snapshots.run()).abort_handle(),
+            tokio::spawn(cluster.clone().watch_over_elections()).abort_handle(),
+            tokio::spawn(cluster.clone().serve_reads(reads)).abort_handle(),
+            tokio::spawn(cluster.clone().make_up_for_damage()).abort_handle(),
         ];
+        let writer = Writer::new(cluster.clone(), receiver, closed);
         let writer = Mutex::new(Some(tokio::spawn(writer.run())));
-        let (node_id, watch_buffer) = (config.node_id, config.watch_buffer);
-        let inner = Inner { shared, files, raft, requests, closing, writer, upkeep, cluster_id, node_id, watch_buffer };
+        let (dir, watch_buffer) = (config.dir, config.watch_buffer);
+        let inner = Inner {
+            shared,
+            files,
+            raft,
+            requests,
+            cluster,
+            closing,
+            writer,
+            upkeep,
+            dir,
+            cluster_id,
+            node_id,
+            watch_buffer,
+        };
         let store = Self { inner: Arc::new(inner) };
         if power_cut {
             tracing::info!("the machine went down while the store was open; skipping revisions");
             let skipped = store.submit(Command::Skip(SKIPPED_REVISIONS)).await;
             skipped.map_err(|error| OpenError::Raft(Box::new(error)))?;
+            let files = store.inner.files.clone();
+            let recorded =
+                disk::blocking(&*config.disk, move || files.record_boot()).await.map_err(std::io::Error::from);
+            recorded.flatten().map_err(|source| OpenError::Io { path: store.inner.dir.clone(), source })?;
         }
         store.inner.shared.purge.notify_one();
         Ok(store)
@@ -189,19 +258,10 @@ impl Store {
             return Err(StoreError::Closed);
         }
         // A sole voter acknowledges nothing before it has applied it, and nobody else can.
-        let (sole, revision) = {
-            let state = self.inner.shared.read();
-            let mut voters = state.membership.membership().voter_ids();
-            (voters.next() == Some(self.inner.node_id) && voters.next().is_none(), state.mvcc.revision())
-        };
-        if sole {
-            return Ok(revision);
+        if !self.inner.cluster.alone() {
+            self.inner.cluster.barrier().await?;
         }
-        match self.inner.raft.ensure_linearizable().await {
-            Ok(_) => Ok(self.revision()),
-            Err(RaftError::APIError(_)) => Err(StoreError::NoLeader),
-            Err(RaftError::Fatal(_)) => Err(StoreError::Failed),
-        }
+        Ok(self.revision())
     }
 
     /// Watches a key or range. Registering never misses or repeats a change.
@@ -228,10 +288,32 @@ impl Store {
         self.submit(Command::LeaseRevoke(id)).await.map(drop)
     }
 
-    /// Renews a lease to its full time, from memory. Returns that time.
+    /// Renews a lease to its full time, from memory. Returns that time. In a cluster of several members only the leader
+    /// can; [`Store::lease_renew`] asks it.
     pub fn lease_keep_alive(&self, id: LeaseId) -> Result<Duration, StoreError> {
+        if !self.is_leader() {
+            return Err(StoreError::NoLeader);
+        }
         let renewed = self.inner.shared.deadlines().renew(id, Instant::now());
         renewed.ok_or(StoreError::LeaseNotFound(id))
+    }
+
+    /// Has the leader renew a lease to its full time. Returns that time.
+    pub async fn lease_renew(&self, id: LeaseId) -> Result<Duration, StoreError> {
+        let cluster = &self.inner.cluster;
+        let outcome = match cluster.lead() {
+            Lead::Here => cluster.keep_alive_here(id).await,
+            Lead::There { id: leader, member, .. } => {
+                let request = Request::KeepAlive { lease: id };
+                match cluster.link.call(leader, &member, &request, cluster.timing.answer).await {
+                    Ok(Response::Lease(outcome)) => outcome,
+                    Ok(_) | Err(CallError::Unreachable | CallError::Refused(_)) => Err(StoreError::NoLeader),
+                    Err(CallError::Lost) => Err(StoreError::Unknown),
+                }
+            }
+            Lead::Nobody => Err(StoreError::NoLeader),
+        };
+        outcome.map(Duration::from_secs)
     }
 
     /// A lease's times and keys.
@@ -258,6 +340,23 @@ impl Store {
         self.inner.shared.read().mvcc.compacted()
     }
 
+    /// Leaves out revision 0, at which a fresh store stands, for readers to whom 0 means something else.
+    pub(crate) async fn leave_zero(&self) -> Result<(), StoreError> {
+        if self.revision() == 0 { self.submit(Command::Skip(1)).await.map(drop) } else { Ok(()) }
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.inner.dir
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.inner.raft.metrics().borrow().current_term
+    }
+
     /// Chosen at random when the cluster was made.
     pub fn cluster_id(&self) -> u64 {
         self.inner.cluster_id
@@ -266,6 +365,19 @@ impl Store {
     /// This member's id.
     pub fn node_id(&self) -> u64 {
         self.inner.node_id
+    }
+
+    /// A checksum of what can be read at `revision`, or at the newest.
+    pub async fn hash(&self, revision: Option<Revision>) -> Result<StateHash, StoreError> {
+        let shared = self.inner.shared.clone();
+        let hashed = tokio::task::spawn_blocking(move || crate::state::hash(&shared, revision)).await;
+        hashed.map_err(|_| StoreError::Failed)?.map_err(Into::into)
+    }
+
+    /// Frees the memory of what was compacted, as far as no snapshot is reading it. Without this call that happens soon
+    /// after a compaction, too.
+    pub async fn purge(&self) {
+        upkeep::purge_all(&self.inner.shared).await;
     }
 
     /// Sizes and counters.
@@ -301,7 +413,7 @@ impl Store {
         report("the raft core", self.inner.raft.shutdown().await);
         self.inner.shared.hub().close();
         let files = self.inner.files.clone();
-        let released = tokio::task::spawn_blocking(move || files.release()).await;
+        let released = disk::blocking(&*self.inner.files.disk, move || files.release()).await;
         if let Ok(released) = released {
             report("the record of an orderly end", released);
         }

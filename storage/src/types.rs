@@ -52,11 +52,37 @@ pub enum Ordering {
 /// every compare of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compare {
-    ModRevision { key: Bytes, order: Ordering, revision: Revision },
-    CreateRevision { key: Bytes, order: Ordering, revision: Revision },
-    Version { key: Bytes, order: Ordering, version: u64 },
-    Value { key: Bytes, order: Ordering, value: Bytes },
-    Lease { key: Bytes, order: Ordering, lease: LeaseId },
+    ModRevision {
+        key: Bytes,
+        order: Ordering,
+        revision: Revision,
+    },
+    CreateRevision {
+        key: Bytes,
+        order: Ordering,
+        revision: Revision,
+    },
+    Version {
+        key: Bytes,
+        order: Ordering,
+        version: u64,
+    },
+    Value {
+        key: Bytes,
+        order: Ordering,
+        value: Bytes,
+    },
+    Lease {
+        key: Bytes,
+        order: Ordering,
+        lease: LeaseId,
+    },
+    /// The condition holds for every key from its own up to `end` (exclusive; empty has no upper bound). When there is
+    /// no such key it counts as for one that is missing.
+    All {
+        condition: Box<Self>,
+        end: Bytes,
+    },
 }
 
 impl Compare {
@@ -71,7 +97,7 @@ impl Compare {
     }
 }
 
-/// One step of a transaction. Steps run in order and see what those before them did.
+/// One step of a transaction. Steps run in order, and ranges see what those before them did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Put {
@@ -87,6 +113,15 @@ pub enum Op {
         prev_kv: bool,
     },
     Range(RangeRequest),
+    /// A put into a key that exists: `None` keeps what is there. Fails the transaction when the key is missing.
+    Update {
+        key: Bytes,
+        value: Option<Bytes>,
+        lease: Option<LeaseId>,
+        prev_kv: bool,
+    },
+    /// A transaction inside. Its compares, too, see the state before the outermost one; its durability is ignored.
+    Txn(Txn),
 }
 
 impl Op {
@@ -137,6 +172,7 @@ pub enum OpResult {
         prev: Vec<KeyValue>,
     },
     Range(RangeResponse),
+    Txn(TxnResponse),
 }
 
 /// Reads one key, or `key..end` in key order. An empty `end` has no upper bound.
@@ -248,6 +284,16 @@ pub struct LeaseStatus {
     pub granted_ttl: Duration,
     pub remaining: Duration,
     pub keys: Vec<Bytes>,
+}
+
+/// A checksum of everything that can be read at one revision, the same on every member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateHash {
+    pub hash: u32,
+    /// What was hashed goes up to here.
+    pub revision: Revision,
+    /// What was compacted when it was computed; hashes of different compactions do not compare.
+    pub compacted: Revision,
 }
 
 /// Sizes and counters for metrics and status pages.

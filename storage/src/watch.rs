@@ -25,6 +25,8 @@ struct Queue {
     events: usize,
     /// Set when the buffer overflowed: the first revision that was not kept.
     missed: Option<Revision>,
+    /// Set when the state has jumped ahead: the first revision to look for in its history.
+    rewind: Option<Revision>,
     closed: bool,
     progress: bool,
 }
@@ -105,11 +107,11 @@ impl Hub {
         }
     }
 
-    /// Cuts every live watch: the state has jumped ahead without its changes.
+    /// The state has jumped ahead without its changes: every live watch looks for them in the history.
     pub(crate) fn reset(&mut self, revision: Revision) {
         let slots = self.keys.drain().flat_map(|(_, slots)| slots).chain(self.ranges.drain(..));
         for (_, slot) in slots {
-            slot.queue().missed.get_or_insert(revision);
+            slot.queue().rewind.get_or_insert(revision);
             slot.wake.notify_one();
         }
     }
@@ -194,6 +196,10 @@ impl Watcher {
             match self.phase {
                 Phase::Past(next) => self.step(next)?,
                 Phase::Live(_) => {
+                    if let Some(next) = self.rewound() {
+                        self.phase = Phase::Past(next.max(self.slot.request.from));
+                        continue;
+                    }
                     if let Some(outcome) = self.idle() {
                         return outcome;
                     }
@@ -203,13 +209,20 @@ impl Watcher {
         }
     }
 
-    fn buffered(&mut self) -> Option<WatchBatch> {
+    /// What can be had at once, without waiting and without a look at the history.
+    pub(crate) fn buffered(&mut self) -> Option<WatchBatch> {
         let mut queue = self.slot.queue();
         let batch = queue.batches.pop_front()?;
         queue.events = queue.events.saturating_sub(batch.events.len());
         drop(queue);
         self.delivered.fetch_max(batch.revision, Ordering::Relaxed);
         Some(batch)
+    }
+
+    /// With an empty buffer: where to go on in the history.
+    fn rewound(&self) -> Option<Revision> {
+        let mut queue = self.slot.queue();
+        if queue.batches.is_empty() && queue.missed.is_none() { queue.rewind.take() } else { None }
     }
 
     /// With an empty buffer: the end of the watch, or progress if it was asked for.

@@ -232,7 +232,8 @@ impl Contents {
         }
         let id = digest::of(config_bytes);
         store.write_blob(&id, config_bytes)?;
-        let record = store.register(&id, &config, names, repo_digest, false)?;
+        // Pinned: perhaps no registry has it, and whoever imported it may be without one.
+        let record = store.register(&id, &config, names, repo_digest, true)?;
         // Told are the names that the archive brings; the image may have had others before.
         Ok(ImageRecord { names: names.to_vec(), ..record })
     }

@@ -329,6 +329,7 @@ async fn layers_in_use_outlive_their_image() {
     let id = host.start(&pod, crate::support::sleeper("c")).await;
     let in_use: HashSet<String> = [host.runtime.container_status(&id).unwrap().image_id].into();
     assert_eq!(images.gc(&in_use).unwrap(), 0);
+    assert_eq!(images.gc(&HashSet::new()).unwrap(), 0, "what was imported stays");
     assert!(images.get(IMAGE).is_some());
     images.tag(IMAGE, &"rk.test/second:1".parse().unwrap()).unwrap();
     host.runtime.remove_image("rk.test/second:1", false).unwrap();

@@ -9,7 +9,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use runtime::images::RegistriesConfig;
 use runtime::{Auth, ImageError, ImageRef, Progress, Runtime, RuntimeConfig};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -202,6 +202,8 @@ async fn an_image_is_pulled_once_and_for_this_platform() {
     assert_eq!(registry.count(&layer), 1, "the layer is downloaded once");
     let by_digest: ImageRef = image.repo_digests[0].parse().unwrap();
     assert_eq!(images.pull(&by_digest, &Auth::Anonymous, |_| ()).await.unwrap().id, image.id);
+    assert!(images.gc(&HashSet::new()).unwrap() > 0, "a registry has it");
+    assert!(images.get(&name.to_string()).is_none());
     host.close().await;
 }
 

@@ -4,7 +4,17 @@
 use objects::{convert, status::Status};
 use serde_json::Value;
 
-use crate::registry::Resource;
+use crate::{encoded, registry::Resource};
+
+/// Appends the JSON text of a stored object in the resource's own version.
+pub(crate) fn write(out: &mut Vec<u8>, resource: &Resource, stored: &[u8], revision: u64) -> Result<(), Status> {
+    if resource.same_shape {
+        encoded::splice(out, stored, revision, &resource.api_version, &resource.kind.kind);
+        return Ok(());
+    }
+    let value = from_stored(resource, encoded::decode(stored, revision)?)?;
+    serde_json::to_writer(out, &value).map_err(Status::internal)
+}
 
 /// The stored form as the resource's own version.
 pub(crate) fn from_stored(resource: &Resource, mut object: Value) -> Result<Value, Status> {

@@ -1,6 +1,6 @@
 //! Watch events on the wire: one JSON document per line, or length-delimited protobuf, in the view the client wants.
 
-use objects::status::Status;
+use objects::{protobuf::Transcoder, status::Status};
 use serde_json::{Value, json};
 use storage::Revision;
 
@@ -43,27 +43,51 @@ pub(crate) struct Frames {
     resource: Arc<Resource>,
     form: Form,
     include: Include,
+    transcoder: Transcoder,
+    json: Vec<u8>,
 }
 
 impl Frames {
     pub(crate) fn new(query: &Query, place: &Place<'_>, form: Form) -> Frames {
-        Frames { resource: place.resource.clone(), form, include: Include::of(query) }
+        Frames {
+            resource: place.resource.clone(),
+            form,
+            include: Include::of(query),
+            transcoder: Transcoder::default(),
+            json: Vec::new(),
+        }
     }
 
     /// An object's event; `revision` is the object's, or that of its removal.
-    pub(crate) fn event(&self, out: &mut Vec<u8>, kind: EventType, entry: &Entry, revision: Revision) {
+    pub(crate) fn event(&mut self, out: &mut Vec<u8>, kind: EventType, entry: &Entry, revision: Revision) {
+        let begin = out.len();
+        if let Err(status) = self.object(out, kind, entry, revision) {
+            out.truncate(begin);
+            self.error(out, &status);
+        }
+    }
+
+    fn object(&mut self, out: &mut Vec<u8>, kind: EventType, entry: &Entry, revision: Revision) -> Result<(), Status> {
         let resource = &self.resource;
-        let json = !matches!(self.form.encoding, Encoding::Protobuf);
-        if json && self.form.view == View::Full && resource.same_shape {
-            begin(out, kind);
-            encoded::splice(out, &entry.value, revision, &resource.api_version, &resource.kind.kind);
-            out.extend_from_slice(b"}\n");
-            return;
+        match (self.form.encoding, self.form.view) {
+            (Encoding::Protobuf, _) => {
+                self.json.clear();
+                convert::write(&mut self.json, resource, &entry.value, revision)?;
+                let types = (resource.api_version.as_str(), resource.kind.kind.as_ref());
+                self.transcoder.watch_frame(out, kind.as_str(), types, &self.json).map_err(wire::refusal)?;
+            }
+            (_, View::Full) => {
+                begin(out, kind);
+                convert::write(out, resource, &entry.value, revision)?;
+                out.extend_from_slice(b"}\n");
+            }
+            _ => {
+                let value = convert::from_stored(resource, encoded::decode(&entry.value, revision)?)?;
+                let view = self.view(value);
+                self.value(out, kind, &view);
+            }
         }
-        match encoded::decode(&entry.value, revision).and_then(|value| convert::from_stored(resource, value)) {
-            Ok(value) => self.value(out, kind, &self.view(value)),
-            Err(status) => self.error(out, &status),
-        }
+        Ok(())
     }
 
     fn view(&self, value: Value) -> Value {
@@ -75,7 +99,7 @@ impl Frames {
     }
 
     /// A bookmark: nothing older than `revision` is still to come.
-    pub(crate) fn bookmark(&self, out: &mut Vec<u8>, revision: Revision, ends_initial: bool) {
+    pub(crate) fn bookmark(&mut self, out: &mut Vec<u8>, revision: Revision, ends_initial: bool) {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if ends_initial {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
@@ -99,19 +123,17 @@ impl Frames {
     }
 
     /// The event that ends a watch with a failure.
-    pub(crate) fn error(&self, out: &mut Vec<u8>, status: &Status) {
-        if self.form.encoding == Encoding::Protobuf {
-            wire::watch_frame(out, EventType::Error.as_str(), &serde_json::to_value(status).unwrap_or_default());
-            return;
-        }
-        begin(out, EventType::Error);
-        out.extend_from_slice(&status.to_json());
-        out.extend_from_slice(b"}\n");
+    pub(crate) fn error(&mut self, out: &mut Vec<u8>, status: &Status) {
+        self.value(out, EventType::Error, &serde_json::to_value(status).unwrap_or_default());
     }
 
-    fn value(&self, out: &mut Vec<u8>, kind: EventType, value: &Value) {
+    fn value(&mut self, out: &mut Vec<u8>, kind: EventType, value: &Value) {
         if self.form.encoding == Encoding::Protobuf {
-            wire::watch_frame(out, kind.as_str(), value);
+            let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+            let (types, json) = ((text("apiVersion"), text("kind")), value.to_string());
+            if let Err(error) = self.transcoder.watch_frame(out, kind.as_str(), types, json.as_bytes()) {
+                tracing::warn!(%error, "an object cannot be sent as protobuf");
+            }
             return;
         }
         begin(out, kind);

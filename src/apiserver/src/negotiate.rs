@@ -33,11 +33,6 @@ pub(crate) struct Form {
     pub(crate) view: View,
 }
 
-impl Form {
-    /// Plain JSON of the whole object: the form that stored bytes are nearly in.
-    pub(crate) const PLAIN: Form = Form { encoding: Encoding::Json, view: View::Full };
-}
-
 /// Media types of whole objects, in the order the error message names them.
 const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
@@ -178,7 +173,7 @@ mod tests {
     #[test]
     fn unknown_types_are_not_acceptable() {
         assert_eq!(chosen("text/html").unwrap_err().code(), 406);
-        assert_eq!(chosen("text/html, */*").unwrap(), Form::PLAIN);
+        assert_eq!(chosen("text/html, */*").unwrap(), Form { encoding: Encoding::Json, view: View::Full });
     }
 
     #[test]

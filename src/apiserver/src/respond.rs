@@ -1,20 +1,22 @@
 //! Answers: stored bytes or JSON values in the form the client asked for.
 
 use bytes::Bytes;
+use futures::stream;
 use http::{
     HeaderValue, Response, StatusCode,
     header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY, WARNING},
 };
-use objects::status::Status;
+use objects::{protobuf::Transcoder, status::Status};
 use serde_json::Value;
 
 use crate::{
     body::Body,
+    chunks::{Chunks, Gzipped},
     convert, encoded,
     handler::Call,
     negotiate::{self, Encoding, Form, View},
     registry::Resource,
-    views,
+    views, wire,
 };
 
 /// Answers larger than this are compressed for remote clients that take gzip.
@@ -51,28 +53,50 @@ pub(crate) fn json(bytes: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-/// Bytes in the wire form `form` names, compressed when that pays.
+/// Bytes in the wire form that `encoding` names, compressed when that pays.
 pub(crate) fn bytes(call: &Call, code: u16, encoding: Encoding, bytes: Bytes) -> Response<Body> {
-    let gzip = !call.local
-        && bytes.len() >= GZIP_FROM
-        && call.headers().get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
-    let mut response = match gzip.then(|| Body::gzip(&bytes)) {
-        Some(Ok(packed)) => {
-            let mut response = Response::new(Body::Full(packed));
-            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-            response
-        }
-        _ => Response::new(Body::Full(bytes)),
-    };
+    let packed = (bytes.len() >= GZIP_FROM && takes_gzip(call)).then(|| Body::gzip(&bytes));
+    match packed {
+        Some(Ok(packed)) => headed(Body::Full(packed), code, encoding, true),
+        _ => headed(Body::Full(bytes), code, encoding, false),
+    }
+}
+
+/// An answer that is made as the client reads it, when it is a long one; compressed when that pays.
+pub(crate) fn chunks(call: &Call, encoding: Encoding, mut chunks: Chunks) -> Result<Response<Body>, Status> {
+    let first = chunks.fill(GZIP_FROM)?;
+    if chunks.is_done() {
+        return Ok(bytes(call, 200, encoding, first));
+    }
+    let chunks = std::iter::once(Ok(first)).chain(chunks);
+    Ok(if takes_gzip(call) {
+        headed(Body::stream(stream::iter(Gzipped::new(chunks))), 200, encoding, true)
+    } else {
+        headed(Body::stream(stream::iter(chunks)), 200, encoding, false)
+    })
+}
+
+/// Whether compressing pays: for a client on this machine it costs more than it saves.
+fn takes_gzip(call: &Call) -> bool {
+    let accepted = call.headers().get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+    !call.local && accepted.is_some_and(|value| value.contains("gzip"))
+}
+
+fn headed(body: Body, code: u16, encoding: Encoding, gzip: bool) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let content_type = match encoding {
         Encoding::Json | Encoding::PrettyJson => JSON,
         Encoding::Yaml => HeaderValue::from_static("application/yaml"),
         Encoding::Protobuf => HeaderValue::from_static("application/vnd.kubernetes.protobuf"),
     };
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     response
 }
 
@@ -92,13 +116,21 @@ pub(crate) fn stored(
     revision: u64,
 ) -> Result<Response<Body>, Status> {
     let form = negotiate::form(call.headers(), &call.query, !resource.kind.custom)?;
-    if form == Form::PLAIN && resource.same_shape {
-        let mut out = Vec::with_capacity(stored.len() + 64);
-        encoded::splice(&mut out, stored, revision, &resource.api_version, &resource.kind.kind);
-        return Ok(bytes(call, code, Encoding::Json, out.into()));
+    let mut out = Vec::with_capacity(stored.len() + 64);
+    match (form.encoding, form.view) {
+        (Encoding::Json, View::Full) => convert::write(&mut out, resource, stored, revision)?,
+        (Encoding::Protobuf, View::Full) => {
+            let mut json = Vec::with_capacity(stored.len() + 64);
+            convert::write(&mut json, resource, stored, revision)?;
+            let written = Transcoder::default().object(&mut out, &resource.api_version, &resource.kind.kind, &json);
+            written.map_err(wire::refusal)?;
+        }
+        _ => {
+            let value = convert::from_stored(resource, encoded::decode(stored, revision)?)?;
+            return object(call, code, resource, value, form);
+        }
     }
-    let value = convert::from_stored(resource, encoded::decode(stored, revision)?)?;
-    object(call, code, resource, value, form)
+    Ok(bytes(call, code, form.encoding, out.into()))
 }
 
 /// An object that is at hand as a value, in the form the client asked for.
@@ -128,7 +160,7 @@ pub(crate) fn encode(value: &Value, encoding: Encoding) -> Result<Vec<u8>, Statu
             })
             .map_err(Status::internal),
         Encoding::Yaml => serde_yaml_ng::to_string(value).map(String::into_bytes).map_err(Status::internal),
-        Encoding::Protobuf => crate::wire::to_protobuf(value),
+        Encoding::Protobuf => wire::to_protobuf(value),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The generic verbs: one code path for all rows of the registry. [`dispatch`] looks the resource up and hands over to
 //! the verb's file, or to the subresource's.
 
+pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod collection;
 pub(crate) mod create;

@@ -1,14 +1,12 @@
 //! Views of objects that clients ask for in the Accept header: Table rows and bare metadata.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use objects::columns::Column;
 use objects::status::Status;
 use objects::strategy::scale::{self, Scale};
 use serde_json::{Map, Value, json};
 
-use crate::{cache::Entry, encoded, query::Query, registry::Resource};
+use crate::{cache::Entry, convert, encoded, query::Query, registry::Resource};
 
 /// What a table row carries besides its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,57 +72,44 @@ fn table_of(columns: &[Column], rows: &[Value], metadata: &Value) -> Value {
     })
 }
 
-/// [`table`] of stored objects as text: their cells are read from the bytes and their metadata is copied.
-pub(crate) fn table_of_stored(
+/// Appends a table row of a stored object: its cells are read from the bytes and its metadata is copied.
+pub(crate) fn write_row(
+    out: &mut Vec<u8>,
     resource: &Resource,
-    entries: &[Arc<Entry>],
+    entry: &Entry,
     include: Include,
-    metadata: &Map<String, Value>,
-) -> Result<Vec<u8>, Status> {
-    let now = Timestamp::now();
-    let mut out = Vec::with_capacity(1024 + entries.len() * 768);
-    out.extend_from_slice(b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
-    serde_json::to_writer(&mut out, metadata).map_err(Status::internal)?;
-    out.extend_from_slice(b",\"columnDefinitions\":");
-    serde_json::to_writer(&mut out, &definitions(resource.strategy.columns())).map_err(Status::internal)?;
-    out.extend_from_slice(b",\"rows\":[");
-    for (index, entry) in entries.iter().enumerate() {
-        out.extend_from_slice(if index > 0 { b",{\"cells\":" } else { b"{\"cells\":" });
-        let cells = resource.strategy.cells_of_json(&entry.value, now);
-        serde_json::to_writer(&mut out, &cells).map_err(Status::internal)?;
-        if include != Include::None {
-            out.extend_from_slice(b",\"object\":");
-        }
-        match include {
-            Include::None => {}
-            Include::Metadata => encoded::splice_partial(&mut out, &entry.value, entry.revision)?,
-            Include::Object => {
-                encoded::splice(&mut out, &entry.value, entry.revision, &resource.api_version, &resource.kind.kind);
-            }
-        }
-        out.push(b'}');
+    now: Timestamp,
+) -> Result<(), Status> {
+    if !resource.same_shape {
+        let row = row(resource, convert::from_stored(resource, entry.decode()?)?, include, now);
+        return serde_json::to_writer(out, &row).map_err(Status::internal);
     }
-    out.extend_from_slice(b"]}");
-    Ok(out)
+    out.extend_from_slice(b"{\"cells\":");
+    let cells = resource.strategy.cells_of_json(&entry.value, now);
+    serde_json::to_writer(&mut *out, &cells).map_err(Status::internal)?;
+    if include != Include::None {
+        out.extend_from_slice(b",\"object\":");
+    }
+    match include {
+        Include::None => {}
+        Include::Metadata => encoded::splice_partial(out, &entry.value, entry.revision)?,
+        Include::Object => convert::write(out, resource, &entry.value, entry.revision)?,
+    }
+    out.push(b'}');
+    Ok(())
 }
 
-/// A PartialObjectMetadataList of stored objects as text.
-pub(crate) fn partials_of_stored(entries: &[Arc<Entry>], metadata: &Map<String, Value>) -> Result<Vec<u8>, Status> {
-    let mut out = Vec::with_capacity(256 + entries.len() * 512);
-    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
-    serde_json::to_writer(&mut out, metadata).map_err(Status::internal)?;
-    out.extend_from_slice(b",\"items\":[");
-    for (index, entry) in entries.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        encoded::splice_partial(&mut out, &entry.value, entry.revision)?;
+/// Appends the PartialObjectMetadata of a stored object.
+pub(crate) fn write_partial(out: &mut Vec<u8>, resource: &Resource, entry: &Entry) -> Result<(), Status> {
+    if resource.same_shape {
+        return encoded::splice_partial(out, &entry.value, entry.revision);
     }
-    out.extend_from_slice(b"]}");
-    Ok(out)
+    let object = convert::from_stored(resource, entry.decode()?)?;
+    serde_json::to_writer(out, &partial(&object)).map_err(Status::internal)
 }
 
-fn definitions(columns: &[Column]) -> Vec<Value> {
+/// A table's columns, as it describes them.
+pub(crate) fn definitions(columns: &[Column]) -> Value {
     let definition = |column: &Column| {
         json!({
             "name": column.name,

@@ -3,6 +3,7 @@
 
 mod indexes;
 mod orphans;
+mod per_index;
 mod plan;
 mod policy;
 mod ttl;
@@ -101,7 +102,7 @@ impl Controller {
             let text = format!("Deleted pod: {}", pods::name(pod));
             self.events.event(job, EventType::Normal, "SuccessfulDelete", text);
         }
-        let pods = plan.create.iter().map(|index| view::pod(job, *index)).collect();
+        let pods = plan.create.iter().map(|index| view::pod(job, *index, plan.count_before(*index))).collect();
         let (created, error) = template::create_slowly(&api, pods).await;
         created.iter().for_each(|pod| self.writes.wrote(key, pod));
         template::report_created(&self.events, job, &created, error.as_ref());

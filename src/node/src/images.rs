@@ -20,6 +20,9 @@ use crate::network::chain;
 use crate::plan::Waiting;
 use crate::plan::backoff::Backoff;
 
+/// Images of this domain are made on the machine; no registry has it, whatever the pull policy says.
+const OWN_DOMAIN: &str = "rk.local";
+
 /// Why there is no image, as the container's waiting state says it.
 #[derive(Debug)]
 pub(crate) struct NoImage {
@@ -107,8 +110,7 @@ pub(crate) async fn ensure(
         event(EventType::Warning, "Failed", "Error: ErrImageNeverPull".to_owned());
         return Err(no_image("ErrImageNeverPull", message, 10));
     }
-    // A pinned image is rk's own; no registry has it.
-    if let Some(record) = record.filter(|r| r.pinned) {
+    if let Some(record) = record.filter(|_| reference.domain() == OWN_DOMAIN) {
         event(
             EventType::Normal,
             "Pulled",

@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
 use runtime::images::{FileSource, ImageFile};
 use runtime::{ImageConfig, Images};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,17 @@ pub(crate) async fn build_image(images: Images) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(build).await.context("the build stopped")?
 }
 
+/// Until the node port leads to a pod: the node learns of ready pods a moment after the API.
+async fn answers() {
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        again.tick().await;
+        if tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, NODE_PORT)).await.is_ok() {
+            return;
+        }
+    }
+}
+
 /// Applies the demo, waits until it runs, and says what to try.
 pub(crate) async fn run(
     client: &Client,
@@ -50,6 +62,9 @@ pub(crate) async fn run(
         .await
         .context("the demo's pods are not all ready after a minute: see `kubectl describe pods`")?;
     anyhow::ensure!(running, "the server is stopping");
+    tokio::time::timeout(LIMIT, answers())
+        .await
+        .with_context(|| format!("the demo's pods are ready, but port {NODE_PORT} of this machine does not answer"))?;
     progress.step("demo running: 3 pods ready");
     progress.line(&format!(
         "\nTry:\n  curl http://localhost:{NODE_PORT}\n  export KUBECONFIG={}\n  kubectl get pods -o wide\n  kubectl scale deployment hello --replicas=5\n\nCtrl-C stops the cluster.",

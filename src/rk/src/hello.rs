@@ -30,7 +30,9 @@ pub(crate) async fn serve(listen: SocketAddr) -> anyhow::Result<()> {
                 let page = page.clone();
                 async move { Ok::<_, Infallible>(Response::new(Full::new(page))) }
             });
+            // Half closed: `nc` and the like send their request and no more, and still want the page.
             let served = hyper::server::conn::http1::Builder::new()
+                .half_close(true)
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), answer)
                 .await;

@@ -3,21 +3,34 @@
 //! A record is `magic, length, body crc, synced offset, header crc | body | trailer`. The synced offset says how much of
 //! the file was on disk when the record was written. So a bad record before the synced offset of a later one was
 //! acknowledged: that is damage. A bad record at the end is torn only if it looks unwritten: it reaches past the file,
-//! a part of it is still zero (files are allocated ahead as zeros), or its trailer never arrived.
+//! a part of it is still zero (files are allocated ahead as zeros), or its trailer never arrived. How many of its sectors
+//! were written as zeros stands above its length, so that a value of zeros is not taken for a gap.
 
 use crate::codec::{DecodeError, Decoder};
 
 pub(crate) const HEADER: usize = 24;
 pub(crate) const TRAILER: usize = 4;
 pub(crate) const OVERHEAD: usize = HEADER + TRAILER;
+/// The kind of an entry that holds a membership.
+pub(crate) const MEMBERSHIP: u8 = 2;
 const MAGIC: u32 = 0x6b72_01e9;
 const END: [u8; TRAILER] = [0xa5, 0x5a, 0xc3, 0x3c];
 const SECTOR: usize = 512;
+/// Bits of the length; those above count sectors of zeros.
+const LENGTH_BITS: u32 = 24;
+const LENGTH: u32 = (1 << LENGTH_BITS) - 1;
+/// So many sectors of zeros or more.
+const MANY: usize = 255;
 
-/// Appends one framed record to `out`.
-pub(crate) fn frame(out: &mut Vec<u8>, synced: u64, body: &[u8]) {
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+/// Longest body.
+pub(crate) const MAX_BODY: usize = LENGTH as usize;
+
+/// Appends one framed record to `out`, which goes to `offset` of its file.
+pub(crate) fn frame(out: &mut Vec<u8>, offset: u64, synced: u64, body: &[u8]) {
     let at = out.len();
+    let misaligned = usize::try_from(offset % SECTOR as u64).unwrap_or(0);
+    let zeros = zero_parts(body, misaligned + HEADER).min(MANY);
+    let length = u32::try_from(body.len()).unwrap_or(LENGTH) | u32::try_from(zeros).unwrap_or(0) << LENGTH_BITS;
     out.extend_from_slice(&MAGIC.to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
@@ -62,10 +75,14 @@ pub(crate) fn parse(file: &[u8], at: usize) -> Found<'_> {
     if word(header, 0) != MAGIC || crc32fast::hash(&header[..HEADER - 4]) != word(header, HEADER - 4) {
         // No written body begins with this many zeros: it starts with the entry's index and term.
         let no_body = file[at + HEADER..].iter().take(8).all(|byte| *byte == 0);
-        let unwritten = word(header, 0) == 0 || word(header, HEADER - 4) == 0 || no_body;
+        // A header may lie in two sectors, of which one has arrived.
+        let (first, second) = header.split_at((SECTOR - at % SECTOR).min(HEADER));
+        let half = is_zero(first) || !second.is_empty() && is_zero(second);
+        let unwritten = word(header, 0) == 0 || word(header, HEADER - 4) == 0 || half || no_body;
         return if unwritten { Found::Torn } else { Found::Damaged("a record header fails its checksum") };
     }
-    let length = word(header, 4) as usize;
+    let length = (word(header, 4) & LENGTH) as usize;
+    let zeros = (word(header, 4) >> LENGTH_BITS) as usize;
     let size = OVERHEAD + length;
     let Some(whole) = file.get(at..at + size) else { return Found::Torn };
     let body = &whole[HEADER..HEADER + length];
@@ -76,7 +93,7 @@ pub(crate) fn parse(file: &[u8], at: usize) -> Found<'_> {
         let high = u64::from(word(header, 16));
         return Found::Whole(Record { body, synced: low | high << 32, size });
     }
-    if !sound && (!ended && whole[HEADER + length..] == [0; TRAILER] || has_zero_sector(file, at, at + size)) {
+    if !sound && (!ended && whole[HEADER + length..].contains(&0) || has_gap(body, at + HEADER, zeros)) {
         return Found::Torn;
     }
     if sound && whole[HEADER + length..].contains(&0) {
@@ -85,17 +102,21 @@ pub(crate) fn parse(file: &[u8], at: usize) -> Found<'_> {
     Found::Damaged("a record fails its checksum")
 }
 
-/// Whether a whole sector of the record, or its part of one, was never written.
-fn has_zero_sector(file: &[u8], start: usize, end: usize) -> bool {
-    let mut at = start;
-    while at < end {
-        let next = ((at / SECTOR + 1) * SECTOR).min(end);
-        if next - at >= 8 && file[at..next].iter().all(|byte| *byte == 0) {
-            return true;
-        }
+/// Whether there are more zeros than were written.
+fn has_gap(body: &[u8], offset: usize, written: usize) -> bool {
+    let found = zero_parts(body, offset);
+    found > written || written == MANY && found >= MANY
+}
+
+/// How many sectors, or the body's parts of them, are all zero.
+fn zero_parts(body: &[u8], offset: usize) -> usize {
+    let (mut at, mut zeros) = (0, 0);
+    while at < body.len() {
+        let next = (at + SECTOR - (offset + at) % SECTOR).min(body.len());
+        zeros += usize::from(next - at >= 8 && body[at..next].iter().all(|byte| *byte == 0));
         at = next;
     }
-    false
+    zeros
 }
 
 /// Whether all of it is zero. Space is allocated ahead, so there is a lot of it to look through.
@@ -150,7 +171,7 @@ mod tests {
         let mut out = Vec::new();
         for body in bodies {
             let synced = out.len() as u64;
-            frame(&mut out, synced, body);
+            frame(&mut out, synced, synced, body);
         }
         out.resize(out.len() + 4096, 0);
         out
@@ -162,6 +183,22 @@ mod tests {
         let Found::Whole(record) = parse(&file, 0) else { panic!("not whole") };
         assert_eq!(record.body, b"hello");
         assert_eq!(parse(&file, record.size), Found::Nothing);
+    }
+
+    #[test]
+    fn a_flipped_bit_beside_written_zeros_is_damage_and_a_gap_is_torn() {
+        let mut body = vec![7; 100];
+        body.resize(4000, 0);
+        body.resize(5000, 7);
+        let whole = file(&[&body]);
+        for at in (HEADER..HEADER + 100).chain(HEADER + 4100..HEADER + 5000) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            assert!(matches!(parse(&flipped, 0), Found::Damaged(_)), "at {at}: {:?}", parse(&flipped, 0));
+        }
+        let mut gap = whole;
+        gap[4608..HEADER + 5000].fill(0);
+        assert_eq!(parse(&gap, 0), Found::Torn);
     }
 
     #[test]

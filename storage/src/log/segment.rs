@@ -1,13 +1,12 @@
 //! One file of the log: allocated ahead, appended to, read by offset.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::LogError;
 use super::record::{self, Found, HEADER, Head};
+use crate::disk::{Disk, DiskFile, Mode};
 
 pub(crate) const SEGMENT_HEADER: u64 = 32;
 const MAGIC: [u8; 8] = *b"rklog\0\0\x01";
@@ -16,7 +15,7 @@ const MAGIC: [u8; 8] = *b"rklog\0\0\x01";
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) path: PathBuf,
-    pub(crate) file: Arc<File>,
+    pub(crate) file: Arc<dyn DiskFile>,
     /// Index of the first entry.
     pub(crate) first: u64,
     /// Where the entries begin, in index order.
@@ -28,6 +27,8 @@ pub(crate) struct Segment {
     pub(crate) capacity: u64,
     /// Term and leader of the last entry.
     pub(crate) last: Option<(u64, u64)>,
+    /// Index of the newest membership that was there when the segment was recovered.
+    pub(crate) newest_membership: Option<u64>,
 }
 
 pub(crate) fn file_name(first: u64) -> String {
@@ -48,58 +49,30 @@ fn header(cluster_id: u64, first: u64) -> [u8; 32] {
     out
 }
 
-/// Makes a file of `size` zero bytes that has its space already, so that writing into it cannot run out of it.
-pub(crate) fn allocate(path: &Path, size: u64) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    extend(&file, 0, size).inspect_err(|_| drop(std::fs::remove_file(path)))?;
-    Ok(file)
-}
-
-fn extend(file: &File, from: u64, to: u64) -> io::Result<()> {
-    let (offset, length) = (from.cast_signed(), to.saturating_sub(from).cast_signed());
-    if length == 0 {
-        return Ok(());
-    }
-    let mode = nix::fcntl::FallocateFlags::empty();
-    match nix::fcntl::fallocate(std::os::fd::AsRawFd::as_raw_fd(file), mode, offset, length) {
-        Ok(()) => Ok(()),
-        Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {
-            let zeros = vec![0; 1 << 16];
-            let mut at = from;
-            while at < to {
-                let length = usize::try_from(to - at).unwrap_or(zeros.len()).min(zeros.len());
-                file.write_all_at(&zeros[..length], at)?;
-                at += length as u64;
-            }
-            Ok(())
-        }
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 impl Segment {
     /// Turns an allocated file into the segment that starts with entry `first`.
-    pub(crate) fn begin(path: PathBuf, file: File, cluster_id: u64, first: u64) -> io::Result<Self> {
-        let capacity = file.metadata()?.len();
+    pub(crate) fn begin(path: PathBuf, file: Arc<dyn DiskFile>, cluster_id: u64, first: u64) -> io::Result<Self> {
+        let capacity = file.len()?;
         file.write_all_at(&header(cluster_id, first), 0)?;
         file.sync_all()?;
         Ok(Self {
             path,
-            file: Arc::new(file),
+            file,
             first,
             offsets: Vec::new(),
             end: SEGMENT_HEADER,
             synced: SEGMENT_HEADER,
             capacity,
             last: None,
+            newest_membership: None,
         })
     }
 
     /// Reads and verifies a segment. A torn tail is allowed in the newest one only, and is wiped.
-    pub(crate) fn recover(path: PathBuf, cluster_id: u64, newest: bool) -> Result<Self, LogError> {
+    pub(crate) fn recover(disk: &dyn Disk, path: PathBuf, cluster_id: u64, newest: bool) -> Result<Self, LogError> {
         let io = |source| LogError::Io { path: path.clone(), source };
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
-        let content = std::fs::read(&path).map_err(io)?;
+        let file = disk.open(&path, Mode::Existing).map_err(io)?;
+        let content = file.content().map_err(io)?;
         let damaged = |offset, what| LogError::Corrupt { path: path.clone(), offset, what };
         let named = path.file_name().and_then(|name| name.to_str()).and_then(parse_name);
         let first = named.ok_or_else(|| damaged(0, "the file name is not that of a segment"))?;
@@ -108,13 +81,14 @@ impl Segment {
         }
         let mut segment = Self {
             path: path.clone(),
-            file: Arc::new(file),
+            file,
             first,
             offsets: Vec::new(),
             end: SEGMENT_HEADER,
             synced: SEGMENT_HEADER,
             capacity: content.len() as u64,
             last: None,
+            newest_membership: None,
         };
         loop {
             let at = usize::try_from(segment.end).unwrap_or(usize::MAX);
@@ -146,13 +120,22 @@ impl Segment {
         if head.index != self.next() {
             return Err("an entry is out of order");
         }
+        if head.kind == record::MEMBERSHIP {
+            self.newest_membership = Some(head.index);
+        }
+        self.synced = self.synced.max(record.synced.min(self.end));
         self.push(record.size as u64, head.term, head.leader);
         Ok(())
     }
 
-    /// Zeroes whatever follows the last whole record, so that later appends are followed by zeros again.
+    /// Zeroes whatever follows the last whole record, so that later appends are followed by zeros again, and writes what
+    /// is not proven to be on disk once more: after a flush that failed, the kernel may show what it will never write.
     fn wipe_after(&mut self, content: &[u8]) -> io::Result<()> {
         let from = usize::try_from(self.end).unwrap_or(usize::MAX);
+        let proven = usize::try_from(self.synced).unwrap_or(usize::MAX);
+        if let Some(doubtful) = content.get(proven..from) {
+            self.file.write_all_at(doubtful, self.synced)?;
+        }
         let rest = content.get(from..).unwrap_or_default();
         if !record::is_zero(rest) {
             self.file.write_all_at(&vec![0; rest.len()], self.end)?;

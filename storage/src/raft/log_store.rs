@@ -12,17 +12,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
+use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
 use tokio::sync::Notify;
 
-use super::{StorageError, Types, decode, encode, is_synced};
+use super::{StorageError, Types, decode, encode, is_synced, size};
 use crate::data_dir::DataDir;
+use crate::disk::{self, Disk};
 use crate::hard_state::HardStateFile;
+use crate::log::record::Head;
 use crate::log::{Append, Flush, Log, LogError};
+use crate::members::{self, Membership};
+
+/// Bytes of entries in one request to a peer, unless a single one is larger.
+const REPLICATED_AT_ONCE: usize = 2 << 20;
 
 /// The log's files, shared by the Raft core, the writer and the flusher.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
+    pub(crate) disk: Arc<dyn Disk>,
     log: Mutex<Log>,
     hard_state: Mutex<HardStateFile>,
     recent: Mutex<VecDeque<Entry<Types>>>,
@@ -32,7 +39,13 @@ pub(crate) struct LogFiles {
     pub(crate) since_snapshot: AtomicU64,
     /// Held for as long as anything may write.
     dir: Mutex<Option<DataDir>>,
-    sole_voter: bool,
+    me: u64,
+    /// By the newest membership in the log this member is the only voter. Then all of the log is committed, and
+    /// coalesced writes need no flush: there is nobody else who could count on them.
+    sole_voter: AtomicBool,
+    /// Index of the newest membership in the log.
+    membership: AtomicU64,
+    recovering: AtomicBool,
     /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
     failed: AtomicBool,
 }
@@ -42,16 +55,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LogFiles {
-    pub(crate) fn new(dir: DataDir, log: Log, hard_state: HardStateFile, sole_voter: bool) -> Self {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        dir: DataDir,
+        log: Log,
+        hard_state: HardStateFile,
+        me: u64,
+        sole_voter: bool,
+    ) -> Self {
         let since_snapshot = AtomicU64::new(log.bytes());
+        let recovering = hard_state.state.recovering;
         Self {
+            disk,
             log: Mutex::new(log),
             hard_state: Mutex::new(hard_state),
             recent: Mutex::default(),
             unsynced: Notify::new(),
             since_snapshot,
             dir: Mutex::new(Some(dir)),
-            sole_voter,
+            me,
+            sole_voter: AtomicBool::new(sole_voter),
+            membership: AtomicU64::new(0),
+            recovering: AtomicBool::new(recovering),
             failed: AtomicBool::new(false),
         }
     }
@@ -62,6 +87,67 @@ impl LogFiles {
 
     pub(crate) fn hard_state(&self) -> MutexGuard<'_, HardStateFile> {
         lock(&self.hard_state)
+    }
+
+    pub(crate) fn vote(&self) -> Option<Vote<u64>> {
+        self.hard_state().state.vote
+    }
+
+    pub(crate) fn last_log_id(&self) -> Option<LogId<u64>> {
+        let last = self.log().last();
+        let last = last.map(|(index, term, leader)| LogId::new(openraft::CommittedLeaderId::new(term, leader), index));
+        last.or_else(|| self.hard_state().state.purged)
+    }
+
+    /// Who made an entry that is in the log; for the few that come a second time.
+    pub(crate) fn log_id(&self, index: u64) -> Option<LogId<u64>> {
+        let body = self.log().read(index).ok()?;
+        let head = Head::decode(&body).ok()?;
+        Some(LogId::new(openraft::CommittedLeaderId::new(head.term, head.leader), head.index))
+    }
+
+    /// The member has lost a part of its log to damage and must not vote before it has caught up.
+    pub(crate) fn recovering(&self) -> bool {
+        self.recovering.load(Ordering::Relaxed)
+    }
+
+    /// Whether this member is the only voter by the newest membership in its log, and knows its log to be whole.
+    pub(crate) fn alone(&self) -> bool {
+        self.sole_voter.load(Ordering::Relaxed) && !self.recovering()
+    }
+
+    /// A membership is committed: a sole voter may be one again.
+    pub(crate) fn committed_membership(&self, index: u64, membership: &Membership) {
+        if index >= self.membership.load(Ordering::Relaxed) && !self.recovering() {
+            let alone = members::alone(membership, self.me);
+            self.note_peers(!alone);
+            self.sole_voter.store(alone, Ordering::Relaxed);
+        }
+    }
+
+    /// Remembers on disk whether there are other voters; known before the member acts on it.
+    fn note_peers(&self, peers: bool) {
+        let mut hard_state = self.hard_state();
+        if hard_state.state.peers != peers
+            && let Err(error) = hard_state.update(|state| state.peers = peers)
+        {
+            tracing::warn!(%error, "cannot remember whether there are other members");
+        }
+    }
+
+    /// The member has made up for what it had lost, and may vote again.
+    pub(crate) fn recovered(&self) -> io::Result<()> {
+        self.hard_state().update(|state| state.recovering = false)?;
+        self.recovering.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A membership is in the log, and in effect.
+    pub(crate) fn new_membership(&self, index: u64, membership: &Membership) {
+        self.membership.store(index, Ordering::Relaxed);
+        if !members::alone(membership, self.me) {
+            self.sole_voter.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The entries up to `index` are applied and need not stay in memory.
@@ -81,7 +167,7 @@ impl LogFiles {
             return Err(io::Error::other(EarlierFailure));
         }
         let Some(flush) = self.log().flush() else { return Ok(()) };
-        let synced = tokio::task::spawn_blocking(move || flush.file.sync_data().map(|()| flush)).await?;
+        let synced = disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await?;
         let flush = synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.log().synced(&flush);
         Ok(())
@@ -103,6 +189,12 @@ impl LogFiles {
         Ok(())
     }
 
+    /// What the power cut may have taken is made up for; the next power cut counts from here.
+    pub(crate) fn record_boot(&self) -> io::Result<()> {
+        let boot = self.disk.boot_id();
+        self.hard_state().update(|state| state.open_in_boot = boot)
+    }
+
     fn entry(&self, index: u64) -> Result<Entry<Types>, StorageError> {
         let recent = lock(&self.recent);
         let slot = recent.front().and_then(|first| index.checked_sub(first.log_id.index));
@@ -119,7 +211,11 @@ impl LogFiles {
         let mut appends = Vec::with_capacity(entries.len());
         let mut synced = false;
         for entry in &entries {
-            synced |= is_synced(entry);
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                self.new_membership(entry.log_id.index, membership);
+            }
+            // What other members count on must be on disk.
+            synced |= is_synced(entry) || !self.alone();
             let body = encode(entry).map_err(|error| StorageIOError::write_log_entry(entry.log_id, &error))?;
             let leader = entry.log_id.leader_id;
             appends.push(Append { index: entry.log_id.index, term: leader.term, leader: leader.node_id, body });
@@ -161,6 +257,25 @@ impl RaftLogReader<Types> for LogStore {
         };
         (start.max(first)..end.min(next)).map(|index| self.0.entry(index)).collect()
     }
+
+    /// As much as fits into one request to a peer, one entry at least.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<Types>>, StorageError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let (start, end) = {
+            let log = self.0.log();
+            (start.max(log.first()), end.min(log.next()))
+        };
+        for index in start..end {
+            let entry = self.0.entry(index)?;
+            bytes += size(&entry);
+            entries.push(entry);
+            if bytes > REPLICATED_AT_ONCE {
+                break;
+            }
+        }
+        Ok(entries)
+    }
 }
 
 impl RaftLogStorage<Types> for LogStore {
@@ -168,9 +283,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let last_purged_log_id = self.0.hard_state().state.purged;
-        let last = self.0.log().last();
-        let last = last.map(|(index, term, leader)| LogId::new(openraft::CommittedLeaderId::new(term, leader), index));
-        Ok(LogState { last_purged_log_id, last_log_id: last.or(last_purged_log_id) })
+        Ok(LogState { last_purged_log_id, last_log_id: self.0.last_log_id() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -180,7 +293,7 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
         let (files, vote) = (self.0.clone(), *vote);
         let write = move || files.hard_state().update(|state| state.vote = Some(vote));
-        let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::from).flatten();
+        let written = disk::blocking(&*self.0.disk, write).await.map_err(io::Error::from).flatten();
         Ok(written.map_err(|error| StorageIOError::write_vote(&error))?)
     }
 
@@ -189,7 +302,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError> {
-        if !self.0.sole_voter {
+        if !self.0.alone() {
             return Ok(None);
         }
         Ok(self.get_log_state().await?.last_log_id)
@@ -224,7 +337,7 @@ impl RaftLogStorage<Types> for LogStore {
             drop(hard_state);
             files.log().purge(log_id.index)
         };
-        match tokio::task::spawn_blocking(purge).await {
+        match disk::blocking(&*self.0.disk, purge).await {
             Ok(purged) => Ok(purged.map_err(|error| StorageIOError::write_logs(&error))?),
             Err(error) => Err(StorageIOError::write_logs(&error).into()),
         }

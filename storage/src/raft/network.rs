@@ -1,60 +1,191 @@
-//! The network of a cluster that has one member: no peer can be reached.
+//! openraft's network over a [`Link`]. Without a transport no peer can be reached, and a sole voter needs none.
 
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
-use openraft::network::RPCOption;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
-};
-use openraft::{BasicNode, RaftNetwork, RaftNetworkFactory};
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::storage::Snapshot;
+use openraft::{OptionalSend, RaftNetwork, RaftNetworkFactory, StorageError, StorageIOError, Vote};
 
 use super::Types;
+use crate::disk::{self, Disk, DiskFile};
+use crate::link::{CallError, Link};
+use crate::members::Member;
+use crate::rpc::{Offer, Request, Response};
 
-type Failure<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
+type Failure<E = openraft::error::Infallible> = RPCError<u64, Member, RaftError<u64, E>>;
+type SnapshotFailure = StreamingError<Types, Fatal<u64>>;
+
+/// Bytes of a snapshot in one request.
+const CHUNK: usize = 2 << 20;
+/// Tries of one request before the transfer is given up for now; it is taken up where it ended.
+const TRIES: u32 = 5;
 
 #[derive(Debug, thiserror::Error)]
-#[error("member {0} cannot be reached: this member has no peers")]
-struct NoPeers(u64);
+#[error("member {0:016x} did not answer what it was asked")]
+struct WrongAnswer(u64);
 
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Alone;
+#[derive(Debug, thiserror::Error)]
+#[error("member {0:016x} found the snapshot damaged; it is sent again from the start")]
+struct Damaged(u64);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) link: Arc<Link>,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// How long to leave a member alone that could not be reached.
+    pub(crate) pause: Duration,
+    /// How long to wait for the answer to a part of a snapshot.
+    pub(crate) patience: Duration,
+}
 
 /// The way to one peer.
 #[derive(Debug)]
-pub(crate) struct Nowhere(u64);
+pub(crate) struct Peer {
+    network: Network,
+    id: u64,
+    member: Member,
+}
 
-impl Nowhere {
-    fn unreachable<E: std::error::Error>(&self) -> Failure<E> {
-        RPCError::Unreachable(Unreachable::new(&NoPeers(self.0)))
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        Peer { network: self.clone(), id: target, member: node.clone() }
     }
 }
 
-impl RaftNetworkFactory<Types> for Alone {
-    type Network = Nowhere;
-
-    async fn new_client(&mut self, target: u64, _node: &BasicNode) -> Nowhere {
-        Nowhere(target)
+fn failed<E: std::error::Error>(error: CallError) -> Failure<E> {
+    match error {
+        CallError::Unreachable | CallError::Refused(_) => RPCError::Unreachable(Unreachable::new(&error)),
+        CallError::Lost => RPCError::Network(NetworkError::new(&error)),
     }
 }
 
-impl RaftNetwork<Types> for Nowhere {
+impl Peer {
+    async fn call(&self, request: &Request, limit: Duration) -> Result<Response, CallError> {
+        self.network.link.call(self.id, &self.member, request, limit).await
+    }
+
+    fn wrong<E: std::error::Error>(&self) -> Failure<E> {
+        RPCError::Network(NetworkError::new(&WrongAnswer(self.id)))
+    }
+
+    /// Asks until there is an answer; each request of a transfer may be repeated.
+    async fn insist(&self, request: &Request, limit: Duration) -> Result<Response, SnapshotFailure> {
+        let mut tries = 1;
+        loop {
+            match self.call(request, limit).await {
+                Ok(response) => return Ok(response),
+                Err(CallError::Lost) if tries < TRIES => tries += 1,
+                Err(CallError::Lost) => return Err(NetworkError::new(&CallError::Lost).into()),
+                Err(error) => return Err(Unreachable::new(&error).into()),
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<Types>,
+        limit: Duration,
+    ) -> Result<SnapshotResponse<u64>, SnapshotFailure> {
+        let (disk, file) = (&*self.network.disk, snapshot.snapshot.0);
+        let measured = file.clone();
+        let (size, crc) = reading(disk, move || measure(&*measured)).await?;
+        let meta = snapshot.meta;
+        let offer = Request::Offer(Box::new(Offer { vote, meta, size, crc }));
+        let patience = self.network.patience;
+        let mut answer = self.insist(&offer, patience).await?;
+        loop {
+            let offset = match answer {
+                Response::Have { vote: theirs, .. } if theirs > vote => return Ok(SnapshotResponse::new(theirs)),
+                Response::Have { offset, .. } if offset < size => offset,
+                Response::Have { .. } => break,
+                Response::Restart => return Err(NetworkError::new(&Damaged(self.id)).into()),
+                _ => return Err(NetworkError::new(&WrongAnswer(self.id)).into()),
+            };
+            let from = file.clone();
+            let data = reading(disk, move || chunk(&*from, size, offset)).await?;
+            answer = self.insist(&Request::Chunk { crc, offset, data }, patience).await?;
+        }
+        match self.insist(&Request::Install { crc }, limit).await? {
+            Response::Installed(vote) => Ok(SnapshotResponse::new(vote)),
+            Response::Restart => Err(NetworkError::new(&Damaged(self.id)).into()),
+            _ => Err(NetworkError::new(&WrongAnswer(self.id)).into()),
+        }
+    }
+}
+
+/// Reads from a snapshot where it may wait for the disk.
+async fn reading<T: Send + 'static>(
+    disk: &dyn Disk,
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, SnapshotFailure> {
+    let read = disk::blocking(disk, read).await.map_err(io::Error::from).flatten();
+    read.map_err(|error| StorageError::from(StorageIOError::read_snapshot(None, &error)).into())
+}
+
+/// Size and checksum of a whole file.
+pub(crate) fn measure(file: &dyn DiskFile) -> io::Result<(u64, u32)> {
+    let size = file.len()?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut offset = 0;
+    while offset < size {
+        let data = chunk(file, size, offset)?;
+        hasher.update(&data);
+        offset += data.len() as u64;
+    }
+    Ok((size, hasher.finalize()))
+}
+
+fn chunk(file: &dyn DiskFile, size: u64, offset: u64) -> io::Result<Bytes> {
+    let length = usize::try_from(size.saturating_sub(offset)).unwrap_or(CHUNK).min(CHUNK);
+    let mut data = vec![0; length];
+    file.read_exact_at(&mut data, offset)?;
+    Ok(Bytes::from(data))
+}
+
+impl RaftNetwork<Types> for Peer {
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure> {
-        Err(self.unreachable())
+        match self.call(&Request::Append(request), option.hard_ttl()).await {
+            Ok(Response::Append(response)) => Ok(response),
+            Ok(_) => Err(self.wrong()),
+            Err(error) => Err(failed(error)),
+        }
     }
 
-    async fn install_snapshot(
+    async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
+        match self.call(&Request::Vote(request), option.hard_ttl()).await {
+            Ok(Response::Vote(response)) => Ok(response),
+            Ok(_) => Err(self.wrong()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    async fn full_snapshot(
         &mut self,
-        _request: InstallSnapshotRequest<Types>,
-        _option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
-        Err(self.unreachable())
+        vote: Vote<u64>,
+        snapshot: Snapshot<Types>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, SnapshotFailure> {
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = self.send(vote, snapshot, option.hard_ttl()) => sent,
+        }
     }
 
-    async fn vote(&mut self, _request: VoteRequest<u64>, _option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
-        Err(self.unreachable())
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(self.network.pause))
     }
 }

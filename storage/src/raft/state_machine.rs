@@ -1,22 +1,24 @@
 //! The state machine behind openraft's traits: applies committed entries to the multi-version map and feeds the watches,
 //! in one critical section per call.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{
-    BasicNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StorageIOError,
-    StoredMembership,
+    Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StorageIOError, StoredMembership,
 };
-use tokio::fs::File;
 use tokio::time::Instant;
 
 use super::log_store::LogFiles;
-use super::{StorageError, Types};
+use super::{SnapshotFile, StorageError, Types};
 use crate::command::{Applied, Command, Reply};
+use crate::disk::{self, Disk, Mode};
 use crate::error::StoreError;
+use crate::members::Member;
 use crate::mvcc::Mvcc;
 use crate::snapshot::{self, SnapshotError};
 use crate::state::Shared;
@@ -69,24 +71,34 @@ impl StateMachine {
             return Ok(existing);
         }
         let this = self.clone();
-        let write = move || snapshot::write(&this.shared, this.cluster_id, &this.snapshots).map(drop);
-        blocking(write).await?;
+        let write =
+            move || snapshot::write(&*this.files.disk, &this.shared, this.cluster_id, &this.snapshots).map(drop);
+        blocking(&*self.files.disk, write).await?;
         self.existing().await?.ok_or_else(|| StorageIOError::read_snapshot(None, &SnapshotGone).into())
     }
 
     async fn existing(&self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let dir = self.snapshots.clone();
+        let (disk, dir) = (self.files.disk.clone(), self.snapshots.clone());
         let find = move || {
-            let Some(path) = snapshot::newest(&dir)? else { return Ok(None) };
-            Ok(Some((snapshot::read_meta(&path)?, path)))
+            loop {
+                let Some(path) = snapshot::newest(&*disk, &dir)? else { return Ok(None) };
+                let opened = snapshot::read_meta(&*disk, &path).and_then(|meta| {
+                    let file = disk.open(&path, Mode::Existing);
+                    Ok((meta, file.map_err(|source| SnapshotError::Io { path: path.clone(), source })?))
+                });
+                match opened {
+                    // A newer one has taken its place meanwhile.
+                    Err(SnapshotError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                    opened => return opened.map(Some),
+                }
+            }
         };
-        let Some((meta, path)) = blocking(find).await? else { return Ok(None) };
-        let file = File::open(&path).await.map_err(|error| StorageIOError::read_snapshot(None, &error))?;
-        Ok(Some(Snapshot { meta: meta.raft(), snapshot: Box::new(file) }))
+        let found = blocking(&*self.files.disk, find).await?;
+        Ok(found.map(|(meta, file)| Snapshot { meta: meta.raft(), snapshot: Box::new(SnapshotFile(file)) }))
     }
 
     fn received(&self) -> PathBuf {
-        self.snapshots.join("received.tmp")
+        self.snapshots.join(snapshot::RECEIVED)
     }
 }
 
@@ -102,21 +114,23 @@ struct ForeignSnapshot {
 }
 
 async fn blocking<T: Send + 'static>(
+    disk: &dyn Disk,
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, StorageError> {
-    match tokio::task::spawn_blocking(work).await {
+    match disk::blocking(disk, work).await {
         Ok(done) => Ok(done.map_err(|error| StorageIOError::write_snapshot(None, &error))?),
         Err(error) => Err(StorageIOError::write_snapshot(None, &error).into()),
     }
 }
 
 /// Puts a received snapshot in its place; returns once it is on disk.
-fn keep(received: &Path, dir: &Path, index: u64) -> Result<(), SnapshotError> {
+fn keep(disk: &dyn Disk, received: &Path, dir: &Path, index: u64) -> Result<(), SnapshotError> {
     let path = dir.join(format!("{index:016x}.snap"));
-    let placed = std::fs::File::open(received)
+    let placed = disk
+        .open(received, Mode::Existing)
         .and_then(|file| file.sync_all())
-        .and_then(|()| std::fs::rename(received, &path))
-        .and_then(|()| crate::log::sync_dir(dir));
+        .and_then(|()| disk.rename(received, &path))
+        .and_then(|()| disk.sync_dir(dir));
     placed.map_err(|source| SnapshotError::Io { path, source })
 }
 
@@ -129,7 +143,7 @@ impl RaftSnapshotBuilder<Types> for StateMachine {
 impl RaftStateMachine<Types> for StateMachine {
     type SnapshotBuilder = Self;
 
-    async fn applied_state(&mut self) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), StorageError> {
+    async fn applied_state(&mut self) -> Result<(Option<LogId<u64>>, StoredMembership<u64, Member>), StorageError> {
         let state = self.shared.read();
         Ok((state.last, state.membership.clone()))
     }
@@ -150,15 +164,18 @@ impl RaftStateMachine<Types> for StateMachine {
                     outcomes.extend(proposal.0.commands.iter().map(|command| self.run(&mut state.mvcc, command)));
                 }
                 EntryPayload::Membership(membership) => {
+                    self.files.committed_membership(entry.log_id.index, &membership);
                     state.membership = StoredMembership::new(Some(entry.log_id), membership);
                 }
             }
             applied.push(Applied { outcomes });
         }
         let last = state.last;
+        self.shared.consider_snapshot(self.files.since_snapshot.load(Ordering::Relaxed), &state.mvcc);
         drop(state);
         if let Some(last) = last {
             self.files.applied(last.index);
+            self.shared.set_applied(last.index);
         }
         Ok(applied)
     }
@@ -167,29 +184,32 @@ impl RaftStateMachine<Types> for StateMachine {
         self.clone()
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<File>, StorageError> {
-        let mut options = tokio::fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).open(self.received()).await;
-        Ok(Box::new(file.map_err(|error| StorageIOError::write_snapshot(None, &error))?))
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError> {
+        let file = self.files.disk.open(&self.received(), Mode::Fresh);
+        Ok(Box::new(SnapshotFile(file.map_err(|error| StorageIOError::write_snapshot(None, &error))?)))
     }
 
     async fn install_snapshot(
         &mut self,
-        meta: &SnapshotMeta<u64, BasicNode>,
-        snapshot: Box<File>,
+        meta: &SnapshotMeta<u64, Member>,
+        snapshot: Box<SnapshotFile>,
     ) -> Result<(), StorageError> {
         drop(snapshot);
-        let (received, dir) = (self.received(), self.snapshots.clone());
+        let (disk, received, dir) = (self.files.disk.clone(), self.received(), self.snapshots.clone());
         let index = meta.last_log_id.map_or(0, |last| last.index);
         let expected = self.cluster_id;
+        let prepared = self.shared.prepared().filter(|(last, _)| *last == meta.last_log_id);
         let load = move || {
-            let (found, state) = snapshot::read(&received)?;
-            if found.cluster_id == expected {
-                keep(&received, &dir, index)?;
+            let (found, state) = match prepared {
+                Some((_, state)) => (expected, state),
+                None => snapshot::read(&*disk, &received).map(|(meta, state)| (meta.cluster_id, state))?,
+            };
+            if found == expected {
+                keep(&*disk, &received, &dir, index)?;
             }
-            Ok((found.cluster_id, state))
+            Ok((found, state))
         };
-        let (found, installed) = blocking(load).await?;
+        let (found, installed) = blocking(&*self.files.disk, load).await?;
         if found != expected {
             let foreign = ForeignSnapshot { found, expected };
             return Err(StorageIOError::write_snapshot(Some(meta.signature()), &foreign).into());
@@ -198,8 +218,11 @@ impl RaftStateMachine<Types> for StateMachine {
         let from = state.mvcc.revision() + 1;
         *state = installed;
         self.shared.hub().reset(from);
+        self.files.committed_membership(index, state.membership.membership());
         drop(state);
+        self.files.applied(index);
         self.shared.start_leases();
+        self.shared.set_applied(index);
         Ok(())
     }
 

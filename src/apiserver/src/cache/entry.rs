@@ -1,8 +1,10 @@
 //! One cached object: the store's own bytes and a projection.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use k8s_openapi::serde::de::DeserializeOwned;
-use objects::status::Status;
+use objects::{protobuf::Definition, status::Status};
 use serde_json::Value;
 use storage::{KeyValue, Revision};
 
@@ -17,6 +19,8 @@ pub(crate) struct Entry {
     pub(crate) value: Bytes,
     pub(crate) revision: Revision,
     pub(crate) projection: Projection,
+    /// Size as an item of a protobuf list, below the number of the definition (plus one) that it was written by.
+    protobuf: AtomicU64,
 }
 
 impl Entry {
@@ -26,6 +30,7 @@ impl Entry {
             value: kv.value.clone(),
             revision: kv.mod_revision,
             projection: projector.project(&kv.value),
+            protobuf: AtomicU64::new(0),
         }
     }
 
@@ -42,6 +47,20 @@ impl Entry {
     /// The whole object, its resourceVersion included.
     pub(crate) fn decode(&self) -> Result<Value, Status> {
         encoded::decode(&self.value, self.revision)
+    }
+
+    /// Its size as an item of a protobuf list, where it was written by this definition last.
+    pub(crate) fn protobuf_size(&self, definition: Definition) -> Option<usize> {
+        let known = self.protobuf.load(Ordering::Relaxed);
+        let ours = known >> 32 == u64::from(definition.number()) + 1;
+        usize::try_from(known & u64::from(u32::MAX)).ok().filter(|_| ours)
+    }
+
+    pub(crate) fn keep_protobuf_size(&self, definition: Definition, size: usize) {
+        if let Ok(size) = u32::try_from(size) {
+            let known = (u64::from(definition.number()) + 1) << 32 | u64::from(size);
+            self.protobuf.store(known, Ordering::Relaxed);
+        }
     }
 
     /// The object as its type. The resourceVersion is left out: it is [`Entry::revision`].

@@ -11,19 +11,19 @@ use objects::{
 use serde_json::{Map, Value};
 use storage::{RangeError, RangeRequest, Revision, prefix_end};
 
-use super::{Place, get::invalid_version, page::Continue};
+use super::{
+    Place,
+    answer::{self, Answer},
+    get::invalid_version,
+    page::Continue,
+};
 use crate::{
     body::Body,
     cache::{Entry, store_status},
-    convert, encoded,
     handler::Call,
-    keys,
-    negotiate::{self, Encoding, Form, View},
+    keys, negotiate,
     query::Query,
-    registry::Resource,
-    respond,
     selection::Selection,
-    views,
 };
 
 /// Most objects read at once when selectors leave most of them out.
@@ -49,6 +49,8 @@ pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body
     let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
     let selection = Selection::of(&call.query, &place.resource)?;
     let limit = limit(&call.query)?;
+    // A list takes no such time, but the option must be one.
+    call.query.integer("timeoutSeconds")?;
     let page = match call.query.text("continue") {
         Some(token) => {
             let from = Continue::parse(token)?;
@@ -80,16 +82,13 @@ pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body
             }
         },
     };
-    send(call, &place.resource, &page, form)
+    let metadata = list_metadata(&page);
+    answer::send(call, Answer { resource: place.resource.clone(), entries: page.entries, metadata }, form)
 }
 
+/// How many objects are wanted at most; 0 for all.
 fn limit(query: &Query) -> Result<usize, Status> {
-    match query.text("limit") {
-        Some(text) => text
-            .parse()
-            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))),
-        None => Ok(0),
-    }
+    Ok(query.integer("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0))
 }
 
 fn refusal(field: &str, detail: &str) -> Status {
@@ -238,62 +237,4 @@ fn list_metadata(page: &Page) -> Map<String, Value> {
     }
     metadata.insert("resourceVersion".into(), page.revision.to_string().into());
     metadata
-}
-
-fn send(call: &Call, resource: &Resource, page: &Page, form: Form) -> Result<Response<Body>, Status> {
-    if form.encoding == Encoding::Json && resource.same_shape {
-        let text = match form.view {
-            View::Full => spliced(resource, page)?,
-            View::Table => {
-                let include = views::Include::of(&call.query);
-                views::table_of_stored(resource, &page.entries, include, &list_metadata(page))?
-            }
-            View::PartialMetadata | View::PartialMetadataList => {
-                views::partials_of_stored(&page.entries, &list_metadata(page))?
-            }
-        };
-        return Ok(respond::bytes(call, 200, form.encoding, text.into()));
-    }
-    let objects = page
-        .entries
-        .iter()
-        .map(|entry| convert::from_stored(resource, entry.decode()?))
-        .collect::<Result<Vec<Value>, Status>>()?;
-    let metadata = Value::Object(list_metadata(page));
-    let list = match form.view {
-        View::Table => views::table(resource, objects.into_iter(), views::Include::of(&call.query), Some(metadata)),
-        View::PartialMetadata | View::PartialMetadataList => serde_json::json!({
-            "kind": "PartialObjectMetadataList",
-            "apiVersion": "meta.k8s.io/v1",
-            "metadata": metadata,
-            "items": objects.iter().map(views::partial).collect::<Vec<_>>(),
-        }),
-        View::Full => serde_json::json!({
-            "kind": resource.kind.list_kind,
-            "apiVersion": resource.api_version,
-            "metadata": metadata,
-            "items": objects,
-        }),
-    };
-    Ok(respond::bytes(call, 200, form.encoding, respond::encode(&list, form.encoding)?.into()))
-}
-
-fn spliced(resource: &Resource, page: &Page) -> Result<Vec<u8>, Status> {
-    let size: usize = page.entries.iter().map(|entry| entry.value.len() + 48).sum();
-    let mut out = Vec::with_capacity(size + 256);
-    out.extend_from_slice(b"{\"kind\":\"");
-    out.extend_from_slice(resource.kind.list_kind.as_bytes());
-    out.extend_from_slice(b"\",\"apiVersion\":\"");
-    out.extend_from_slice(resource.api_version.as_bytes());
-    out.extend_from_slice(b"\",\"metadata\":");
-    serde_json::to_writer(&mut out, &list_metadata(page)).map_err(Status::internal)?;
-    out.extend_from_slice(b",\"items\":[");
-    for (index, entry) in page.entries.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        encoded::splice(&mut out, &entry.value, entry.revision, &resource.api_version, &resource.kind.kind);
-    }
-    out.extend_from_slice(b"]}");
-    Ok(out)
 }

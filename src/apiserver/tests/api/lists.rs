@@ -149,3 +149,77 @@ async fn tables_and_bare_metadata_have_rows_for_all() {
     assert_eq!((&list["kind"], names(&list)), (&json!("PartialObjectMetadataList"), vec!["m00", "m01"]));
     assert!(list["items"][0]["metadata"]["uid"].is_string());
 }
+
+/// The answer's frames, as the transport asks for them.
+async fn frames(client: &Client, path: &str) -> Vec<bytes::Bytes> {
+    let mut body = client.send(http::Method::GET, path, "application/json", None).await.into_body();
+    let mut frames = Vec::new();
+    while let Some(frame) = http_body_util::BodyExt::frame(&mut body).await {
+        frames.push(frame.unwrap().into_data().unwrap());
+    }
+    frames
+}
+
+#[tokio::test]
+async fn long_lists_come_in_chunks_whatever_their_form() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    for n in 0..40 {
+        let labels = json!({"n": n.to_string(), "long": "l".repeat(63)});
+        let annotations = json!({"a": "a".repeat(12_000)});
+        let object = json!({"metadata": {"name": format!("m{n:02}"), "labels": labels, "annotations": annotations}, "data": {"k": "d"}});
+        admin.create(MAPS, object).await;
+    }
+    let (_, expected) = admin.get(MAPS).await;
+    assert_eq!(names(&expected).len(), 40);
+    for (accept, shown) in [
+        ("application/json", "items"),
+        ("application/json;as=Table;v=v1;g=meta.k8s.io", "rows"),
+        ("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", "items"),
+        ("application/vnd.kubernetes.protobuf", "items"),
+    ] {
+        let frames = frames(&admin.with(&[("accept", accept)]), MAPS).await;
+        assert!(frames.len() > 4, "{accept}: {} frames", frames.len());
+        assert!(frames.iter().all(|frame| frame.len() <= 256 * 1024), "{accept}");
+        let whole = frames.concat();
+        let list: Value = match accept {
+            "application/vnd.kubernetes.protobuf" => objects::protobuf::decode(&whole).unwrap().value,
+            _ => serde_json::from_slice(&whole).unwrap(),
+        };
+        assert_eq!(list["metadata"]["resourceVersion"], expected["metadata"]["resourceVersion"], "{accept}");
+        let items = list[shown].as_array().unwrap();
+        assert_eq!(items.len(), 40, "{accept}");
+        for (item, expected) in items.iter().zip(expected["items"].as_array().unwrap()) {
+            let item = if shown == "rows" { &item["object"] } else { item };
+            for name in ["name", "labels", "annotations", "resourceVersion", "uid", "managedFields"] {
+                assert_eq!(item["metadata"].get(name), expected["metadata"].get(name), "{accept}: {name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_protobuf_list_is_right_in_each_version_that_shares_the_stored_object() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let event = json!({"metadata": {"name": "e", "namespace": "default"}, "reason": "R", "message": "text", "type": "Normal",
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    admin.create("/api/v1/namespaces/default/events", event).await;
+    let binary = admin.with(&[("accept", "application/vnd.kubernetes.protobuf")]);
+    // Twice: sizes that were kept for one version must not be taken for the other's.
+    for _ in 0..2 {
+        for (path, text) in [("/api/v1/events", "message"), ("/apis/events.k8s.io/v1/events", "note")] {
+            let list = objects::protobuf::decode(&frames(&binary, path).await.concat()).unwrap().value;
+            assert_eq!(list["items"][0][text], "text", "{path}: {list}");
+        }
+    }
+    let one = frames(&binary, "/apis/events.k8s.io/v1/namespaces/default/events/e").await.concat();
+    assert_eq!(objects::protobuf::decode(&one).unwrap().value["note"], "text");
+    let watch = "/api/v1/namespaces/default/events?watch=true&timeoutSeconds=1";
+    let (_, stored) = admin.get("/api/v1/namespaces/default/events/e").await;
+    let watched = frames(&binary, watch).await.concat();
+    let mut enveloped = Vec::new();
+    let text = stored.to_string();
+    objects::protobuf::Transcoder::default().object(&mut enveloped, "v1", "Event", text.as_bytes()).unwrap();
+    assert!(watched.windows(enveloped.len()).any(|window| window == enveloped));
+}

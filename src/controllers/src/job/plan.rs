@@ -4,7 +4,7 @@
 //! then, when no such pod holds a finalizer any more, it moves from the UIDs to the number. Indexed successes need no
 //! UIDs: the set of completed indexes is the count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::indexes::Indexes;
+use super::per_index::{self, Count, Failure};
 use super::policy::{self, Ruling};
 use super::view;
 use crate::{conditions, pods};
@@ -32,6 +33,8 @@ pub(super) struct State<'a> {
 pub(super) struct Plan {
     /// One per pod to make; the index where the job has them.
     pub(super) create: Vec<Option<i32>>,
+    /// How often the indexes in `create` have failed, where that is limited.
+    counts: Option<BTreeMap<i32, Count>>,
     /// Pods that are not needed: finalizer off, then deleted.
     pub(super) delete: Vec<Arc<Pod>>,
     /// Pods that are accounted for once `status` is written.
@@ -40,6 +43,13 @@ pub(super) struct Plan {
     /// Reason and message of a condition worth an event.
     pub(super) event: Option<(bool, String, String)>,
     pub(super) again: Option<Duration>,
+}
+
+impl Plan {
+    /// What a new pod of this index is told about the ones before it.
+    pub(super) fn count_before(&self, index: Option<i32>) -> Option<Count> {
+        self.counts.as_ref().map(|counts| index.and_then(|index| counts.get(&index).copied()).unwrap_or_default())
+    }
 }
 
 /// The counts so far.
@@ -67,7 +77,6 @@ pub(super) fn plan(state: &State<'_>) -> Plan {
         return plan;
     }
     let tally = tally(job, &spec, pods);
-    plan.release = pods.iter().filter(|p| view::has_finalizer(p) && is_accounted(job, p, &tally)).cloned().collect();
     let active: Vec<Arc<Pod>> = pods.iter().filter(|pod| is_active(job, pod)).cloned().collect();
     let terminating = pods.iter().filter(|pod| pods::is_terminating(pod) && !pods::is_terminal(pod)).count();
     let suspended = view::is_suspended(job);
@@ -75,6 +84,12 @@ pub(super) fn plan(state: &State<'_>) -> Plan {
         plan.status.start_time = Some(Time(now));
     }
     let verdict = verdict(job, &spec, &tally, pods, active.len(), plan.status.start_time.as_ref(), now);
+    let latest = match verdict {
+        None => per_index::latest(job, &spec, pods),
+        Some(_) => BTreeMap::new(),
+    };
+    let due = |p: &&Arc<Pod>| view::has_finalizer(p) && is_accounted(job, p, &tally) && !is_pending(&latest, &tally, p);
+    plan.release = pods.iter().filter(due).cloned().collect();
     let mut running = active.len();
     let mut conditions = old.conditions.clone().unwrap_or_default();
     if let Some(verdict) = &verdict {
@@ -87,7 +102,7 @@ pub(super) fn plan(state: &State<'_>) -> Plan {
         suspend(&mut plan, &mut conditions, job, now);
     } else {
         resume(&mut plan, &mut conditions, job, now);
-        manage(&mut plan, state, &spec, &tally, &active);
+        manage(&mut plan, state, &spec, &tally, (&active, &latest));
         running = running + plan.create.len() - plan.delete.len();
     }
     deadline(&mut plan, &spec, now);
@@ -104,6 +119,12 @@ fn is_accounted(job: &Job, pod: &Pod, tally: &Tally) -> bool {
     let uid = uid(pod);
     let indexed = view::is_indexed(job) && pods::is_succeeded(pod);
     indexed || tally.uncounted_succeeded.contains(&uid) || tally.uncounted_failed.contains(&uid) || is_ignored(job, pod)
+}
+
+/// Whether the pod is the latest failure of an index that will be tried again: it holds the index's count till then.
+fn is_pending(latest: &BTreeMap<i32, Failure<'_>>, tally: &Tally, pod: &Arc<Pod>) -> bool {
+    let index = view::index(pod).filter(|i| !tally.failed_indexes.0.contains(i) && !tally.completed.0.contains(i));
+    index.and_then(|index| latest.get(&index)).is_some_and(|failure| Arc::ptr_eq(failure.pod, pod))
 }
 
 /// Whether the failure policy takes the pod out of all counts.
@@ -139,7 +160,7 @@ fn tally(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>]) -> Tally {
             }
         } else if view::has_failed(job, pod) {
             let ruling = policy::rule_on(spec, pod);
-            if ruling == Ruling::FailIndex {
+            if per_index::is_last(spec, pod, &ruling) {
                 failed_indexes.0.extend(view::index(pod));
             }
             if let Ruling::FailJob(message) = &ruling {
@@ -210,7 +231,11 @@ fn verdict(
     if late {
         return Some(failure("DeadlineExceeded", "Job was active longer than specified deadline"));
     }
-    if !tally.failed_indexes.0.is_empty() && active == 0 {
+    if !tally.failed_indexes.0.is_empty() {
+        if spec.max_failed_indexes.is_some_and(|most| tally.failed_indexes.len() > most) {
+            let message = "Job has exceeded the specified maximal number of failed indexes";
+            return Some(failure("MaxFailedIndexesExceeded", message));
+        }
         let settled = tally.failed_indexes.len() + tally.completed.len();
         if spec.completions.is_some_and(|completions| settled >= completions) {
             return Some(failure("FailedIndexes", "Job has failed indexes"));
@@ -284,8 +309,14 @@ fn resume(plan: &mut Plan, conditions: &mut Vec<JobCondition>, job: &Job, now: T
     }
 }
 
-/// Brings the number of active pods to what is wanted.
-fn manage(plan: &mut Plan, state: &State<'_>, spec: &JobSpec, tally: &Tally, active: &[Arc<Pod>]) {
+/// Brings the number of active pods to what is wanted; `latest` are the failures whose index waits for another try.
+fn manage(
+    plan: &mut Plan,
+    state: &State<'_>,
+    spec: &JobSpec,
+    tally: &Tally,
+    (active, latest): (&[Arc<Pod>], &BTreeMap<i32, Failure<'_>>),
+) {
     let parallelism = spec.parallelism.unwrap_or(1).max(0);
     let wanted = match spec.completions {
         None if tally.all_succeeded() > 0 => i32::try_from(active.len()).unwrap_or(i32::MAX).min(parallelism),
@@ -323,25 +354,41 @@ fn manage(plan: &mut Plan, state: &State<'_>, spec: &JobSpec, tally: &Tally, act
     if missing == 0 {
         return;
     }
-    let failed: Vec<&Pod> = state
-        .pods
-        .iter()
-        .map(|p| &**p)
-        .filter(|p| view::has_failed(state.job, p) && !is_ignored(state.job, p))
-        .collect();
-    let succeeded: Vec<&Pod> = state.pods.iter().map(|p| &**p).filter(|p| pods::is_succeeded(p)).collect();
-    if let Some(wait) = view::backoff(&failed, &succeeded, state.now) {
+    if spec.backoff_limit_per_index.is_none()
+        && let Some(wait) = backoff(state)
+    {
         plan.again = Some(Duration::try_from(wait).unwrap_or_default());
         return;
     }
-    if indexed {
-        let open =
-            |i: &i32| !tally.completed.0.contains(i) && !tally.failed_indexes.0.contains(i) && !taken.contains(i);
-        let free = (0..spec.completions.unwrap_or(0)).filter(open);
-        plan.create = free.take(missing).map(Some).collect();
-    } else {
+    if !indexed {
         plan.create = vec![None; missing];
+        return;
     }
+    let open = |i: &i32| !tally.completed.0.contains(i) && !tally.failed_indexes.0.contains(i) && !taken.contains(i);
+    for index in (0..spec.completions.unwrap_or(0)).filter(open) {
+        match latest.get(&index).and_then(|failure| failure.wait(state.now)) {
+            Some(wait) => {
+                let wait = Duration::try_from(wait).unwrap_or_default();
+                plan.again = Some(plan.again.map_or(wait, |again| again.min(wait)));
+            }
+            None => plan.create.push(Some(index)),
+        }
+        if plan.create.len() == missing {
+            break;
+        }
+    }
+    if spec.backoff_limit_per_index.is_some() {
+        plan.counts = Some(latest.iter().map(|(index, failure)| (*index, failure.count)).collect());
+    }
+}
+
+/// How long the job as a whole makes no pod.
+fn backoff(state: &State<'_>) -> Option<SignedDuration> {
+    let pods = || state.pods.iter().map(|pod| &**pod);
+    let failed: Vec<&Pod> =
+        pods().filter(|pod| view::has_failed(state.job, pod) && !is_ignored(state.job, pod)).collect();
+    let succeeded: Vec<&Pod> = pods().filter(|pod| pods::is_succeeded(pod)).collect();
+    view::backoff(&failed, &succeeded, state.now)
 }
 
 /// Comes back when the deadline does.

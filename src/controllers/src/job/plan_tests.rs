@@ -99,7 +99,7 @@ fn an_indexed_job_runs_each_index_until_it_succeeds() {
     let mut job = job(json!({"completions": 3, "parallelism": 2, "completionMode": "Indexed"}));
     assert_eq!(step(&mut job, &[], 0).create, [Some(0), Some(1)]);
     let indexed = |name: &str, phase: &str, index: i32| {
-        let mut made = view::pod(&job, Some(index));
+        let mut made = view::pod(&job, Some(index), None);
         made.metadata.name = Some(name.into());
         made.metadata.uid = Some(name.into());
         made.status = plain(name, phase).status;
@@ -117,7 +117,7 @@ fn a_success_policy_ends_the_job_with_its_pods_before_all_indexes_are_done() {
     let mut job = job(json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed",
         "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}));
     let indexed = |name: &str, phase: &str, index: i32| {
-        let mut made = view::pod(&job, Some(index));
+        let mut made = view::pod(&job, Some(index), None);
         made.metadata.name = Some(name.into());
         made.metadata.uid = Some(name.into());
         made.status = plain(name, phase).status;
@@ -141,4 +141,58 @@ fn a_work_queue_job_starts_no_pods_after_the_first_success() {
     let plan = step(&mut job, &pods, 0);
     assert!(plan.create.is_empty() && plan.delete.is_empty());
     assert_eq!(reason(&job, "SuccessCriteriaMet"), None);
+}
+
+/// A pod as the plan would have it made.
+fn made(job: &Job, plan: &Plan, name: &str, phase: &str, index: i32) -> Arc<Pod> {
+    let mut made = view::pod(job, Some(index), plan.count_before(Some(index)));
+    made.metadata.name = Some(name.into());
+    made.metadata.uid = Some(name.into());
+    made.status = plain(name, phase).status;
+    made.metadata.creation_timestamp = plain(name, phase).metadata.creation_timestamp;
+    Arc::new(made)
+}
+
+#[test]
+fn an_index_is_retried_to_its_own_limit_and_the_others_go_on() {
+    let mut job = job(json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed",
+        "backoffLimit": i32::MAX, "backoffLimitPerIndex": 1}));
+    let plan = step(&mut job, &[], 0);
+    assert_eq!(plan.create, [Some(0), Some(1)]);
+    let (first, other) = (made(&job, &plan, "a", "Failed", 0), made(&job, &plan, "b", "Succeeded", 1));
+    // The failure keeps its finalizer, with it the count, until its index has another pod.
+    let plan = step(&mut job, &[first.clone(), other.clone()], 5);
+    assert_eq!((plan.create.len(), plan.again), (0, Some(Duration::from_secs(5))));
+    assert_eq!(plan.release.iter().map(|p| uid(p)).collect::<Vec<_>>(), ["b"]);
+    let plan = step(&mut job, &[first.clone(), released(&other)], 10);
+    assert_eq!((plan.create.clone(), plan.release.len()), (vec![Some(0)], 0));
+    let second = made(&job, &plan, "c", "Running", 0);
+    assert_eq!(second.metadata.annotations.as_ref().unwrap()[per_index::FAILURES], "1");
+    let plan = step(&mut job, &[first.clone(), released(&other), second.clone()], 11);
+    assert_eq!((plan.create.len(), plan.release.len()), (0, 1));
+    let mut failed = (*second).clone();
+    failed.status = plain("c", "Failed").status;
+    let failed = Arc::new(failed);
+    step(&mut job, &[released(&first), released(&other), failed.clone()], 20);
+    assert_eq!(reason(&job, "FailureTarget").as_deref(), Some("FailedIndexes"));
+    step(&mut job, &[released(&first), released(&other), released(&failed)], 21);
+    assert_eq!(reason(&job, "Failed").as_deref(), Some("FailedIndexes"));
+    let status = job.status.unwrap();
+    assert_eq!((status.failed, status.succeeded), (Some(2), Some(1)));
+    assert_eq!((status.failed_indexes.as_deref(), status.completed_indexes.as_deref()), (Some("0"), Some("1")));
+}
+
+#[test]
+fn too_many_failed_indexes_end_the_job() {
+    let mut job = job(json!({"completions": 4, "parallelism": 1, "completionMode": "Indexed",
+        "backoffLimit": i32::MAX, "backoffLimitPerIndex": 0, "maxFailedIndexes": 0}));
+    let plan = step(&mut job, &[], 0);
+    let failed = made(&job, &plan, "a", "Failed", 0);
+    let plan = step(&mut job, std::slice::from_ref(&failed), 1);
+    assert_eq!((plan.create.len(), plan.release.len()), (0, 1));
+    assert_eq!(reason(&job, "FailureTarget").as_deref(), Some("MaxFailedIndexesExceeded"));
+    step(&mut job, &[released(&failed)], 2);
+    assert_eq!(reason(&job, "Failed").as_deref(), Some("MaxFailedIndexesExceeded"));
+    let status = job.status.unwrap();
+    assert_eq!((status.failed, status.failed_indexes.as_deref()), (Some(1), Some("0")));
 }

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 
+use super::per_index::{self, Count};
 use crate::claim::controller_reference;
 use crate::{conditions, pods, template};
 
@@ -55,7 +56,7 @@ pub(super) fn index(pod: &Pod) -> Option<i32> {
 }
 
 /// When a pod's last container ended.
-fn ended_at(pod: &Pod) -> Option<Timestamp> {
+pub(super) fn ended_at(pod: &Pod) -> Option<Timestamp> {
     let ended = pods::container_statuses(pod)
         .iter()
         .filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0));
@@ -70,14 +71,19 @@ pub(super) fn backoff(failed: &[&Pod], succeeded: &[&Pod], now: Timestamp) -> Op
     let since = failed.iter().filter_map(|pod| ended_at(pod)).filter(|at| last_success.is_none_or(|last| *at > last));
     let times: Vec<Timestamp> = since.collect();
     let last = times.iter().max()?;
-    let doublings = u32::try_from(times.len().saturating_sub(1)).unwrap_or(u32::MAX).min(10);
+    wait_after(*last, i32::try_from(times.len()).unwrap_or(i32::MAX), now)
+}
+
+/// How long after the last of `failures` at `last` nothing is tried.
+pub(super) fn wait_after(last: Timestamp, failures: i32, now: Timestamp) -> Option<SignedDuration> {
+    let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(0).min(10);
     let wait = (BACKOFF * 2_i32.pow(doublings)).min(BACKOFF_MAX);
-    let left = wait - now.duration_since(*last);
+    let left = wait - now.duration_since(last);
     left.is_positive().then_some(left)
 }
 
-/// A pod of the job, for a completion index where it has them.
-pub(super) fn pod(job: &Job, index: Option<i32>) -> Pod {
+/// A pod of the job, for a completion index where it has them; `count` are the index's failures where they are limited.
+pub(super) fn pod(job: &Job, index: Option<i32>, count: Option<Count>) -> Pod {
     let (name, namespace) = (job.metadata.name.as_deref().unwrap_or_default(), job.metadata.namespace.as_deref());
     let template = job.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
     let prefix = index.map_or_else(|| name.to_owned(), |index| format!("{name}-{index}"));
@@ -88,7 +94,14 @@ pub(super) fn pod(job: &Job, index: Option<i32>) -> Pod {
     }
     let Some(index) = index else { return pod };
     let value = index.to_string();
-    pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), value.clone());
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(INDEX.to_owned(), value.clone());
+    if let Some(count) = count {
+        annotations.insert(per_index::FAILURES.to_owned(), count.failures.to_string());
+        if count.ignored > 0 {
+            annotations.insert(per_index::IGNORED.to_owned(), count.ignored.to_string());
+        }
+    }
     pod.metadata.labels.get_or_insert_default().insert(INDEX.to_owned(), value);
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(format!("{name}-{index}"));

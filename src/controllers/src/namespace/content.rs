@@ -1,4 +1,5 @@
-//! Deletes what is in a namespace, kind by kind, and reports what is left.
+//! Deletes what is in a namespace, kind by kind, and reports what is left. Pods go first: while they run, the secrets
+//! and policies beside them still hold.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +61,14 @@ struct Left {
 
 pub(super) async fn delete_all(client: &kube::Client, namespace: &str) -> Content {
     let mut content = Content::default();
-    let resources = discover(client, &mut content).await;
+    let mut resources = discover(client, &mut content).await;
+    if let Some(at) = resources.iter().position(|r| r.group.is_empty() && r.plural == "pods") {
+        let pods = resources.swap_remove(at);
+        content.absorb(empty(client.clone(), namespace.to_owned(), pods).await);
+        if !content.remaining.is_empty() || !content.failures.is_empty() {
+            return content;
+        }
+    }
     let jobs = resources.into_iter().map(|resource| empty(client.clone(), namespace.to_owned(), resource));
     let mut rounds = stream::iter(jobs).buffer_unordered(PARALLEL);
     while let Some(left) = rounds.next().await {

@@ -110,22 +110,21 @@ fn tail(path: &Path) -> io::Result<String> {
 }
 
 fn last_lines(log: &str) -> String {
-    let mut lines = Vec::new();
-    let mut size = 0;
-    for line in log.lines().rev().take(MAX_LOG_LINES) {
-        let Some(text) = line.splitn(4, ' ').nth(3) else { continue };
-        size += text.len() as u64 + 1;
-        if size > MAX_LOG_MESSAGE {
+    let mut pieces = Vec::new();
+    let (mut size, mut lines) = (0, 0);
+    for entry in log.lines().rev() {
+        let mut fields = entry.splitn(4, ' ').skip(2);
+        let (Some(tags), Some(text)) = (fields.next(), fields.next()) else { continue };
+        // A line that goes on, or that the container did not end, has no line feed.
+        let end = if tags.starts_with('P') { "" } else { "\n" };
+        lines += end.len();
+        size += (text.len() + end.len()) as u64;
+        if lines > MAX_LOG_LINES || size > MAX_LOG_MESSAGE {
             break;
         }
-        lines.push(text);
+        pieces.extend([end, text]);
     }
-    lines.reverse();
-    let mut out = lines.join("\n");
-    if !out.is_empty() {
-        out.push('\n');
-    }
-    out
+    pieces.into_iter().rev().collect()
 }
 
 #[cfg(test)]
@@ -137,6 +136,12 @@ mod tests {
         let log = "2026-01-01T00:00:00Z stdout F one two\n2026-01-01T00:00:01Z stderr F three\n";
         assert_eq!(last_lines(log), "one two\nthree\n");
         assert_eq!(last_lines(""), "");
+    }
+
+    #[test]
+    fn a_line_that_was_not_ended_gets_no_line_feed() {
+        assert_eq!(last_lines("t stdout F one\nt stdout P DONE\n"), "one\nDONE");
+        assert_eq!(last_lines("t stdout P long \nt stdout F line\n"), "long line\n");
     }
 
     #[test]

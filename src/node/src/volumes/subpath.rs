@@ -6,25 +6,43 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::table;
 
-/// Binds `sub` of the volume at `root` to `at`, making folders that are missing. Idempotent.
+/// Binds `sub` of the volume at `root` to `at`, making folders that are missing. What is bound there already stays if
+/// it is still what `sub` names: a ConfigMap that has changed since the last container gives the next one a new file.
 pub(crate) fn bind(root: &Path, sub: &str, at: &Path) -> io::Result<PathBuf> {
-    if table::is_mounted(at) {
-        return Ok(at.to_owned());
-    }
     let place = Place::open(root, Path::new(sub))?;
     let source = PathBuf::from(format!("/proc/self/fd/{}", place.fd()));
+    let wanted = fs::metadata(&source)?;
+    while table::is_mounted(at) {
+        let bound = fs::metadata(at)?;
+        if (bound.dev(), bound.ino()) == (wanted.dev(), wanted.ino()) {
+            return Ok(at.to_owned());
+        }
+        // Containers have mounts of their own; only the way to this one goes.
+        umount2(at, MntFlags::MNT_DETACH)?;
+    }
     if let Some(parent) = at.parent() {
         fs::create_dir_all(parent)?;
     }
-    if fs::metadata(&source)?.is_dir() {
+    match fs::symlink_metadata(at) {
+        Ok(old) if old.is_dir() != wanted.is_dir() => {
+            if old.is_dir() {
+                fs::remove_dir(at)?
+            } else {
+                fs::remove_file(at)?
+            }
+        }
+        _ => {}
+    }
+    if wanted.is_dir() {
         fs::create_dir_all(at)?;
     } else if fs::symlink_metadata(at).is_err() {
         fs::write(at, b"")?;

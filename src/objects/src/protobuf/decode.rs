@@ -1,6 +1,6 @@
 //! From protobuf to JSON.
 
-use super::table::{self, FieldRow, Shape, Type};
+use super::table::{Definition, FieldRow, Shape, Type};
 use super::wire::{Field, Reader};
 use super::{MAX_DEPTH, ProtobufError, special};
 use base64::Engine;
@@ -31,25 +31,26 @@ pub(super) fn unknown(bytes: &[u8]) -> Result<(String, String, &[u8]), ProtobufE
 }
 
 /// Reads a message into a JSON object.
-pub(super) fn message(bytes: &[u8], definition: &str) -> Result<Value, ProtobufError> {
-    value_of(bytes, definition, 0).map(|value| value.unwrap_or_else(|| Value::Object(Map::new())))
+pub(super) fn message(bytes: &[u8], definition: Definition) -> Result<Value, ProtobufError> {
+    object(bytes, definition, 0)
 }
 
-/// `None` where the message stands for an absent value (a zero time).
-fn value_of(bytes: &[u8], definition: &str, depth: usize) -> Result<Option<Value>, ProtobufError> {
+fn object(bytes: &[u8], definition: Definition, depth: usize) -> Result<Value, ProtobufError> {
+    let mut members = Map::new();
+    fields(bytes, definition, depth, &mut members)?;
+    Ok(Value::Object(members))
+}
+
+fn fields(
+    bytes: &[u8],
+    definition: Definition,
+    depth: usize,
+    members: &mut Map<String, Value>,
+) -> Result<(), ProtobufError> {
     if depth > MAX_DEPTH {
         return Err(ProtobufError::TooDeep);
     }
-    if special::is_special(definition) {
-        return special::decode(bytes, definition, &|bytes, definition| value_of(bytes, definition, depth + 1));
-    }
-    let mut members = Map::new();
-    fields(bytes, definition, depth, &mut members)?;
-    Ok(Some(Value::Object(members)))
-}
-
-fn fields(bytes: &[u8], definition: &str, depth: usize, members: &mut Map<String, Value>) -> Result<(), ProtobufError> {
-    let message = table::message(definition).ok_or_else(|| ProtobufError::Unknown(definition.to_owned()))?;
+    let message = definition.message();
     let mut reader = Reader::new(bytes);
     while let Some((number, field)) = reader.next()? {
         // A field of a newer version is skipped, as protobuf wants it.
@@ -103,6 +104,7 @@ fn put(
     Ok(())
 }
 
+/// `None` where the message stands for an absent value (a zero time).
 fn single(row: &FieldRow, name: &str, field: Field<'_>, depth: usize) -> Result<Option<Value>, ProtobufError> {
     let value = match (row.ty, field) {
         (Type::String, Field::Bytes(bytes)) => Value::String(text(bytes, name)?),
@@ -110,7 +112,10 @@ fn single(row: &FieldRow, name: &str, field: Field<'_>, depth: usize) -> Result<
         (Type::Bool, Field::Varint(value)) => Value::Bool(value != 0),
         (Type::Int, Field::Varint(value)) => Value::from(value.cast_signed()),
         (Type::Double, Field::Fixed64(bits)) => Value::from(f64::from_bits(bits)),
-        (Type::Message(definition), Field::Bytes(bytes)) => return value_of(bytes, definition, depth + 1),
+        (Type::Message(definition), Field::Bytes(bytes)) => object(bytes, definition, depth + 1)?,
+        (Type::Special(special), Field::Bytes(bytes)) => {
+            return special::decode(bytes, special, &|bytes, schema| object(bytes, schema, depth + 2).map(Some));
+        }
         (ty, field) => return Err(mismatch(name, field, describe(ty))),
     };
     Ok(Some(value))
@@ -123,7 +128,7 @@ fn describe(ty: Type) -> &'static str {
         Type::Int => "an integer",
         Type::Double => "a number",
         Type::Bytes => "bytes",
-        Type::Message(_) => "a message",
+        Type::Message(_) | Type::Special(_) => "a message",
     }
 }
 
@@ -132,7 +137,7 @@ fn zero(ty: Type) -> Value {
         Type::String | Type::Bytes => Value::String(String::new()),
         Type::Bool => Value::Bool(false),
         Type::Int | Type::Double => Value::from(0),
-        Type::Message(_) => Value::Object(Map::new()),
+        Type::Message(_) | Type::Special(_) => Value::Object(Map::new()),
     }
 }
 

@@ -2,15 +2,21 @@
 
 use super::ProtobufError;
 use super::decode::text;
-use super::encode::mismatch;
-use super::wire::{Field, Reader, Writer};
+use super::encode::{Encoder, mismatch};
+use super::table::{self, Definition};
+use super::wire::{Field, Reader};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Special {
+/// The definition of the schemas that stand within special types.
+pub(super) fn schema() -> Result<Definition, ProtobufError> {
+    table::find(SCHEMA).ok_or_else(|| ProtobufError::Unknown(SCHEMA.to_owned()))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Special {
     /// Seconds and nanoseconds; RFC 3339 with this many digits of a second's fraction.
     Time(i16),
     Duration,
@@ -25,29 +31,39 @@ enum Special {
     SchemaOrStrings,
 }
 
-fn special(definition: &str) -> Option<Special> {
-    let (_, name) = definition.rsplit_once('.')?;
-    Some(match name {
-        "Time" => Special::Time(0),
-        "MicroTime" => Special::Time(6),
-        "Duration" => Special::Duration,
-        "Quantity" => Special::Quantity,
-        "IntOrString" => Special::IntOrString,
-        "FieldsV1" | "RawExtension" | "JSON" => Special::Raw,
-        "ExtraValue" | "Verbs" => Special::Strings,
-        "JSONSchemaPropsOrBool" => Special::SchemaOrBool,
-        "JSONSchemaPropsOrArray" => Special::SchemaOrArray,
-        "JSONSchemaPropsOrStringArray" => Special::SchemaOrStrings,
-        _ => return None,
-    })
+impl Special {
+    pub(super) fn of(definition: &str) -> Option<Special> {
+        let (_, name) = definition.rsplit_once('.')?;
+        Some(match name {
+            "Time" => Special::Time(0),
+            "MicroTime" => Special::Time(6),
+            "Duration" => Special::Duration,
+            "Quantity" => Special::Quantity,
+            "IntOrString" => Special::IntOrString,
+            "FieldsV1" | "RawExtension" | "JSON" => Special::Raw,
+            "ExtraValue" | "Verbs" => Special::Strings,
+            "JSONSchemaPropsOrBool" => Special::SchemaOrBool,
+            "JSONSchemaPropsOrArray" => Special::SchemaOrArray,
+            "JSONSchemaPropsOrStringArray" => Special::SchemaOrStrings,
+            _ => return None,
+        })
+    }
+
+    /// What its JSON form is, for errors.
+    fn form(self) -> &'static str {
+        match self {
+            Special::Time(_) => "a time",
+            Special::Duration => "a duration",
+            Special::Quantity => "a quantity",
+            Special::IntOrString => "an integer or a string",
+            Special::Raw => "JSON",
+            Special::Strings => "a list of strings",
+            Special::SchemaOrBool | Special::SchemaOrArray | Special::SchemaOrStrings => "a schema",
+        }
+    }
 }
 
-pub(super) fn is_special(definition: &str) -> bool {
-    special(definition).is_some()
-}
-
-type Decode<'a> = &'a dyn Fn(&[u8], &str) -> Result<Option<Value>, ProtobufError>;
-type Encode<'a> = &'a dyn Fn(&Value, &str) -> Result<Vec<u8>, ProtobufError>;
+type Decode<'a> = &'a dyn Fn(&[u8], Definition) -> Result<Option<Value>, ProtobufError>;
 
 /// The parts of a special message: up to three fields, in every kind of value they may have.
 #[derive(Default)]
@@ -70,8 +86,8 @@ fn parts(bytes: &[u8]) -> Result<Parts<'_>, ProtobufError> {
     Ok(parts)
 }
 
-pub(super) fn decode(bytes: &[u8], definition: &str, schema: Decode<'_>) -> Result<Option<Value>, ProtobufError> {
-    let Some(special) = special(definition) else { return Ok(None) };
+pub(super) fn decode(bytes: &[u8], special: Special, message: Decode<'_>) -> Result<Option<Value>, ProtobufError> {
+    let definition = special.form();
     let parts = parts(bytes)?;
     let integer = |slot: usize| parts.integers[slot].unwrap_or(0);
     let strings = |slot: usize| {
@@ -79,7 +95,7 @@ pub(super) fn decode(bytes: &[u8], definition: &str, schema: Decode<'_>) -> Resu
     };
     let last = |slot: usize| parts.bytes[slot].last().copied();
     let one_schema = |slot: usize| match last(slot) {
-        Some(bytes) => schema(bytes, SCHEMA),
+        Some(bytes) => message(bytes, schema()?),
         None => Ok(None),
     };
     Ok(match special {
@@ -100,64 +116,67 @@ pub(super) fn decode(bytes: &[u8], definition: &str, schema: Decode<'_>) -> Resu
         Special::SchemaOrArray => match one_schema(1)? {
             Some(schema) => Some(schema),
             None => {
-                let items = parts.bytes[2].iter().map(|bytes| Ok(schema(bytes, SCHEMA)?.unwrap_or(Value::Null)));
+                let items = parts.bytes[2].iter().map(|bytes| Ok(message(bytes, schema()?)?.unwrap_or(Value::Null)));
                 Some(Value::Array(items.collect::<Result<_, ProtobufError>>()?))
             }
         },
     })
 }
 
-pub(super) fn encode(value: &Value, definition: &str, schema: Encode<'_>) -> Result<Vec<u8>, ProtobufError> {
-    let mut writer = Writer::default();
-    let Some(special) = special(definition) else { return Ok(writer.finish()) };
-    let unfit = |wanted: &'static str| mismatch(definition, value, wanted);
-    match (special, value) {
-        (Special::Time(_), Value::String(text)) => {
-            let time: Timestamp = text.parse().map_err(|_| unfit("a time"))?;
-            writer.integer(1, time.as_second());
-            writer.integer(2, i64::from(time.subsec_nanosecond()));
+/// Appends the message of the next value, without its length.
+pub(super) fn encode(encoder: &mut Encoder<'_, '_>, special: Special) -> Result<(), ProtobufError> {
+    let first = encoder.json.peek()?;
+    let unfit = |text: &str| mismatch(special.form(), text, special.form());
+    match (special, first) {
+        (Special::Time(_), b'"') => {
+            let text = encoder.json.string()?;
+            let time: Timestamp = text.parse().map_err(|_| unfit("\""))?;
+            encoder.out.integer(1, time.as_second());
+            encoder.out.integer(2, i64::from(time.subsec_nanosecond()));
         }
-        (Special::Duration, Value::String(text)) => {
-            let duration = crate::duration::parse(text).map_err(|_| unfit("a duration"))?;
-            writer.integer(1, i64::try_from(duration.as_nanos()).map_err(|_| unfit("a duration"))?);
+        (Special::Duration, b'"') => {
+            let duration = crate::duration::parse(&encoder.json.string()?).map_err(|_| unfit("\""))?;
+            encoder.out.integer(1, i64::try_from(duration.as_nanos()).map_err(|_| unfit("\""))?);
         }
-        (Special::Quantity, Value::String(text)) => writer.text(1, text),
-        (Special::Quantity, Value::Number(number)) => writer.text(1, &number.to_string()),
-        (Special::IntOrString, Value::Number(number)) => {
-            writer.integer(1, 0);
-            writer.integer(2, number.as_i64().ok_or_else(|| unfit("an integer"))?);
-            writer.text(3, "");
+        (Special::Quantity, b'"') => encoder.out.text(1, &encoder.json.string()?),
+        (Special::Quantity, b'-' | b'0'..=b'9') => encoder.out.text(1, encoder.json.value()?),
+        (Special::IntOrString, b'"') => {
+            encoder.out.integer(1, 1);
+            encoder.out.integer(2, 0);
+            encoder.out.text(3, &encoder.json.string()?);
         }
-        (Special::IntOrString, Value::String(text)) => {
-            writer.integer(1, 1);
-            writer.integer(2, 0);
-            writer.text(3, text);
+        (Special::IntOrString, b'-' | b'0'..=b'9') => {
+            let text = encoder.json.value()?;
+            encoder.out.integer(1, 0);
+            encoder.out.integer(2, text.parse().map_err(|_| unfit(text))?);
+            encoder.out.text(3, "");
         }
-        (Special::Raw, value) => writer.text(1, &value.to_string()),
-        (Special::Strings, Value::Array(items)) => {
-            for item in items {
-                writer.text(1, item.as_str().ok_or_else(|| unfit("a list of strings"))?);
+        (Special::Raw, _) => encoder.out.text(1, encoder.json.value()?),
+        (Special::Strings, b'[') => strings(encoder, 1)?,
+        (Special::SchemaOrStrings, b'[') => strings(encoder, 2)?,
+        (Special::SchemaOrBool, b't' | b'f') => encoder.boolean(1, special.form())?,
+        (Special::SchemaOrBool, _) => {
+            encoder.out.integer(1, 1);
+            encoder.message(2, schema()?)?;
+        }
+        (Special::SchemaOrArray, b'[') => {
+            let mut first = encoder.json.passes(b'[')?;
+            while encoder.json.item(b']', &mut first)? {
+                encoder.message(2, schema()?)?;
             }
         }
-        (Special::SchemaOrBool, Value::Bool(allows)) => writer.integer(1, i64::from(*allows)),
-        (Special::SchemaOrBool, value) => {
-            writer.integer(1, 1);
-            writer.bytes(2, &schema(value, SCHEMA)?);
-        }
-        (Special::SchemaOrArray, Value::Array(items)) => {
-            for item in items {
-                writer.bytes(2, &schema(item, SCHEMA)?);
-            }
-        }
-        (Special::SchemaOrStrings, Value::Array(items)) => {
-            for item in items {
-                writer.text(2, item.as_str().ok_or_else(|| unfit("a list of strings"))?);
-            }
-        }
-        (Special::SchemaOrArray | Special::SchemaOrStrings, value) => writer.bytes(1, &schema(value, SCHEMA)?),
-        _ => return Err(unfit("its type")),
+        (Special::SchemaOrArray | Special::SchemaOrStrings, _) => encoder.message(1, schema()?)?,
+        _ => return Err(unfit(encoder.json.value()?)),
     }
-    Ok(writer.finish())
+    Ok(())
+}
+
+fn strings(encoder: &mut Encoder<'_, '_>, number: u32) -> Result<(), ProtobufError> {
+    let mut first = encoder.json.passes(b'[')?;
+    while encoder.json.item(b']', &mut first)? {
+        encoder.string(number, Special::Strings.form())?;
+    }
+    Ok(())
 }
 
 fn time_text(seconds: i64, nanos: i64, digits: i16, definition: &str) -> Result<String, ProtobufError> {

@@ -71,10 +71,16 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes the fields of one message.
+/// Writes fields.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     bytes: Vec<u8>,
+}
+
+impl From<Vec<u8>> for Writer {
+    fn from(bytes: Vec<u8>) -> Writer {
+        Writer { bytes }
+    }
 }
 
 impl Writer {
@@ -82,12 +88,22 @@ impl Writer {
         self.bytes
     }
 
-    fn put(&mut self, mut value: u64) {
+    /// What is written so far.
+    pub(super) fn written(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    pub(super) fn put(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.bytes.push(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
         }
         self.bytes.push(value.to_le_bytes()[0]);
+    }
+
+    /// The tag of a length-delimited field; the length and the bytes follow.
+    pub(super) fn delimited(&mut self, number: u32) {
+        self.tag(number, 2);
     }
 
     fn tag(&mut self, number: u32, wire_type: u64) {
@@ -106,7 +122,7 @@ impl Writer {
     }
 
     pub(super) fn bytes(&mut self, number: u32, value: &[u8]) {
-        self.tag(number, 2);
+        self.delimited(number);
         self.put(value.len() as u64);
         self.bytes.extend_from_slice(value);
     }
@@ -114,4 +130,32 @@ impl Writer {
     pub(super) fn text(&mut self, number: u32, value: &str) {
         self.bytes(number, value.as_bytes());
     }
+
+    /// Where what is to get its length in front begins, when it is written; see [`Writer::close`].
+    pub(super) fn open(&mut self) -> usize {
+        self.bytes.push(0);
+        self.bytes.len()
+    }
+
+    /// Writes the length of all since [`Writer::open`] in front of it: one byte has been left for it.
+    pub(super) fn close(&mut self, begin: usize) {
+        let length = self.bytes.len() - begin;
+        let more = varint_size(length) - 1;
+        if more > 0 {
+            let end = self.bytes.len();
+            self.bytes.resize(end + more, 0);
+            self.bytes.copy_within(begin..end, begin + more);
+        }
+        let mut rest = length;
+        for at in begin - 1..begin + more {
+            let last = at + 1 == begin + more;
+            self.bytes[at] = rest.to_le_bytes()[0] & 0x7f | if last { 0 } else { 0x80 };
+            rest >>= 7;
+        }
+    }
+}
+
+/// Bytes that a number takes as a varint.
+pub(super) fn varint_size(value: usize) -> usize {
+    (value.checked_ilog2().unwrap_or(0) / 7 + 1) as usize
 }

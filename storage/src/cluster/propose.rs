@@ -1,0 +1,144 @@
+//! Carrying requests to whoever leads: into the own log, or to the leader.
+//!
+//! Invariant: a batch goes to a second place only when it is certain that the first did not take it. When that is not
+//! certain its outcome is [`StoreError::Unknown`], and the caller must look before it asks again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use openraft::error::{ClientWriteError, RaftError};
+use tokio::time::Instant;
+
+use super::{Cluster, Lead};
+use crate::command::{Batch, Proposal, Reply};
+use crate::error::StoreError;
+use crate::link::CallError;
+use crate::members::{Member, MemberId};
+use crate::rpc::{Forward, Request, Response};
+use crate::writer::{Pending, answer, is_full};
+
+type Outcomes = Vec<Result<Reply, StoreError>>;
+
+/// What came of one attempt.
+enum Attempt {
+    Done(Outcomes),
+    /// The others may fare better elsewhere: nothing has happened.
+    NotTaken,
+    Failed(StoreError),
+}
+
+impl Cluster {
+    /// Gets a batch into the log of the cluster and answers its requests.
+    pub(crate) async fn carry_out(&self, pending: Vec<Pending>) {
+        let size: usize = pending.iter().map(|pending| pending.size).sum();
+        let here_only = pending.iter().any(|pending| pending.here_only);
+        let (commands, replies): (Vec<_>, Vec<_>) =
+            pending.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
+        let synced = commands.iter().any(crate::command::Command::synced);
+        let batch = Arc::new(Batch { synced, commands });
+        match self.attempt_until_taken(&batch, size, here_only).await {
+            Ok(outcomes) if outcomes.len() == replies.len() => {
+                replies.into_iter().zip(outcomes).for_each(|(reply, outcome)| answer(reply, outcome));
+            }
+            Ok(_) => replies.into_iter().for_each(|reply| answer(reply, Err(StoreError::Unknown))),
+            Err(error) => replies.into_iter().for_each(|reply| answer(reply, Err(error.clone()))),
+        }
+    }
+
+    async fn attempt_until_taken(
+        &self,
+        batch: &Arc<Batch>,
+        size: usize,
+        here_only: bool,
+    ) -> Result<Outcomes, StoreError> {
+        let deadline = Instant::now() + self.timing.answer;
+        loop {
+            if let Some(exclusion) = *self.link.excluded.borrow() {
+                return Err(StoreError::Excluded(exclusion));
+            }
+            let attempt = match self.lead() {
+                Lead::Here => self.propose(batch, size).await,
+                Lead::There { .. } | Lead::Nobody if here_only => return Err(StoreError::NoLeader),
+                Lead::There { id, member, term } => self.forward(id, &member, term, batch).await,
+                Lead::Nobody => Attempt::NotTaken,
+            };
+            match attempt {
+                Attempt::Done(outcomes) => return Ok(outcomes),
+                Attempt::Failed(error) => return Err(error),
+                Attempt::NotTaken if self.raft_has_ended() => return Err(StoreError::Failed),
+                Attempt::NotTaken => {
+                    if !self.leader_may_have_changed(deadline).await {
+                        return Err(StoreError::NoLeader);
+                    }
+                }
+            }
+        }
+    }
+
+    fn raft_has_ended(&self) -> bool {
+        self.raft.metrics().borrow().running_state.is_err()
+    }
+
+    fn reserve(&self, size: usize) -> Result<(), StoreError> {
+        match self.files.log().reserve(size as u64 + 1024) {
+            Ok(()) => Ok(()),
+            Err(error) if is_full(&error) => Err(StoreError::DiskFull { dir: self.dir.clone() }),
+            Err(error) => {
+                tracing::error!(%error, "cannot allocate a log segment");
+                Err(StoreError::Failed)
+            }
+        }
+    }
+
+    async fn propose(&self, batch: &Arc<Batch>, size: usize) -> Attempt {
+        if let Err(error) = self.reserve(size) {
+            return Attempt::Failed(error);
+        }
+        if self.alone() {
+            return self.write(batch).await;
+        }
+        let mut handing_over = self.handing_over.subscribe();
+        if tokio::time::timeout(self.timing.answer, handing_over.wait_for(|busy| !busy)).await.is_err()
+            || !self.has_quorum(None)
+        {
+            return Attempt::NotTaken;
+        }
+        match tokio::time::timeout(self.timing.answer, self.write(batch)).await {
+            Ok(attempt) => attempt,
+            Err(_) => Attempt::Failed(StoreError::Unknown),
+        }
+    }
+
+    async fn write(&self, batch: &Arc<Batch>) -> Attempt {
+        match self.raft.client_write(Proposal(batch.clone())).await {
+            Ok(written) => Attempt::Done(written.data.outcomes),
+            // Refused at once, or cut from the log by a new leader: it has not happened.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt::NotTaken,
+            Err(RaftError::APIError(error)) => {
+                tracing::error!(%error, "a proposal was refused");
+                Attempt::Failed(StoreError::Failed)
+            }
+            Err(RaftError::Fatal(error)) => {
+                tracing::error!(%error, "the raft core has stopped");
+                Attempt::Failed(StoreError::Failed)
+            }
+        }
+    }
+
+    /// Passes a batch on. The answer comes when this member has applied it as well, so that it can read what it wrote.
+    async fn forward(&self, leader: MemberId, member: &Member, term: u64, batch: &Batch) -> Attempt {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let commands = batch.commands.clone();
+        let request = Request::Forward(Forward { term, session: self.session, sequence, commands });
+        let limit = self.timing.answer + if batch.synced { std::time::Duration::ZERO } else { self.timing.hold };
+        match self.link.call(leader, member, &request, limit).await {
+            Ok(Response::Outcomes { index, outcomes }) => {
+                // It is written, whether or not this member learns of it in time.
+                self.shared.wait_applied(index, Instant::now() + self.timing.answer).await;
+                Attempt::Done(outcomes)
+            }
+            Ok(Response::NotLeader) | Err(CallError::Unreachable | CallError::Refused(_)) => Attempt::NotTaken,
+            Ok(_) | Err(CallError::Lost) => Attempt::Failed(StoreError::Unknown),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! gRPC over HTTP/2 streams: framed messages in, framed messages and a status in the trailers out.
+//!
+//! Invariants: no message above [`MAX_MESSAGE`] is buffered; a stream of answers is sent as fast as the client takes it
+//! and no faster; what cannot be decoded is answered with a status, never with a broken connection.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use prost::Message;
+
+use super::status::{Code, Status};
+
+/// Longest message that is taken from a client: the store's largest transaction, and room for what frames it.
+pub const MAX_MESSAGE: usize = crate::request::MAX_TXN_BYTES + (512 << 10);
+/// The flag and the length before each message.
+const PREFIX: usize = 5;
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+/// What may not stand in `grpc-message` as it is.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// The client has gone away; there is nobody left to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone;
+
+/// Messages of the client.
+pub(super) struct Inbound {
+    body: RecvStream,
+    buffer: BytesMut,
+}
+
+impl Inbound {
+    pub(super) fn new(body: RecvStream) -> Self {
+        Self { body, buffer: BytesMut::new() }
+    }
+
+    /// The next message, or nothing at the end of the stream. Cancel-safe.
+    pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        loop {
+            if let Some(message) = take(&mut self.buffer)? {
+                let decoded = M::decode(message);
+                return decoded.map(Some).map_err(|error| {
+                    Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
+                });
+            }
+            match self.body.data().await {
+                Some(Ok(chunk)) => {
+                    // Fails only for a stream that is gone, which the next read tells.
+                    let _released = self.body.flow_control().release_capacity(chunk.len());
+                    self.buffer.extend_from_slice(&chunk);
+                }
+                Some(Err(error)) => return Err(Status::new(Code::Unavailable, error.to_string())),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(Status::new(Code::Internal, "the stream ends within a message")),
+            }
+        }
+    }
+
+    /// The only message of a call that has one.
+    pub(super) async fn only<M: Message + Default>(&mut self) -> Result<M, Status> {
+        let missing = || Status::new(Code::Internal, "the request has no message");
+        let message = self.next().await?.ok_or_else(missing)?;
+        match self.next::<super::wire::Empty>().await? {
+            None => Ok(message),
+            Some(_) => Err(Status::new(Code::Internal, "the request has more than one message")),
+        }
+    }
+}
+
+/// Cuts one message off the front, if it is there.
+fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
+    take_upto(buffer, MAX_MESSAGE)
+}
+
+/// The same for a client, which has asked for what it gets.
+pub(super) fn take_any(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
+    take_upto(buffer, u32::MAX as usize)
+}
+
+fn take_upto(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Status> {
+    let Some((prefix, rest)) = buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
+    let [flag, length @ ..] = *prefix;
+    let length = u32::from_be_bytes(length) as usize;
+    if flag != 0 {
+        return Err(Status::unimplemented("grpc: compressed messages are not supported"));
+    }
+    if length > max {
+        let message = format!("grpc: received message larger than max ({length} vs. {max})");
+        return Err(Status::new(Code::ResourceExhausted, message));
+    }
+    if rest.len() < length {
+        buffer.reserve(PREFIX + length - buffer.len());
+        return Ok(None);
+    }
+    let mut message = buffer.split_to(PREFIX + length);
+    Ok(Some(message.split_off(PREFIX).freeze()))
+}
+
+/// A message with its prefix.
+pub(super) fn frame(message: &impl Message) -> Result<Bytes, Status> {
+    let length = message.encoded_len();
+    let prefix = u32::try_from(length).map_err(|_| Status::new(Code::ResourceExhausted, "the answer is too large"))?;
+    let mut framed = BytesMut::with_capacity(PREFIX + length);
+    framed.put_u8(0);
+    framed.put_u32(prefix);
+    message.encode(&mut framed).map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+    Ok(framed.freeze())
+}
+
+fn head() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+fn write_status(headers: &mut HeaderMap, status: &Status) {
+    headers.insert(GRPC_STATUS, HeaderValue::from(status.code as u16));
+    if !status.message.is_empty() {
+        let escaped = utf8_percent_encode(&status.message, ESCAPED).to_string();
+        if let Ok(value) = HeaderValue::try_from(escaped) {
+            headers.insert(GRPC_MESSAGE, value);
+        }
+    }
+}
+
+/// Answers with a status alone. The client may be gone; then there is nobody to tell.
+pub(super) fn refuse(mut respond: SendResponse<Bytes>, status: &Status) {
+    let mut response = head();
+    write_status(response.headers_mut(), status);
+    if status.code == Code::Unimplemented {
+        response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    drop(respond.send_response(response, true));
+}
+
+/// Answers what is not gRPC.
+pub(super) fn refuse_http(mut respond: SendResponse<Bytes>, code: StatusCode) {
+    let mut response = Response::new(());
+    *response.status_mut() = code;
+    drop(respond.send_response(response, true));
+}
+
+/// Answers with one message, or with what went wrong.
+pub(super) fn answer<M: Message>(mut respond: SendResponse<Bytes>, outcome: Result<M, Status>) {
+    let framed = match outcome.and_then(|message| frame(&message)) {
+        Ok(framed) => framed,
+        Err(status) => return refuse(respond, &status),
+    };
+    // HTTP/2 keeps what the client does not take yet; it is one message, and the client has asked for it.
+    let Ok(mut stream) = respond.send_response(head(), false) else { return };
+    if stream.send_data(framed, false).is_ok() {
+        finish(stream, &Status::ok());
+    }
+}
+
+fn finish(mut stream: SendStream<Bytes>, status: &Status) {
+    let mut trailers = HeaderMap::with_capacity(2);
+    write_status(&mut trailers, status);
+    drop(stream.send_trailers(trailers));
+}
+
+/// A stream of answers.
+pub(super) struct Outbound {
+    stream: SendStream<Bytes>,
+}
+
+impl Outbound {
+    pub(super) fn open(mut respond: SendResponse<Bytes>) -> Result<Self, Gone> {
+        respond.send_response(head(), false).map(|stream| Self { stream }).map_err(|_| Gone)
+    }
+
+    /// Sends one message; waits for as long as the client does not take it.
+    pub(super) async fn send(&mut self, message: &impl Message) -> Result<(), Gone> {
+        let mut framed = frame(message).map_err(|_| Gone)?;
+        while !framed.is_empty() {
+            self.stream.reserve_capacity(framed.len());
+            while self.stream.capacity() == 0 {
+                match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Err(Gone),
+                }
+            }
+            let chunk = framed.split_to(self.stream.capacity().min(framed.len()));
+            self.stream.send_data(chunk, false).map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the client gives the call up.
+    pub(super) async fn gone(&mut self) -> Gone {
+        let _reason = poll_fn(|cx| self.stream.poll_reset(cx)).await;
+        Gone
+    }
+
+    pub(super) fn finish(self, status: &Status) {
+        finish(self.stream, status);
+    }
+}
+
+/// The time a client gives a call: at most eight digits and a unit.
+pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let malformed = || Status::new(Code::Internal, "malformed grpc-timeout");
+    let text = value.to_str().map_err(|_| malformed())?;
+    let (digits, unit) = text.split_at_checked(text.len().wrapping_sub(1)).ok_or_else(malformed)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let count: u64 = digits.parse().map_err(|_| malformed())?;
+    Ok(Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return Err(malformed()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_taken_once_it_is_whole() {
+        let message = super::super::wire::PutRequest { key: b"k".to_vec(), ..Default::default() };
+        let framed = frame(&message).unwrap();
+        let mut buffer = BytesMut::new();
+        for byte in &framed[..framed.len() - 1] {
+            buffer.put_u8(*byte);
+            assert_eq!(take(&mut buffer), Ok(None));
+        }
+        buffer.put_u8(framed[framed.len() - 1]);
+        buffer.put_u8(0);
+        assert_eq!(take(&mut buffer), Ok(Some(framed.slice(PREFIX..))));
+        assert_eq!(buffer.len(), 1);
+    }
+
+    #[test]
+    fn compression_and_size_are_refused_by_the_prefix_alone() {
+        let refused = |bytes: &[u8]| take(&mut BytesMut::from(bytes)).unwrap_err().code;
+        assert_eq!(refused(&[1, 0, 0, 0, 1]), Code::Unimplemented);
+        assert_eq!(refused(&[0, 0xff, 0, 0, 0]), Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn timeouts_have_units() {
+        let of = |text: &'static str| {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("grpc-timeout"), text.parse().unwrap())]);
+            timeout(&headers)
+        };
+        assert_eq!(of("5S"), Ok(Some(Duration::from_secs(5))));
+        assert_eq!(of("99999999H"), Ok(Some(Duration::from_secs(99_999_999 * 3600))));
+        assert_eq!(of("250m"), Ok(Some(Duration::from_millis(250))));
+        for bad in ["", "S", "5", "5x", "123456789S", "-1S", "5µ"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), Ok(None));
+    }
+}

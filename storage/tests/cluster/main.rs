@@ -1,0 +1,10 @@
+//! Several members in one process, joined by a transport that cuts, delays, loses and repeats on demand.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod damage;
+mod elections;
+mod keeping;
+mod membership;
+mod net;
+mod several;
+mod snapshots;

@@ -1,0 +1,196 @@
+//! Members come and go while others write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use storage::{ClusterId, Config, Exclusion, MemberError, OpenError, Role, Store, StoreError, Timing, force_one_voter};
+use tokio::time::timeout;
+
+use super::net::{Members, PATIENCE, member, put, put_until_acknowledged, timing, value};
+
+/// Writes through one member until told to stop; returns how many were acknowledged.
+fn load(store: Store, name: &'static str, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<u64> {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let mut written = 0;
+        while !stop.load(Ordering::Relaxed) {
+            if store.txn(put(format!("{name}-{written}"), "v")).await.is_ok() {
+                written += 1;
+            }
+        }
+        written
+    })
+}
+
+#[tokio::test]
+async fn one_grows_to_three_to_five_and_back_to_one_under_load() {
+    let mut members = Members::of(1).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = load(members.store(1), "load", &stop);
+    for id in 2..=5 {
+        members.join(id).await;
+    }
+    assert_eq!(members.voters(1), [1, 2, 3, 4, 5]);
+    for id in [5, 4, 3, 2] {
+        members.store(1).remove_member(id).await.unwrap();
+        let gone = members.store(id);
+        let told = timeout(PATIENCE, gone.excluded()).await.expect("a removed member learns that it is");
+        assert_eq!(told, Exclusion::Removed);
+        let error = gone.txn(put("x", "y")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Excluded(Exclusion::Removed)), "{error}");
+        members.kill(id);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let written = timeout(PATIENCE, writer).await.unwrap().unwrap();
+    assert_eq!(members.voters(1), [1]);
+    let store = members.store(1);
+    assert!(written > 0 && (0..written).all(|n| value(&store, &format!("load-{n}")).is_some()));
+    // One again: nothing is sent to anybody, and it serves alone after a restart.
+    drop(store);
+    members.kill(1);
+    members.start(1).await.txn(put("alone", "yes")).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_leader_can_be_removed_and_a_dead_member_replaced() {
+    let mut members = Members::of(3).await;
+    let leader = members.leader().await;
+    members.store(leader).remove_member(leader).await.unwrap();
+    assert_eq!(timeout(PATIENCE, members.store(leader).excluded()).await.unwrap(), Exclusion::Removed);
+    members.forget(leader);
+    members.join(4).await;
+    // One dies for good and is replaced.
+    let dead = members.ids().into_iter().find(|id| *id != 4).unwrap();
+    members.forget(dead);
+    put_until_acknowledged(&members.store(4), "key", "value").await;
+    members.wait("removal of the dead member", |_| Some(())).await;
+    let removed = timeout(PATIENCE, async {
+        loop {
+            match members.store(4).remove_member(dead).await {
+                Ok(()) => return,
+                Err(MemberError::NoLeader | MemberError::WouldLoseQuorum { .. } | MemberError::Unknown) => {}
+                Err(error) => unreachable!("{error}"),
+            }
+        }
+    });
+    removed.await.unwrap();
+    members.join(5).await;
+    assert_eq!(members.voters(4).len(), 3);
+    members.agree().await;
+    assert_eq!(value(&members.store(5), "key").as_deref(), Some("value"));
+}
+
+#[tokio::test]
+async fn clashes_are_refused_and_say_with_what() {
+    let mut members = Members::of(2).await;
+    let store = members.store(2);
+    let named = |name: &str| storage::Member { name: name.to_owned(), ..member(9) };
+    assert_eq!(store.add_member(9, named("m1")).await, Err(MemberError::NameInUse { name: "m1".to_owned(), id: 1 }));
+    assert_eq!(store.add_member(2, named("x")).await, Err(MemberError::IdInUse { id: 2, name: "m2".to_owned() }));
+    assert_eq!(store.add_member(9, named("")).await, Err(MemberError::Incomplete));
+    assert_eq!(store.promote(9).await, Err(MemberError::NotFound(9)));
+    assert_eq!(store.add_member(2, member(2)).await, Ok(()), "asking again is harmless");
+    assert_eq!(store.promote(2).await, Ok(()));
+    // One of two cannot be removed while the other is away: nobody could agree to it.
+    let leader = members.leader().await;
+    drop(store);
+    members.kill(3 - leader);
+    members
+        .wait("the other one's silence", |members| {
+            let status = members.store(leader).status();
+            status.members.iter().find(|known| known.id != leader)?.heard.filter(|since| *since > timing().election.1)
+        })
+        .await;
+    let error = members.store(leader).remove_member(3 - leader).await.unwrap_err();
+    assert!(matches!(error, MemberError::WouldLoseQuorum { alive: 1, voters: 1, .. }), "{error}");
+    members.start(3 - leader).await;
+    members.leader().await;
+    assert_eq!(Members::of(1).await.store(1).remove_member(1).await, Err(MemberError::LastVoter(1)));
+}
+
+#[tokio::test]
+async fn addresses_are_remembered_and_can_be_corrected() {
+    let mut members = Members::of(3).await;
+    let moved = storage::Member { addresses: vec!["10.9.9.9:6443".to_owned()], ..member(2) };
+    members.store(3).update_member(2, moved.clone()).await.unwrap();
+    members.kill(1);
+    members.kill(3);
+    for id in [1, 3] {
+        members.start(id).await;
+    }
+    for store in members.stores() {
+        timeout(PATIENCE, store.read_barrier()).await.unwrap().unwrap();
+        let known: Vec<_> = store.members().into_iter().map(|status| (status.id, status.member, status.role)).collect();
+        let expected = [(1, member(1), Role::Voter), (2, moved.clone(), Role::Voter), (3, member(3), Role::Voter)];
+        assert_eq!(known, expected);
+    }
+}
+
+#[tokio::test]
+async fn another_clusters_directory_and_messages_are_refused() {
+    let (mut members, others) = (Members::of(2).await, Members::of(1).await);
+    let ours = members.cluster;
+    members.kill(2);
+    members.cluster = others.cluster;
+    let error = members.try_start(2).await.unwrap_err();
+    let wrong = matches!(error, OpenError::WrongCluster { found, expected, .. } if found == ours.id && expected == others.cluster.id);
+    assert!(wrong, "{error}");
+    members.cluster = ClusterId { generation: 1, ..ours };
+    let error = members.try_start(2).await.unwrap_err();
+    assert!(matches!(error, OpenError::WrongGeneration { found: 0, expected: 1, .. }), "{error}");
+    // A member of one cluster that is wired to another by mistake is not taken in.
+    let mut dirs = Members::of(1).await;
+    dirs.net = others.net.clone();
+    dirs.cluster = ClusterId { id: 77, generation: 0 };
+    let stray = dirs.start(2).await;
+    others.store(1).add_member(2, member(2)).await.unwrap();
+    let error = others.store(1).promote(2).await.unwrap_err();
+    assert!(matches!(error, MemberError::Behind { id: 2, .. }), "{error}");
+    assert_eq!(stray.revision(), 0);
+    assert!(others.store(1).txn(put("still", "serving")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_survivor_becomes_a_cluster_of_its_own_and_the_others_are_told_to_join_again() {
+    let mut members = Members::with(3, Timing { answer: std::time::Duration::from_secs(1), ..timing() }).await;
+    put_until_acknowledged(&members.store(1), "key", "value").await;
+    members.agree().await;
+    (1..=3).for_each(|id| members.kill(id));
+    let alone = members.start(3).await;
+    assert!(matches!(alone.txn(put("k", "v")).await, Err(StoreError::NoLeader)));
+    drop(alone);
+    members.kill(3);
+    let config = Config::new(members.dir(3), 3);
+    let forced = loop {
+        match force_one_voter(&config) {
+            Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            forced => break forced.unwrap(),
+        }
+    };
+    assert_eq!(forced.cluster, ClusterId { id: members.cluster.id, generation: 1 });
+    assert!(forced.aside.join("FORMAT").exists() && forced.aside.join("log").exists(), "the old data is kept");
+    let first = members.cluster;
+    members.cluster = forced.cluster;
+    let survivor = members.start(3).await;
+    assert_eq!(value(&survivor, "key").as_deref(), Some("value"));
+    survivor.txn(put("alone", "yes")).await.unwrap();
+    // The others come back, speak to it, and learn that it has gone on without them.
+    members.cluster = first;
+    let lost = members.start(2).await;
+    assert_eq!(timeout(PATIENCE, lost.excluded()).await.unwrap(), Exclusion::Forked { generation: 1 });
+    assert!(matches!(lost.txn(put("k", "v")).await, Err(StoreError::Excluded(_))));
+    drop(lost);
+    members.kill(2);
+    let config = Config::new(members.dir(2), 2);
+    let aside = loop {
+        match storage::move_aside(&config) {
+            Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            moved => break moved.unwrap(),
+        }
+    };
+    assert!(aside.exists() && !members.dir(2).exists());
+    members.cluster = forced.cluster;
+    members.join(2).await;
+    members.agree().await;
+    assert_eq!(value(&members.store(2), "alone").as_deref(), Some("yes"));
+}
