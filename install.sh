@@ -192,7 +192,8 @@ output_log="/var/log/$NAME.log"
 error_log="/var/log/$NAME.log"
 pidfile="/run/$NAME.pid"
 respawn_delay=2
-rc_ulimit="-n 1048576 -u unlimited"
+# One option: a shell that takes no second one, as Debian's, would set none.
+rc_ulimit="-n 1048576"
 set -o allexport
 [ -f $CONFIG_DIR/$NAME.env ] && . $CONFIG_DIR/$NAME.env
 set +o allexport

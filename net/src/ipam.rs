@@ -105,11 +105,14 @@ impl Ipam {
         }
     }
 
-    pub(crate) fn release(&mut self, pod_id: &str) -> Result<Option<Lease>, NetError> {
-        let Some(lease) = self.saved.leases.remove(pod_id) else { return Ok(None) };
+    /// A full disk does not keep the lease: the next change is written with it gone, or a restart finds no pod for it.
+    pub(crate) fn release(&mut self, pod_id: &str) -> Option<Lease> {
+        let lease = self.saved.leases.remove(pod_id)?;
         self.taken.remove(&lease.ip);
-        self.save()?;
-        Ok(Some(lease))
+        if let Err(error) = self.save() {
+            tracing::warn!(pod_id, %error, "the address is free, but its lease is still on disk");
+        }
+        Some(lease)
     }
 
     fn insert(&mut self, pod_id: &str, lease: Lease) {
@@ -195,6 +198,17 @@ mod tests {
         assert_eq!(rest, [ip(3), ip(4), ip(5), ip(6)]);
         assert_eq!(ipam.acquire("f", &[]).unwrap().ip, ip(2));
         assert!(matches!(ipam.acquire("g", &[]), Err(NetError::Exhausted(_))));
+    }
+
+    #[test]
+    fn an_address_is_given_back_although_the_disk_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ipam = Ipam::open(dir.path(), range()).unwrap();
+        ipam.acquire("a", &[]).unwrap();
+        // Stands for a full disk: root may write everywhere else.
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(ipam.release("a").unwrap().ip, ip(2), "host ports of the pod are closed by its lease");
+        assert!(ipam.get("a").is_none());
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Net {
     /// Takes interface, address and host ports of the pod away; a pod that is not attached is no error.
     pub async fn detach(&self, pod_id: &str) -> Result<(), NetError> {
         pod::remove(&self.inner.route, pod_id).await?;
-        let lease = match self.with_ipam(|ipam| ipam.release(pod_id)) {
+        let lease = match self.with_ipam(|ipam| Ok(ipam.release(pod_id))) {
             Err(NetError::NotReady) => None,
             other => other?,
         };

@@ -57,6 +57,10 @@ fn try_all() -> Vec<Missing> {
     runtime.block_on(async {
         let mut missing = Vec::new();
         for feature in FEATURES {
+            // Without nftables all rules fail, and only the first says why.
+            if matches!(feature.attempt, Attempt::Rule(_)) && missing.iter().any(|m: &Missing| m.feature == NFTABLES) {
+                continue;
+            }
             if let Err(error) = attempt(feature.attempt).await {
                 missing.push(Missing {
                     feature: feature.name,
@@ -89,11 +93,13 @@ const fn needed(name: &'static str, module: &'static str, option: &'static str, 
     Feature { name, module, option, attempt }
 }
 
+const NFTABLES: &str = "nftables";
+
 const FEATURES: &[Feature] = &[
     needed("bridge interfaces", "bridge", "CONFIG_BRIDGE", Attempt::Bridge),
     needed("veth interfaces", "veth", "CONFIG_VETH", Attempt::Veth),
     needed("vxlan interfaces", "vxlan", "CONFIG_VXLAN", Attempt::Vxlan),
-    needed("nftables", "nf_tables", "CONFIG_NF_TABLES and CONFIG_NF_TABLES_IPV4", Attempt::Rule(plain)),
+    needed(NFTABLES, "nf_tables", "CONFIG_NF_TABLES and CONFIG_NF_TABLES_IPV4", Attempt::Rule(plain)),
     needed("nftables connection tracking", "nft_ct", "CONFIG_NFT_CT", Attempt::Rule(tracked)),
     needed("nftables address translation", "nft_chain_nat", "CONFIG_NFT_NAT", Attempt::Rule(translated)),
     needed("nftables masquerade", "nft_masq", "CONFIG_NFT_MASQ", Attempt::Rule(masqueraded)),
