@@ -13,6 +13,7 @@ mod cgroup;
 pub mod error;
 pub mod images;
 mod link;
+pub mod open_files;
 mod pod;
 mod protocol;
 mod records;

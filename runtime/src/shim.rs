@@ -27,6 +27,9 @@ use std::path::PathBuf;
 /// Runs the shim; the executable calls it for its hidden `shim` subcommand, before any thread exists. `args` is what
 /// follows the subcommand: the pod's folder.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
+    if let Err(error) = crate::open_files::lower() {
+        eprintln!("cannot set the limit of open files: {error}");
+    }
     let mut args = args.into_iter();
     let code = match (args.next(), args.next()) {
         (Some(folder), None) => launch::from_runtime(&PathBuf::from(folder)),

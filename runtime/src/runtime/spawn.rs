@@ -3,6 +3,7 @@
 use super::{Inner, Result, cleanup, io_error};
 use crate::error::RuntimeError;
 use crate::link::{self, Inbox, Link, lock};
+use crate::open_files;
 use crate::pod::Pod;
 use crate::protocol::{Reply, StateRecord};
 use crate::records::{self, PodDir, PodRecord};
@@ -73,7 +74,7 @@ async fn start(inner: &Arc<Inner>, dir: &PodDir, record: &PodRecord) -> Result<(
 async fn launch(inner: &Arc<Inner>, dir: &PodDir) -> Result<()> {
     let log = fs::File::create(dir.log()).map_err(io_error(&dir.log()))?;
     let mut command = Command::new(&inner.config.exe);
-    command.arg("shim").arg(dir.path()).env_clear();
+    command.arg("shim").arg(dir.path()).env_clear().envs(open_files::for_shim());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let output = tokio::task::spawn_blocking(move || command.output())
         .await

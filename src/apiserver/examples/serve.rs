@@ -3,7 +3,7 @@
 
 use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use apiserver::{ApiServer, Config, NoNodes, ServiceAccountConfig};
+use apiserver::{ApiServer, Config, Limits, NoNodes, ServiceAccountConfig};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use pki::{Ca, Identity, Leaf};
@@ -57,6 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         anonymous: true,
         event_ttl: Duration::from_secs(3600),
         compaction_interval: Duration::from_secs(300),
+        limits: Limits::default(),
         version: "v1.36.0+rk0.1.0".into(),
     })
     .await?;

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use rustls::server::ResolvesServerCert;
 
-use crate::{authn::User, dial::NodeDialer};
+use crate::{authn::User, dial::NodeDialer, limits::Limits};
 
 /// Everything an API server needs to run.
 pub struct Config {
@@ -34,6 +34,8 @@ pub struct Config {
     pub event_ttl: Duration,
     /// How often the store's history is compacted, when anything was written meanwhile.
     pub compaction_interval: Duration,
+    /// How much is done at once.
+    pub limits: Limits,
     /// Version shown by `/version`, for example `v1.36.0+rk0.1.0`.
     pub version: String,
 }

@@ -130,6 +130,16 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
         return Ok(route.handle(request, user).await);
     }
     let user = impersonated(&inner, user, request.headers())?;
+    let target = path::parse(uri.path());
+    let verb = match &target {
+        Target::NonResource => non_resource_verb(request.method()),
+        Target::Resource(at) => verb_of(request.method(), at, uri.query()),
+    };
+    // The components of this process bound themselves, and must not be kept from their work by who floods the server.
+    let _room = match origin.fixed {
+        Some(_) => None,
+        None => inner.room.for_request(&user, &target, verb, uri.path())?,
+    };
     let (head, body) = request.into_parts();
     let mut call = Call {
         method: head.method.clone(),
@@ -142,14 +152,13 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
         uri: uri.clone(),
         head,
     };
-    let response = match path::parse(uri.path()) {
+    let response = match target {
         Target::NonResource => {
-            let verb = non_resource_verb(&call.method);
             authorize_path(&call, verb, uri.path())?;
             nonresource::dispatch(&mut call).await
         }
         Target::Resource(at) => {
-            authorize_resource(&call, &at)?;
+            authorize_resource(&call, &at, verb)?;
             Box::pin(rest::dispatch(&mut call, &at)).await
         }
     }?;
@@ -182,7 +191,7 @@ fn authorize_path(call: &Call, verb: &str, path: &str) -> Result<(), Status> {
     }
 }
 
-fn authorize_resource(call: &Call, at: &ResourcePath<'_>) -> Result<(), Status> {
+fn authorize_resource(call: &Call, at: &ResourcePath<'_>, verb: &str) -> Result<(), Status> {
     let mut name = at.name.as_ref();
     let fields = selected_fields(&call.query);
     if name.is_empty() {
@@ -190,7 +199,7 @@ fn authorize_resource(call: &Call, at: &ResourcePath<'_>) -> Result<(), Status> 
     }
     let attributes = Attributes {
         user: &call.user,
-        verb: verb_of(&call.method, at, call.uri.query()),
+        verb,
         group: at.group(),
         resource: at.resource,
         subresource: at.subresource,

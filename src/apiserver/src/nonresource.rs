@@ -92,7 +92,8 @@ fn issuer(call: &Call) -> Result<Response<Body>, Status> {
     }))
 }
 
-fn is_health(path: &str) -> bool {
+/// Whether a path asks after the server's health.
+pub(crate) fn is_health(path: &str) -> bool {
     ["/healthz", "/livez", "/readyz"].iter().any(|root| path == *root || path.starts_with(&format!("{root}/")))
 }
 

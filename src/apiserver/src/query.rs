@@ -1,7 +1,11 @@
 //! Query parameters of a request: form decoding and the typed list/watch/write options.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    num::{IntErrorKind, ParseIntError},
+};
 
+use objects::status::Status;
 use percent_encoding::percent_decode_str;
 
 /// Decoded parameters, in order; a name may repeat.
@@ -39,6 +43,17 @@ impl Query {
         self.get(name).filter(|v| !v.is_empty())
     }
 
+    /// A number, as upstream's option types read it: once the name is there, it must be one.
+    pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Status> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let refused = |error: ParseIntError| {
+            let out_of_range = matches!(error.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow);
+            let why = if out_of_range { "value out of range" } else { "invalid syntax" };
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+        };
+        text.parse().map(Some).map_err(refused)
+    }
+
     /// All values of `name`.
     pub(crate) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
@@ -53,6 +68,19 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_numbers_or_refused() {
+        let q = Query::parse(Some("a=5&b=-1&c=soon&d=&e=9223372036854775808"));
+        assert_eq!(
+            (q.integer("a").unwrap(), q.integer("b").unwrap(), q.integer("x").unwrap()),
+            (Some(5), Some(-1), None)
+        );
+        let message = |name: &str| q.integer(name).unwrap_err().message().to_owned();
+        assert_eq!(message("c"), "strconv.ParseInt: parsing \"soon\": invalid syntax");
+        assert_eq!(message("d"), "strconv.ParseInt: parsing \"\": invalid syntax");
+        assert_eq!(message("e"), "strconv.ParseInt: parsing \"9223372036854775808\": value out of range");
+    }
 
     #[test]
     fn decodes_escapes_plus_and_repeats() {

@@ -1,19 +1,19 @@
 //! The listener: TLS with optional client certificates, HTTP/1.1 and HTTP/2 on one port, upgrades, graceful drain.
+//! A connection has a task of its own, and is given up when it does nothing (`connection`).
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{Request, body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper::{Request, body::Incoming, server::conn::http1, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     authn::{User, certificate},
     body::request_body,
+    connection::{Activity, Admitted, Running},
     handler::{self, Origin},
+    limits::Permit,
     server::Inner,
 };
 
@@ -23,17 +23,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const STREAMS: u32 = 1000;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const HTTP2: &[u8] = b"h2";
 
 /// Accepts until the server stops. Connections go on in tasks of their own.
 pub(crate) async fn accept(inner: &Arc<Inner>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             () = inner.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accept_one(inner, &listener) => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                inner.tasks.spawn(connection(inner.clone(), stream));
+            Ok((stream, permit)) => {
+                inner.tasks.spawn(serve(inner.clone(), stream, permit));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -43,21 +44,33 @@ pub(crate) async fn accept(inner: &Arc<Inner>, listener: TcpListener) {
     }
 }
 
+async fn accept_one(inner: &Inner, listener: &TcpListener) -> std::io::Result<(TcpStream, Option<Permit>)> {
+    let permit = inner.room.for_connection().await;
+    Ok((listener.accept().await?.0, permit))
+}
+
 /// Serves one connection to its end.
 pub(crate) async fn connection(inner: Arc<Inner>, stream: TcpStream) {
+    let permit = inner.room.for_connection().await;
+    serve(inner, stream, permit).await;
+}
+
+async fn serve(inner: Arc<Inner>, stream: TcpStream, permit: Option<Permit>) {
     let peer = stream.peer_addr().ok();
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "cannot set options of a connection");
     }
-    let tls = match tokio::time::timeout(HANDSHAKE, inner.tls.accept(stream)).await {
+    let tls = match tokio::time::timeout(HANDSHAKE, inner.tls.accept(Admitted::new(stream, permit))).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return tracing::debug!(?peer, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(?peer, "TLS handshake took too long"),
     };
-    let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let session = tls.get_ref().1;
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
     let certificate = leaf.and_then(certificate::user_of).map(Arc::new);
+    let http2 = session.alpn_protocol() == Some(HTTP2);
     inner.metrics.connections.inc();
-    http(&inner, TokioIo::new(tls), peer, certificate).await;
+    http(&inner, TokioIo::new(tls), http2, peer, certificate).await;
     inner.metrics.connections.dec();
 }
 
@@ -70,34 +83,65 @@ fn tune(stream: &TcpStream) -> nix::Result<()> {
     setsockopt(stream, sockopt::TcpKeepCount, &3)
 }
 
-async fn http<I>(inner: &Arc<Inner>, io: I, peer: Option<SocketAddr>, certificate: Option<Arc<User>>)
+async fn http<I>(inner: &Arc<Inner>, io: I, http2: bool, peer: Option<SocketAddr>, certificate: Option<Arc<User>>)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
+    let activity = Arc::new(Activity::default());
+    let (counted, serving) = (activity.clone(), inner.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let origin = Origin { peer, certificate: certificate.clone(), fixed: None };
-        let inner = inner.clone();
-        async move { Ok::<_, std::convert::Infallible>(handler::handle(inner, origin, request.map(request_body)).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).half_close(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .keep_alive_timeout(Duration::from_secs(15));
-    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = inner.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        let (inner, running) = (serving.clone(), Running::new(counted.clone()));
+        async move {
+            let response = handler::handle(inner, origin, request.map(request_body)).await;
+            Ok::<_, std::convert::Infallible>(response.map(|body| running.of(body)))
         }
+    });
+    let ended = if http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(15));
+        drive(inner, &activity, builder.serve_connection(io, service), http2::Connection::graceful_shutdown).await
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).half_close(true).header_read_timeout(inner.room.idle);
+        let connection = builder.serve_connection(io, service).with_upgrades();
+        drive(inner, &activity, connection, http1::UpgradeableConnection::graceful_shutdown).await
     };
     if let Err(error) = ended {
-        tracing::trace!(?peer, error, "connection ended");
+        tracing::trace!(?peer, %error, "connection ended");
+    }
+}
+
+/// Runs a connection to its end. One that does nothing is asked to end, and dropped when it does not.
+async fn drive<C>(
+    inner: &Inner,
+    activity: &Activity,
+    connection: C,
+    ask_to_end: impl Fn(Pin<&mut C>),
+) -> Result<(), hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let mut connection = pin!(connection);
+    let mut asked = false;
+    loop {
+        let requests = activity.requests();
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = inner.stop.cancelled(), if !asked => {}
+            () = tokio::time::sleep(inner.room.idle) => match (activity.idle_since(requests), asked) {
+                (true, true) => return Ok(()),
+                (true, false) => {}
+                (false, _) => continue,
+            },
+        }
+        asked = true;
+        ask_to_end(connection.as_mut());
     }
 }

@@ -29,7 +29,7 @@ pub use jiff::Timestamp;
 use serde_json::Value;
 
 pub use deletion::Propagation;
-pub use registry::{fields_of, for_kind, strategy_for};
+pub use registry::{check_view, fields_of, for_kind, strategy_for};
 
 use crate::columns::Column;
 use crate::status::{Qualified, Status};

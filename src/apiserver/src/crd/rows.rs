@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     CustomResource,
-    strategy::{CustomStrategy, PrintedColumn, ScalePaths, facts, intern},
+    strategy::{CustomStrategy, PrintedColumn, ScalePaths, facts, intern, intern_path},
 };
 use crate::{
     cache::Projector,
@@ -162,7 +162,7 @@ fn scale(version: &Value) -> Option<ScalePaths> {
 fn fields(version: &Value) -> Vec<SelectableField> {
     let field = |label: &str, path: &[String]| SelectableField {
         label: intern(label),
-        path: Box::leak(path.iter().map(|step| intern(step)).collect::<Vec<_>>().into_boxed_slice()),
+        path: intern_path(path),
         absent: Absent::Text(""),
     };
     let own = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();

@@ -60,6 +60,20 @@ pub(crate) fn intern(text: &str) -> &'static str {
     leaked
 }
 
+/// The steps of a path, under the same terms.
+pub(crate) fn intern_path(path: &[String]) -> &'static [&'static str] {
+    static PATHS: Mutex<Option<HashSet<&'static [&'static str]>>> = Mutex::new(None);
+    let path: Vec<&'static str> = path.iter().map(|step| intern(step)).collect();
+    let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    let paths = paths.get_or_insert_default();
+    if let Some(known) = paths.get(path.as_slice()) {
+        return known;
+    }
+    let leaked: &'static [&'static str] = Box::leak(path.into_boxed_slice());
+    paths.insert(leaked);
+    leaked
+}
+
 /// Metadata that only the server writes; an update keeps the stored one's.
 const KEPT: [&str; 6] =
     ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
@@ -246,5 +260,16 @@ impl Strategy for CustomStrategy {
         }
         at[last.as_str()] = replicas.into();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_comes_again_takes_no_more_memory() {
+        let path = || intern_path(&["spec".to_owned(), "interned".to_owned()]);
+        assert!(std::ptr::eq(path(), path()));
     }
 }

@@ -9,6 +9,7 @@ use crate::{body::Body, handler::Call, respond, selection::Selection};
 /// Answers a DELETE of a collection with an empty list, as upstream's clients only look at the code.
 pub(crate) async fn delete_collection(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
     let selection = Selection::of(&call.query, &place.resource)?;
+    call.query.integer("timeoutSeconds")?;
     let body = body::optional_value(call, "DeleteOptions").await?;
     let (options, dry_run) = options::delete_options(&call.query, body.as_ref())?;
     call.inner.hub.linearize().await?;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use objects::{
     names,
     status::Status,
-    strategy::{Context, User as StrategyUser},
+    strategy::{Context, User as StrategyUser, check_view},
 };
 use serde_json::Value;
 use storage::Revision;
@@ -145,6 +145,7 @@ async fn prepare(
         user: Some(&requester),
     };
     let mut value = strategy.create(object, &context)?;
+    check_view(&place.resource.kind, &value, None)?;
     managed::record_create(&place.resource, &mut value, &options.field_manager, "");
     let turn = admission::validate(&mut review, Some(&value)).await?;
     warnings.append(&mut review.warnings);

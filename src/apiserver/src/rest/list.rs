@@ -49,6 +49,8 @@ pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body
     let form = negotiate::form(call.headers(), &call.query, !place.resource.kind.custom)?;
     let selection = Selection::of(&call.query, &place.resource)?;
     let limit = limit(&call.query)?;
+    // A list takes no such time, but the option must be one.
+    call.query.integer("timeoutSeconds")?;
     let page = match call.query.text("continue") {
         Some(token) => {
             let from = Continue::parse(token)?;
@@ -84,13 +86,9 @@ pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body
     answer::send(call, Answer { resource: place.resource.clone(), entries: page.entries, metadata }, form)
 }
 
+/// How many objects are wanted at most; 0 for all.
 fn limit(query: &Query) -> Result<usize, Status> {
-    match query.text("limit") {
-        Some(text) => text
-            .parse()
-            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))),
-        None => Ok(0),
-    }
+    Ok(query.integer("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0))
 }
 
 fn refusal(field: &str, detail: &str) -> Status {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use objects::{
     field::{Errors, Path},
     status::Status,
-    strategy::{Context, Part, deletion},
+    strategy::{Context, Part, check_view, deletion},
 };
 use serde_json::Value;
 use storage::{KeyValue, Revision};
@@ -220,6 +220,7 @@ async fn prepare(
         user: Some(&requester),
     };
     let mut value = strategy.update(change.part, object, old, &context)?;
+    check_view(&place.resource.kind, &value, Some(old))?;
     if change.mode != Mode::Applied {
         managed::record_update(&place.resource, &mut value, old, &change.options.field_manager, place.subresource);
     }

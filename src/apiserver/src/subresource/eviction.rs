@@ -6,23 +6,28 @@ use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use objects::{
     selector::Selector,
     status::Status,
-    strategy::{Part, deletion::rfc3339},
+    strategy::{
+        Part,
+        deletion::{DeleteOptions, check_preconditions, rfc3339},
+    },
 };
 use serde_json::{Value, json};
 
 use crate::{
     admission::node_restriction,
     body::Body,
-    encoded::child_mut,
+    encoded::{child_mut, meta_str},
     handler::Call,
     respond,
     rest::{
         Place, body, delete, options,
         options::WriteOptions,
         store,
-        update::{self, Change, Mode},
+        update::{self, Change, Mode, Outcome},
     },
 };
+
+const DISRUPTION: &str = "DisruptionTarget";
 
 /// Answers the POST of an Eviction.
 pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
@@ -42,10 +47,62 @@ pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Respons
     {
         spend(call, place, &budget, &pod, dry_run).await?;
     }
+    if !dry_run {
+        mark(call, place, &mut options).await?;
+    }
     let pod_place =
         Place { resource: place.resource.clone(), namespace: place.namespace, name: place.name, subresource: "" };
     delete::delete_object(&call.inner, &call.user, &pod_place, &options, dry_run, &mut call.warnings).await?;
     respond::value(call, 201, &serde_json::to_value(Status::success(201)).map_err(Status::internal)?)
+}
+
+/// Says in the pod's status that it is ended from outside, so that a job does not take it for a failure.
+async fn mark(call: &mut Call, place: &Place<'_>, options: &mut DeleteOptions) -> Result<(), Status> {
+    let status_place =
+        Place { resource: place.resource.clone(), namespace: place.namespace, name: place.name, subresource: "status" };
+    let write = WriteOptions::default();
+    let (inner, user) = (call.inner.clone(), call.user.clone());
+    let change = Change { inner: &inner, user: &user, part: Part::Status, options: &write, mode: Mode::Direct };
+    let judged = options.clone();
+    let next = |old: &Value| {
+        check_preconditions(&*place.resource.strategy, old, &judged)?;
+        Ok(disrupted(old, jiff::Timestamp::now()))
+    };
+    let outcome = update::apply(&change, &status_place, &mut call.warnings, next).await?;
+    if let (Outcome::Stored(_, revision), Some(version)) = (outcome, &mut options.resource_version) {
+        *version = revision.to_string();
+    }
+    Ok(())
+}
+
+/// The pod with its condition. Its resourceVersion is left out: whoever writes in between does no harm.
+fn disrupted(pod: &Value, now: jiff::Timestamp) -> Value {
+    let mut pod = pod.clone();
+    let generation = pod.pointer("/metadata/generation").cloned().unwrap_or_default();
+    crate::encoded::metadata_mut(&mut pod).remove("resourceVersion");
+    let conditions = child_mut(&mut pod, "status").entry("conditions").or_insert_with(|| json!([]));
+    let Value::Array(conditions) = conditions else { return pod };
+    let mut condition = json!({
+        "type": DISRUPTION,
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastTransitionTime": rfc3339(now),
+    });
+    if !generation.is_null() {
+        condition["observedGeneration"] = generation;
+    }
+    match conditions.iter_mut().find(|known| known["type"] == DISRUPTION) {
+        Some(known) => {
+            // It has been so since then.
+            if known["status"] == "True" && known["lastTransitionTime"].is_string() {
+                condition["lastTransitionTime"] = known["lastTransitionTime"].clone();
+            }
+            *known = condition;
+        }
+        None => conditions.push(condition),
+    }
+    pod
 }
 
 /// Whether the pod does not count for any budget: it is finished, going already, or has not started yet.
@@ -122,7 +179,7 @@ fn enter(old: &Value, pod: &str, ready: bool) -> Result<Value, Status> {
         return Ok(old.clone());
     }
     if allowed <= 0 {
-        let name = crate::encoded::meta_str(old, "name");
+        let name = meta_str(old, "name");
         let cause = format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
         return Err(refuse(&cause));
     }
@@ -151,5 +208,22 @@ mod tests {
         assert!(spent["status"]["disruptedPods"]["p"].is_string());
         assert_eq!(enter(&spent, "q", true).unwrap_err().code(), 429);
         assert!(enter(&spent, "q", false).is_ok());
+    }
+
+    #[test]
+    fn a_pod_is_marked_once() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let pod = json!({"metadata": {"name": "p", "generation": 3, "resourceVersion": "5"},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        let marked = disrupted(&pod, now);
+        assert_eq!(marked["metadata"].get("resourceVersion"), None);
+        assert_eq!(marked["status"]["conditions"][0], pod["status"]["conditions"][0]);
+        let condition = &marked["status"]["conditions"][1];
+        assert_eq!((&condition["type"], &condition["status"]), (&json!(DISRUPTION), &json!("True")));
+        assert_eq!(
+            (&condition["reason"], &condition["observedGeneration"]),
+            (&json!("EvictionByEvictionAPI"), &json!(3))
+        );
+        assert_eq!(disrupted(&marked, jiff::Timestamp::MAX), marked);
     }
 }

@@ -4,10 +4,12 @@
 
 mod allocation;
 mod authorization;
+mod connections;
 mod custom;
 mod documents;
 mod kubectl;
 mod lists;
+mod measure;
 mod objects;
 mod quota;
 mod server;

@@ -274,3 +274,73 @@ async fn a_scale_is_shown_as_a_table_of_its_numbers() {
     assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("web"), json!(3), json!(0)]);
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
 }
+
+#[tokio::test]
+async fn an_evicted_pod_says_so_before_it_goes() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    admin.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    // A finalizer keeps the pod in sight.
+    let metadata = json!({"name": "p", "finalizers": ["example.com/seen"]});
+    let pod = admin.create(pods, json!({"metadata": metadata, "spec": spec})).await;
+    let eviction = |version: &str| {
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"},
+            "deleteOptions": {"preconditions": {"resourceVersion": version}}})
+    };
+    let evict = format!("{pods}/p/eviction");
+    let (code, refused) = admin.post(&evict, eviction("1")).await;
+    assert_eq!((code, &refused["reason"]), (409, &json!("Conflict")));
+    let conditions = |pod: &Value| pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let (_, untouched) = admin.get(&format!("{pods}/p")).await;
+    assert!(conditions(&untouched).iter().all(|condition| condition["type"] != "DisruptionTarget"));
+    // The condition's own write does not put the pod out of the state that the client meant.
+    let (code, done) = admin.post(&evict, eviction(pod["metadata"]["resourceVersion"].as_str().unwrap())).await;
+    assert_eq!(code, 201, "{done}");
+    let (_, going) = admin.get(&format!("{pods}/p")).await;
+    assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
+    let condition = conditions(&going).into_iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
+}
+
+#[tokio::test]
+async fn events_are_checked_by_the_rules_of_the_api_they_come_by() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let new = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({"metadata": {"name": "e"}, "reason": "R", "type": "Normal", "note": "n", "action": "A",
+        "regarding": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    let (code, refused) = admin.post(new, event.clone()).await;
+    assert_eq!(code, 422, "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("eventTime: Required value"), "{refused}");
+    let mut whole = event;
+    whole["eventTime"] = json!("2026-01-01T00:00:00.000001Z");
+    whole["reportingController"] = json!("example.com/c");
+    whole["reportingInstance"] = json!("i");
+    let stored = admin.create(new, whole.clone()).await;
+    let mut changed = stored.clone();
+    changed["note"] = json!("other");
+    let (code, refused) = admin.put(&format!("{new}/e"), &changed).await;
+    assert_eq!(code, 422, "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("message: Invalid value: \"other\": field is immutable"));
+    let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}});
+    let (code, patched) = admin.patch(&format!("{new}/e"), "application/merge-patch+json", series).await;
+    assert_eq!((code, &patched["series"]["count"]), (200, &json!(2)), "{patched}");
+    // By the older API what is old stays right.
+    let old = json!({"metadata": {"name": "o"}, "involvedObject": {"namespace": "default"}, "message": "m"});
+    admin.create("/api/v1/namespaces/default/events", old).await;
+    let (_, one) = admin.get(&format!("{new}?fieldSelector=regarding.kind%3DPod")).await;
+    assert_eq!(one["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_time_limit_that_is_no_number_is_refused() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    for verb in ["", "watch=true&"] {
+        let (code, refused) = admin.get(&format!("/api/v1/namespaces?{verb}timeoutSeconds=soon")).await;
+        let told = (code, refused["message"].as_str().unwrap_or_default());
+        assert_eq!(told, (400, "strconv.ParseInt: parsing \"soon\": invalid syntax"));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use apiserver::{ApiServer, Body, Config, NoNodes, ServiceAccountConfig, User};
+use apiserver::{ApiServer, Body, Config, Limits, NoNodes, ServiceAccountConfig, User};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
 use pki::{Ca, Identity, Leaf};
 use rustls::{
+    ClientConfig, RootCertStore,
     crypto::ring::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -17,6 +18,8 @@ use rustls::{
 use serde_json::Value;
 use storage::Store;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::Service;
 
 pub(crate) struct Server {
@@ -33,10 +36,14 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 impl Server {
     pub(crate) async fn start() -> Server {
-        Server::start_in(Arc::new(tempfile::tempdir().unwrap())).await
+        Server::start_with(Limits::default()).await
     }
 
-    async fn start_in(dir: Arc<TempDir>) -> Server {
+    pub(crate) async fn start_with(limits: Limits) -> Server {
+        Server::start_in(Arc::new(tempfile::tempdir().unwrap()), limits).await
+    }
+
+    async fn start_in(dir: Arc<TempDir>, limits: Limits) -> Server {
         let now = Timestamp::now();
         let ca = Ca::load_or_create(dir.path(), "ca", "test-ca", now).unwrap();
         let leaf = Leaf::Server {
@@ -71,6 +78,7 @@ impl Server {
             anonymous: true,
             event_ttl: Duration::from_secs(3600),
             compaction_interval: Duration::from_secs(300),
+            limits,
             version: "v1.36.0+rk0".into(),
         })
         .await
@@ -91,7 +99,7 @@ impl Server {
         self.store.shutdown().await;
         let dir = self.dir.clone();
         drop(self);
-        Server::start_in(dir).await
+        Server::start_in(dir, Limits::default()).await
     }
 
     /// A kubeconfig for a client certificate.
@@ -109,6 +117,21 @@ impl Server {
         let path = self.dir.path().join(format!("{user}.yaml"));
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    /// A TLS connection that speaks one of these protocols, of a client with a certificate.
+    pub(crate) async fn connect(&self, user: &str, group: &str, protocols: &[&str]) -> TlsStream<TcpStream> {
+        let pair = self.ca.issue(&Leaf::Client(Identity::new(user, &[group])), Timestamp::now()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.cert_pem().as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut tls = builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+        tls.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        TlsConnector::from(Arc::new(tls)).connect("localhost".try_into().unwrap(), stream).await.unwrap()
     }
 
     /// A folder for files of the test.

@@ -89,7 +89,11 @@ fn deadline(meta: &serde_json::Map<String, Value>) -> Option<Timestamp> {
     meta.get("deletionTimestamp").and_then(Value::as_str).and_then(|text| text.parse().ok())
 }
 
-fn check_preconditions(strategy: &dyn Strategy, object: &Value, options: &DeleteOptions) -> Result<(), Status> {
+/// Whether the object is the one, and in the state, that the client means to delete.
+///
+/// # Errors
+/// The conflict that says what differs.
+pub fn check_preconditions(strategy: &dyn Strategy, object: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let meta = |key| object.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str).unwrap_or_default();
     let resource = strategy.facts().qualified_resource();
     let failed = |what: &str, wanted: &str, found: &str| {

@@ -1,6 +1,8 @@
 //! Which strategy each built-in kind follows.
 
 use k8s_openapi::api;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::typed::{Plain, PlainWithStatus, Typed};
 use super::{
@@ -8,6 +10,7 @@ use super::{
     networking, policy, rbac, scheduling, storage,
 };
 use crate::kinds::Kind;
+use crate::status::{Qualified, Status};
 
 /// The strategy of a built-in kind; `None` for kinds that are not stored (reviews, bindings) or not built in.
 pub fn strategy_for(group: &str, version: &str, kind: &str) -> Option<&'static dyn Strategy> {
@@ -140,6 +143,23 @@ pub fn fields_of(kind: &Kind) -> &'static [SelectableField] {
         ("events.k8s.io", "Event") => core::event::VIEW_FIELDS,
         _ => for_kind(kind).map_or(&[], |strategy| strategy.selectable_fields()),
     }
+}
+
+/// What a row asks for beyond the rules of the form its objects are stored in: `new` and `old` are in that form.
+///
+/// # Errors
+/// The `Invalid` that lists what is wrong.
+pub fn check_view(kind: &Kind, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+    if (&*kind.group, &*kind.kind) != ("events.k8s.io", "Event") {
+        return Ok(());
+    }
+    let event = |value: &Value| api::core::v1::Event::deserialize(value).map_err(Status::internal);
+    let errors = core::event::check_view(&event(new)?, old.map(event).transpose()?.as_ref());
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let name = new.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    Err(Status::invalid(Qualified::new("", &kind.kind), name, errors.as_slice()))
 }
 
 #[cfg(test)]

@@ -103,10 +103,14 @@ pub fn container_name(errors: &mut Errors, path: &Path<'_>, name: &str) {
     }
 }
 
+/// Whether a quota knows the name itself.
+pub fn is_standard_in_quota(name: &str) -> bool {
+    QUOTA.contains(&name) || is_huge_page(name) || name.starts_with("requests.hugepages-")
+}
+
 pub fn quota_name(errors: &mut Errors, path: &Path<'_>, name: &str) {
     self::name(errors, path, name);
-    let standard = QUOTA.contains(&name) || is_huge_page(name) || name.starts_with("requests.hugepages-");
-    if !name.contains('/') && !standard {
+    if !name.contains('/') && !is_standard_in_quota(name) {
         errors.invalid(path, name, "must be a standard resource for quota");
     }
 }

@@ -7,6 +7,7 @@ use crate::join::client::{membership, verified_tls};
 use crate::join::identity::Presented;
 use crate::join::renewal;
 use crate::tunnel;
+use anyhow::Context;
 use client::backoff::Backoff;
 use client::{Credentials, HttpsConfig, Informers, ServerList};
 use node::Node;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
     worker::check("rk agent")?;
+    runtime::open_files::raise().context("raise the limit of open files")?;
     let membership = tokio::select! {
         joined = membership(&config) => joined?,
         stopped = super::asked_to_stop() => return stopped,

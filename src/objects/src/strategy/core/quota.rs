@@ -75,8 +75,13 @@ fn amounts(errors: &mut Errors, path: &Path<'_>, amounts: Option<&BTreeMap<Strin
 fn scopes(errors: &mut Errors, path: &Path<'_>, spec: &ResourceQuotaSpec) {
     let scopes = spec.scopes.as_deref().unwrap_or_default();
     let scopes_path = &path.child("scopes");
-    for _ in scopes.iter().filter(|scope| !SCOPES.contains(&scope.as_str())) {
-        errors.invalid(scopes_path, shown(&scopes), "unsupported scope");
+    for scope in scopes {
+        if !SCOPES.contains(&scope.as_str()) {
+            errors.invalid(scopes_path, shown(&scopes), "unsupported scope");
+        }
+        for _ in out_of_scope(scope, spec) {
+            errors.invalid(scopes_path, shown(&scopes), OUT_OF_SCOPE);
+        }
     }
     conflicts(errors, scopes_path, scopes);
     let Some(selector) = &spec.scope_selector else { return };
@@ -86,6 +91,9 @@ fn scopes(errors: &mut Errors, path: &Path<'_>, spec: &ResourceQuotaSpec) {
         let (name, values) = (requirement.scope_name.as_str(), requirement.values.as_deref().unwrap_or_default());
         if !SCOPES.contains(&name) {
             errors.invalid(&path.child("scopeName"), name, "unsupported scope");
+        }
+        for _ in out_of_scope(name, spec) {
+            errors.invalid(path, shown(selector), OUT_OF_SCOPE);
         }
         if SCOPES.contains(&name)
             && !matches!(name, "PriorityClass" | "VolumeAttributesClass")
@@ -109,6 +117,26 @@ fn scopes(errors: &mut Errors, path: &Path<'_>, spec: &ResourceQuotaSpec) {
     }
     let names: Vec<String> = requirements.iter().map(|requirement| requirement.scope_name.clone()).collect();
     conflicts(errors, path, &names);
+}
+
+const OUT_OF_SCOPE: &str = "unsupported scope applied to resource";
+
+/// The limited resources that nothing within the scope uses.
+fn out_of_scope<'s>(scope: &'s str, spec: &'s ResourceQuotaSpec) -> impl Iterator<Item = &'s String> {
+    let names = spec.hard.iter().flatten().map(|(name, _)| name);
+    names.filter(move |name| resources::is_standard_in_quota(name) && !in_scope(scope, name))
+}
+
+fn in_scope(scope: &str, resource: &str) -> bool {
+    const POD_COMPUTE: &[&str] = &["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+    match scope {
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            resource == "pods" || POD_COMPUTE.contains(&resource)
+        }
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        _ => true,
+    }
 }
 
 fn conflicts(errors: &mut Errors, path: &Path<'_>, scopes: &[String]) {
@@ -235,5 +263,32 @@ fn in_order(errors: &mut Errors, path: &Path<'_>, item: &LimitRangeItem, name: &
                 errors.invalid(&path, ratio.to_string().as_str(), &detail);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn errors(spec: Value) -> Vec<String> {
+        let quota = serde_json::from_value(json!({"metadata": {"name": "q"}, "spec": spec})).unwrap();
+        let mut errors = Errors::default();
+        ResourceQuotaRules::validate(&quota, &mut errors);
+        errors.as_slice().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_scope_limits_only_what_is_used_within_it() {
+        let refused =
+            errors(json!({"hard": {"pods": "1", "cpu": "1", "example.com/x": "1"}, "scopes": ["BestEffort"]}));
+        assert_eq!(refused, ["spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource"]);
+        let storage = json!({"requests.storage": "1Gi", "persistentvolumeclaims": "1"});
+        assert_eq!(errors(json!({"hard": storage, "scopes": ["NotTerminating"]})).len(), 2);
+        let class = json!({"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": "Exists"}]});
+        assert_eq!(errors(json!({"hard": storage, "scopeSelector": class})), Vec::<String>::new());
+        assert_eq!(errors(json!({"hard": {"limits.cpu": "1"}, "scopeSelector": class})).len(), 1);
+        let compute = json!({"requests.cpu": "1", "limits.memory": "1Gi", "pods": "3"});
+        assert_eq!(errors(json!({"hard": compute, "scopes": ["NotBestEffort"]})), Vec::<String>::new());
     }
 }
