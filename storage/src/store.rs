@@ -403,8 +403,12 @@ impl Store {
         }
     }
 
-    /// Answers what was accepted, ends all watches, and releases the data directory. Further calls find it closed.
+    /// Hands over the leadership, answers what was accepted, ends all watches, and releases the data directory. Further
+    /// calls find it closed.
     pub async fn shutdown(&self) {
+        if !*self.inner.closing.borrow() {
+            self.inner.cluster.hand_over().await;
+        }
         self.inner.closing.send_replace(true);
         let writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return };

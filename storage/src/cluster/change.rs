@@ -221,6 +221,20 @@ impl Cluster {
         Err(MemberError::NotTakenOver(to))
     }
 
+    /// Has another voter lead, if that is quick: this member is about to stop.
+    pub(crate) async fn hand_over(&self) {
+        if self.alone() || self.leading_term().is_none() {
+            return;
+        }
+        let members = self.members();
+        let heirs = members.iter().filter(|(id, (_, role))| *role == Role::Voter && self.reachable(**id));
+        let Some(heir) = heirs.map(|(id, _)| *id).min_by_key(|id| self.lag(*id).unwrap_or(u64::MAX)) else { return };
+        let handed = tokio::time::timeout(self.timing.election.0, self.change_here(Change::Transfer(heir))).await;
+        if !matches!(handed, Ok(Ok(()))) {
+            tracing::info!("the leadership was not handed over; the others will notice");
+        }
+    }
+
     /// Finishes a change that an earlier leader has left between the old voters and the new.
     pub(super) async fn settle(self: Arc<Self>) {
         let metrics = self.metrics();

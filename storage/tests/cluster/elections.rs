@@ -23,6 +23,20 @@ async fn with_default_times_a_write_is_acknowledged_three_seconds_after_the_lead
 }
 
 #[tokio::test]
+async fn an_orderly_end_of_the_leader_keeps_nobody_waiting() {
+    let members = Members::with(3, Timing::default()).await;
+    let leader = members.leader().await;
+    let other = members.store(leader % 3 + 1);
+    put_until_acknowledged(&other, "before", "x").await;
+    let began = Instant::now();
+    members.store(leader).shutdown().await;
+    put_until_acknowledged(&other, "after", "y").await;
+    let took = began.elapsed();
+    println!("leader stopped; next write acknowledged after {took:?}");
+    assert!(took < Timing::default().election.0, "{took:?}");
+}
+
+#[tokio::test]
 async fn any_member_may_be_killed_and_comes_back() {
     let mut members = Members::of(3).await;
     for round in 0..2 {
