@@ -57,8 +57,8 @@ fn main() -> Outcome<()> {
     let time = Duration::from_secs(seconds);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut table = Table::default();
-    runtime.block_on(side_by_side(&dir, time, &mut table))?;
     inside::measure(&runtime, &dir, time, &mut table)?;
+    runtime.block_on(side_by_side(&dir, time, &mut table))?;
     println!("{table}");
     Ok(())
 }
