@@ -61,6 +61,11 @@ impl Tried {
 
 /// Runs one seed: with three members if it is even, else with five.
 pub fn run(seed: u64) -> Result<Tried, Violation> {
+    traced(seed).map(|(tried, _)| tried)
+}
+
+/// The same, with every message and answer.
+pub fn traced(seed: u64) -> Result<(Tried, Vec<String>), Violation> {
     let violation = |what: String, trace| Violation { seed, what, trace };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| violation(format!("no runtime: {error}"), Vec::new()))?;
@@ -72,7 +77,7 @@ pub fn run(seed: u64) -> Result<Tried, Violation> {
         match run.all(if seed.is_multiple_of(2) { 3 } else { 5 }).await {
             Ok(()) => {
                 run.tried.digest = trace.digest().0;
-                Ok(run.tried)
+                Ok((run.tried, trace.lines()))
             }
             Err(what) => Err(violation(what, trace.lines())),
         }

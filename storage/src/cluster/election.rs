@@ -69,6 +69,7 @@ impl Cluster {
         let mut leading = false;
         let mut settling = JoinSet::new();
         loop {
+            self.news.notify_waiters();
             let now_leading = metrics.borrow_and_update().state == ServerState::Leader;
             if now_leading != leading {
                 leading = now_leading;
