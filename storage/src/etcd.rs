@@ -30,11 +30,12 @@ use crate::store::Store;
 /// The version of etcd whose behaviour clients may expect.
 pub const VERSION: &str = "3.5.21";
 
-/// How a member shows itself to etcd's clients.
+/// How this member shows itself to etcd's clients, beside what the cluster knows of it.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    /// For a member that has not been given a name.
     pub name: String,
-    pub peer_urls: Vec<String>,
+    /// Where this endpoint is reached.
     pub client_urls: Vec<String>,
 }
 
@@ -67,7 +68,7 @@ impl Endpoint {
             cluster_id: self.store().cluster_id(),
             member_id: self.store().node_id(),
             revision: revision.cast_signed(),
-            raft_term: self.store().position().term,
+            raft_term: self.store().term(),
         }
     }
 

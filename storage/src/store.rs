@@ -86,15 +86,6 @@ impl Config {
     }
 }
 
-/// Where a member stands in the log.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Position {
-    pub(crate) term: u64,
-    pub(crate) leader: Option<u64>,
-    pub(crate) last: u64,
-    pub(crate) applied: u64,
-}
-
 /// The way into the writer.
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
@@ -362,16 +353,8 @@ impl Store {
         &self.inner.shared
     }
 
-    /// The Raft core's place.
-    pub(crate) fn position(&self) -> Position {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow();
-        Position {
-            term: metrics.current_term,
-            leader: metrics.current_leader,
-            last: metrics.last_log_index.unwrap_or(0),
-            applied: metrics.last_applied.map_or(0, |last| last.index),
-        }
+    pub(crate) fn term(&self) -> u64 {
+        self.inner.raft.metrics().borrow().current_term
     }
 
     /// Chosen at random when the cluster was made.

@@ -138,7 +138,7 @@ impl Cluster {
 
     fn kubectl_until_ready(&self, arguments: &[&str], accept: impl Fn(&str) -> bool) {
         let kubeconfig = self.server.kubeconfig();
-        Kubectl { host: &self.server.host, kubeconfig: &kubeconfig }.until(START, arguments, accept);
+        Kubectl { host: Some(&self.server.host), kubeconfig: &kubeconfig }.until(START, arguments, accept);
     }
 
     /// Waits until a node is Ready.
@@ -171,7 +171,7 @@ impl Cluster {
     /// Runs kubectl on the server's host.
     pub fn kubectl<T>(&self, use_it: impl FnOnce(&Kubectl<'_>) -> T) -> T {
         let kubeconfig = self.server.kubeconfig();
-        use_it(&Kubectl { host: &self.server.host, kubeconfig: &kubeconfig })
+        use_it(&Kubectl { host: Some(&self.server.host), kubeconfig: &kubeconfig })
     }
 
     pub fn network(&self) -> &Network {
@@ -182,7 +182,7 @@ impl Cluster {
     pub fn with_busybox(self) -> Self {
         let images = self.server.data_dir().join("agent/images");
         std::fs::create_dir_all(&images).expect("make the images folder");
-        crate::image::busybox(&images.join("busybox.tar"), "rk.local/busybox:test");
+        crate::image::busybox(&images.join("busybox.tar"), crate::image::NAME);
         self
     }
 }

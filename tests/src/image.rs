@@ -17,6 +17,9 @@ pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What the suite calls its busybox image.
+pub const NAME: &str = "rk.local/busybox:test";
+
 /// Writes an archive of an image called `name`: busybox with its applets as links in /bin, a /tmp and a passwd file.
 pub fn busybox(archive: &Path, name: &str) {
     std::fs::write(archive, Image::busybox().docker_archive(name)).expect("write the archive");

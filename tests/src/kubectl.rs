@@ -9,14 +9,15 @@ use std::time::Duration;
 /// kubectl on a host, with a kubeconfig.
 #[derive(Debug)]
 pub struct Kubectl<'a> {
-    pub(crate) host: &'a Host,
+    /// `None`: this machine itself.
+    pub(crate) host: Option<&'a Host>,
     pub(crate) kubeconfig: &'a Path,
 }
 
 impl Kubectl<'_> {
     /// A kubectl command, not yet run.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command("kubectl");
+        let mut command = self.host.map_or_else(|| Command::new("kubectl"), |host| host.command("kubectl"));
         command.arg("--kubeconfig").arg(self.kubeconfig).args(arguments);
         command.env("HOME", self.kubeconfig.parent().unwrap_or(Path::new("/")));
         command

@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "a broken expectation ends the test that has it")]
 
 pub mod cluster;
+pub mod guest;
 pub mod host;
 pub mod image;
 pub mod kubectl;
@@ -13,6 +14,7 @@ pub mod site;
 pub mod wait;
 
 pub use cluster::{Cluster, Server};
+pub use guest::Guest;
 pub use host::{Host, Network};
 pub use wait::until;
 

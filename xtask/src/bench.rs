@@ -19,6 +19,7 @@ mod subject;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -44,6 +45,8 @@ enum Step {
     FullNode,
     /// Creating, reading and listing objects
     Api,
+    /// The store alone, beside an etcd if one is installed; not among the steps by default
+    Store,
 }
 
 #[derive(clap::Args)]
@@ -79,6 +82,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.steps == [Step::Store] {
+        return store(&args.dir);
+    }
+    ensure!(!args.steps.contains(&Step::Store), "the store is measured alone: --steps store");
     let needs = [
         rk_tests::need::Need::Root,
         rk_tests::need::Need::Program("ip"),
@@ -94,6 +101,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(path) = &args.json {
         fs::write(path, report.json()?).with_context(|| format!("write {}", path.display()))?;
     }
+    Ok(())
+}
+
+/// Builds and runs the store's own bench, which prints its table.
+fn store(dir: &Path) -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(&cargo);
+    build.args(["build", "--release", "-p", "storage", "--examples"]);
+    ensure!(build.status().context("run cargo")?.success(), "the store's bench does not build");
+    let mut bench = Command::new(cargo);
+    bench.args(["run", "--quiet", "--release", "-p", "storage", "--example", "bench", "--", "--dir"]).arg(dir);
+    ensure!(bench.status().context("run the store's bench")?.success(), "the store's bench failed");
     Ok(())
 }
 

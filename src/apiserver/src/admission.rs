@@ -65,6 +65,8 @@ pub(crate) async fn mutate(review: &mut Review<'_>, object: &mut Value) -> Resul
         pods::mutate(review, object)?;
         limit_ranger::mutate(review, object)?;
         changed = true;
+    } else if review.is_main("", "pods", Operation::Update) {
+        changed = pods::mutate_update(object)?;
     } else if review.operation == Operation::Create {
         changed = defaults::mutate(review, object)?;
     }

@@ -3,7 +3,10 @@
 //! protocols, the two byte streams are joined.
 
 mod forward;
+mod html;
 mod target;
+mod tls;
+mod websocket;
 
 use std::{
     io,
@@ -11,12 +14,15 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Response, Uri};
+use http::{
+    HeaderValue, Method, Response, StatusCode, Uri,
+    header::{HOST, LOCATION, UPGRADE},
+};
 use k8s_openapi::api::core::v1::Pod;
-use objects::status::Status;
+use objects::status::{Status, quote};
 use serde_json::Value;
 
-use self::forward::Forward;
+use self::{forward::Forward, html::Prefix};
 use crate::{
     body::Body,
     encoded,
@@ -46,7 +52,7 @@ pub(crate) async fn kubelet(call: &mut Call, place: &Place<'_>) -> Result<Respon
     if node.is_empty() {
         return match place.subresource {
             // Nothing has run, so there is nothing to show yet.
-            "log" => Ok(crate::respond::text(http::StatusCode::OK, "")),
+            "log" => Ok(crate::respond::text(StatusCode::OK, "")),
             _ => Err(Status::bad_request(format!("pod {} does not have a host assigned", place.name))),
         };
     }
@@ -54,8 +60,13 @@ pub(crate) async fn kubelet(call: &mut Call, place: &Place<'_>) -> Result<Respon
     let uri = if query.is_empty() { path } else { format!("{path}?{query}") };
     let method = if place.subresource == "log" { Method::GET } else { call.method.clone() };
     let uri: Uri = uri.parse().map_err(Status::internal)?;
+    let wish = if place.subresource == "log" { websocket::take(call)? } else { None };
     let stream = dial(call, &node).await?;
-    Forward { method, uri, host: node, rewrite: None }.run(call, stream).await
+    let answer = Forward { method, uri, host: node, rewrite: None }.run(call, stream).await?;
+    Ok(match wish {
+        Some(wish) => wish.answer(call, answer),
+        None => answer,
+    })
 }
 
 async fn dial(call: &Call, node: &str) -> Result<Box<dyn crate::dial::NodeStream>, Status> {
@@ -84,13 +95,27 @@ fn is_proxyable(ip: IpAddr) -> bool {
 pub(crate) async fn proxy(call: &mut Call, place: &Place<'_>) -> Result<Response<Body>, Status> {
     let (base, rest) = target::proxy_path(call.uri.path());
     let query = call.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    if rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) && !call.headers().contains_key(UPGRADE) {
+        // Relative links only work below a path that ends so.
+        return moved(&format!("{base}/{query}"));
+    }
     let uri: Uri = format!("/{}{query}", rest.trim_start_matches('/')).parse().map_err(Status::internal)?;
     let method = call.method.clone();
     let base = base.to_owned();
+    let asked = call.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    let (scheme, name, _) = target::split_name(place.name);
+    let tls = match scheme {
+        "" | "http" => false,
+        "https" => true,
+        _ => {
+            let kind = &place.resource.kind.singular;
+            return Err(Status::bad_request(format!("invalid {kind} request {}", quote(place.name))));
+        }
+    };
     if place.resource.is("", "nodes") {
-        let name = place.name.split(':').next().unwrap_or_default().to_owned();
-        let stream = dial(call, &name).await?;
-        return Forward { method, uri, host: name, rewrite: Some(base) }.run(call, stream).await;
+        let (host, stream) = (name.to_owned(), dial(call, name).await?);
+        let rewrite = Some(Prefix { path: base, hosts: vec![host.clone(), asked] });
+        return Forward { method, uri, host, rewrite }.run(call, stream).await;
     }
     let (node, address) = if place.resource.is("", "pods") {
         pod_address(call, place).await?
@@ -100,10 +125,23 @@ pub(crate) async fn proxy(call: &mut Call, place: &Place<'_>) -> Result<Response
     if !is_proxyable(address.ip()) {
         return Err(Status::bad_request("address not allowed"));
     }
-    let stream = in_time(call.inner.dialer.dial_tcp(node, address))
+    let connect = async {
+        let stream = call.inner.dialer.dial_tcp(node, address).await?;
+        if tls { tls::connect(stream, address).await } else { Ok(stream) }
+    };
+    let stream = in_time(connect)
         .await
         .map_err(|error| Status::unavailable(format!("error trying to reach service: dial tcp {address}: {error}")))?;
-    Forward { method, uri, host: address.to_string(), rewrite: Some(base) }.run(call, stream).await
+    let host = address.to_string();
+    let rewrite = Some(Prefix { path: base, hosts: vec![host.clone(), asked] });
+    Forward { method, uri, host, rewrite }.run(call, stream).await
+}
+
+fn moved(to: &str) -> Result<Response<Body>, Status> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_str(to).map_err(Status::internal)?);
+    Ok(response)
 }
 
 async fn pod_address(call: &Call, place: &Place<'_>) -> Result<(Option<String>, SocketAddr), Status> {

@@ -23,6 +23,10 @@ pub(crate) async fn dispatch(call: &mut Call, place: &Place<'_>) -> Result<Respo
     if place.name.is_empty() {
         return Err(Status::unknown_path());
     }
+    if subresource.name == "proxy" {
+        // Its methods are the target's matter.
+        return proxy::proxy(call, place).await;
+    }
     let verb = match call.method {
         Method::GET | Method::HEAD => Verb::Get,
         Method::POST => Verb::Create,
@@ -31,8 +35,7 @@ pub(crate) async fn dispatch(call: &mut Call, place: &Place<'_>) -> Result<Respo
         Method::DELETE => Verb::Delete,
         _ => return Err(Status::method_not_on_path()),
     };
-    let proxied = subresource.name == "proxy";
-    if !proxied && !subresource.verbs.contains(&verb) {
+    if !subresource.verbs.contains(&verb) {
         return Err(Status::method_not_on_path());
     }
     let part = match subresource.name {
@@ -41,7 +44,6 @@ pub(crate) async fn dispatch(call: &mut Call, place: &Place<'_>) -> Result<Respo
         "binding" => return binding::create(call, place).await,
         "eviction" => return eviction::create(call, place).await,
         "log" | "exec" | "attach" | "portforward" => return proxy::kubelet(call, place).await,
-        "proxy" => return proxy::proxy(call, place).await,
         "status" => Part::Status,
         "approval" => Part::Approval,
         "ephemeralcontainers" => Part::EphemeralContainers,

@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a server: API, store, controllers, scheduler, and a node on this box
-    Server(ServerArgs),
+    Server(Box<ServerArgs>),
     /// Join this box to a cluster as a node
     Agent(AgentArgs),
     /// Container images on this node
@@ -122,6 +122,10 @@ pub(crate) struct ServerArgs {
     /// Mode of the kubeconfig file, octal
     #[arg(long, env = "RK_WRITE_KUBECONFIG_MODE", default_value = "0600")]
     pub(crate) write_kubeconfig_mode: String,
+    /// Serve etcd's v3 gRPC interface to the store, such as on 127.0.0.1:2379; clients need the certificate that is then
+    /// written to server/tls/etcd in the data folder, which opens everything the cluster holds
+    #[arg(long, env = "RK_ETCD_LISTEN")]
+    pub(crate) etcd_listen: Option<SocketAddr>,
     /// Run no node on this box
     #[arg(long, env = "RK_DISABLE_AGENT", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     pub(crate) disable_agent: bool,
@@ -235,7 +239,7 @@ impl Command {
         match self {
             Self::Server(args) => {
                 logging::start(args.node.verbose, args.node.log_format)?;
-                Box::pin(supervisor::server::run(ServerConfig::resolve(args)?)).await
+                Box::pin(supervisor::server::run(ServerConfig::resolve(*args)?)).await
             }
             Self::Agent(args) => {
                 logging::start(args.node.verbose, args.node.log_format)?;

@@ -62,6 +62,8 @@ pub(crate) struct ServerConfig {
     pub(crate) token: Option<String>,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) kubeconfig_mode: u32,
+    /// Where etcd's interface is served, if it is.
+    pub(crate) etcd_listen: Option<SocketAddr>,
     /// `None` with `--disable-agent`.
     pub(crate) node: Option<NodeConfig>,
     pub(crate) demo: bool,
@@ -95,6 +97,7 @@ impl ServerConfig {
             cluster_domain,
             write_kubeconfig,
             write_kubeconfig_mode,
+            etcd_listen,
             disable_agent,
             demo,
         } = args;
@@ -121,6 +124,7 @@ impl ServerConfig {
             token,
             kubeconfig: write_kubeconfig,
             kubeconfig_mode: mode,
+            etcd_listen,
             node: (!disable_agent).then_some(node),
             demo,
         })

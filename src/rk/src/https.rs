@@ -82,7 +82,7 @@ impl Https {
 }
 
 /// A tunnel may be idle for days: a server that vanished without a word is noticed by unanswered probes, within 30 s.
-fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
+pub(crate) fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
     setsockopt(stream, sockopt::KeepAlive, &true)?;
     setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
     setsockopt(stream, sockopt::TcpKeepInterval, &5)?;

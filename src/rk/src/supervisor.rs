@@ -8,6 +8,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod dialer;
+mod etcd;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod worker;

@@ -85,6 +85,7 @@ impl Queue {
     /// The pod fits nowhere: it waits for a change.
     pub(crate) fn unfit(&mut self, uid: &str, now: Timestamp) {
         if let Some(waiting) = self.waiting.get_mut(uid) {
+            self.active.remove(&waiting.rank);
             waiting.state = State::Unfit(now + backoff(waiting.attempts));
         }
     }
@@ -92,6 +93,7 @@ impl Queue {
     /// The attempt failed for a reason that time heals (an API error): it is tried again after a back-off.
     pub(crate) fn retry(&mut self, uid: &str, now: Timestamp) {
         if let Some(waiting) = self.waiting.get_mut(uid) {
+            self.active.remove(&waiting.rank);
             waiting.state = State::Backoff(now + backoff(waiting.attempts));
         }
     }
@@ -170,6 +172,23 @@ mod tests {
         queue.unfit("a", at(101));
         queue.changed(at(110), |_| true);
         assert!(queue.pop().is_some(), "a change after the back-off acts at once");
+    }
+
+    #[test]
+    fn a_pod_whose_binding_is_refused_waits_longer_each_time() {
+        let mut queue = Queue::default();
+        queue.put(pod("a", 0));
+        let mut now = at(100);
+        for wait in [1, 2, 4, 8, 10, 10] {
+            queue.pop().expect("its turn");
+            // It comes back as the API has it by now: another state, or even another spec.
+            queue.put(pod("a", wait));
+            queue.retry("a", now);
+            assert!(queue.pop().is_none(), "tried again without a pause");
+            assert_eq!(queue.next_wake(), Some(now + SignedDuration::from_secs(i64::from(wait))));
+            now += SignedDuration::from_secs(i64::from(wait));
+            queue.wake(now);
+        }
     }
 
     #[test]

@@ -254,8 +254,8 @@ impl Scheduler {
             Ok(node) => {
                 let claims = waiting_claims(pod, &self.cluster);
                 if claims.is_empty() {
+                    // The queue knows it until it is seen bound: a refused binding is not its first attempt.
                     self.cluster.place(pod.clone(), &node);
-                    self.queue.remove(pod.uid());
                     self.writer.bind(pod.clone(), node);
                 } else {
                     // The claims' provisioner needs the node; their binding brings the pod back.
@@ -315,9 +315,12 @@ impl Scheduler {
             return;
         }
         self.cluster.forget(&uid);
-        if let Some(pod) = current {
-            self.queue.put(Arc::new(PodInfo::new(pod)));
-            self.queue.retry(&uid, Timestamp::now());
+        match current.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+            Some(pod) => {
+                self.queue.put(Arc::new(PodInfo::new(pod)));
+                self.queue.retry(&uid, Timestamp::now());
+            }
+            None => self.queue.remove(&uid),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The Cluster and Auth services.
 //!
-//! Members come and go by the executable's own commands, which know what etcd's messages cannot say: the token and the
-//! address of a member that joins. There are no users: certificates decide who may connect at all.
+//! A member comes by the executable's own command, which knows what etcd's message cannot say: the token, and the new
+//! member's identity. There are no users: certificates decide who may connect at all.
+
+use crate::members::{Member, MemberStatus, Role};
 
 use super::serve::Call;
 use super::status::{Code, Status};
@@ -14,6 +16,8 @@ impl Endpoint {
             "MemberAdd" => {
                 call.refuse(&Status::unimplemented("a member joins with `rk server --server URL --token TOKEN`"))
             }
+            "MemberRemove" => call.unary(async |request| self.remove_member(request).await).await,
+            "MemberPromote" => call.unary(async |request| self.promote_member(request).await).await,
             "MemberUpdate" => {
                 call.refuse(&Status::unimplemented("a member's addresses come from its own configuration"))
             }
@@ -28,9 +32,35 @@ impl Endpoint {
         Ok(wire::MembersResponse { header: Some(self.header_now()), members: self.members() })
     }
 
+    async fn remove_member(&self, request: wire::MemberIdRequest) -> Result<wire::MembersResponse, Status> {
+        self.store().remove_member(request.id).await?;
+        Ok(wire::MembersResponse { header: Some(self.header_now()), members: self.members() })
+    }
+
+    async fn promote_member(&self, request: wire::MemberIdRequest) -> Result<wire::MembersResponse, Status> {
+        self.store().promote(request.id).await?;
+        Ok(wire::MembersResponse { header: Some(self.header_now()), members: self.members() })
+    }
+
     pub(super) fn members(&self) -> Vec<wire::Member> {
-        let super::Config { name, peer_urls, client_urls } = self.inner.config.clone();
-        vec![wire::Member { id: self.store().node_id(), name, peer_urls, client_urls, is_learner: false }]
+        let (me, config) = (self.store().node_id(), &self.inner.config);
+        let member = |status: MemberStatus| {
+            let Member { name, addresses } = status.member;
+            let (name, client_urls) = match status.id == me {
+                true if name.is_empty() => (config.name.clone(), config.client_urls.clone()),
+                true => (name, config.client_urls.clone()),
+                // Each member knows its own alone.
+                false => (name, Vec::new()),
+            };
+            wire::Member {
+                id: status.id,
+                name,
+                peer_urls: addresses,
+                client_urls,
+                is_learner: status.role == Role::Learner,
+            }
+        };
+        self.store().members().into_iter().map(member).collect()
     }
 
     pub(super) async fn authentication(&self, method: &str, call: Call) {

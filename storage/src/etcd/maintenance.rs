@@ -1,5 +1,7 @@
 //! The Maintenance service: status, checksums, alarms, backups.
 
+use crate::members::{MemberStatus, Role};
+
 use super::grpc::{Gone, Inbound, Outbound};
 use super::serve::Call;
 use super::status::{Code, Status};
@@ -15,6 +17,7 @@ impl Endpoint {
                 call.stream(async |inbound, outbound| self.snapshot(inbound, outbound).await).await;
             }
             "Alarm" => call.unary(async |request| self.alarm(request)).await,
+            "MoveLeader" => call.unary(async |request| self.move_leader(request).await).await,
             // Memory of superseded versions is freed as it becomes free, and files are rewritten by snapshots.
             "Defragment" => {
                 call.unary(async |_: wire::Empty| {
@@ -29,19 +32,24 @@ impl Endpoint {
     }
 
     fn status(&self) -> wire::StatusResponse {
-        let (position, stats) = (self.store().position(), self.store().stats());
-        let errors = if position.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+        let (status, stats) = (self.store().status(), self.store().stats());
+        let mut errors = Vec::new();
+        if status.leader.is_none() {
+            errors.push("etcdserver: no leader".to_owned());
+        }
+        errors.extend(status.excluded.map(|excluded| format!("etcdserver: {excluded}")));
+        let learner = |member: &MemberStatus| member.id == status.id && member.role == Role::Learner;
         wire::StatusResponse {
             header: Some(self.header_now()),
             version: VERSION.to_owned(),
             db_size: (stats.live_bytes + stats.log_bytes).cast_signed(),
-            leader: position.leader.unwrap_or(0),
-            raft_index: position.last,
-            raft_term: position.term,
-            raft_applied_index: position.applied,
+            leader: status.leader.unwrap_or(0),
+            raft_index: status.last,
+            raft_term: status.term,
+            raft_applied_index: status.applied,
             errors,
             db_size_in_use: stats.live_bytes.cast_signed(),
-            is_learner: false,
+            is_learner: status.members.iter().any(learner),
         }
     }
 
@@ -66,6 +74,11 @@ impl Endpoint {
         if request.action == wire::AlarmAction::Activate as i32 {
             return Err(Status::unimplemented("alarms cannot be raised by hand"));
         }
+        Ok(wire::HeaderOnly { header: Some(self.header_now()) })
+    }
+
+    async fn move_leader(&self, request: wire::MoveLeaderRequest) -> Result<wire::HeaderOnly, Status> {
+        self.store().transfer_leader(request.target_id).await?;
         Ok(wire::HeaderOnly { header: Some(self.header_now()) })
     }
 

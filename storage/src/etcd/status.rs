@@ -1,6 +1,7 @@
 //! gRPC's outcome of a call, with etcd's codes and words for what the store refuses: clients compare both.
 
 use crate::error::{RangeError, StoreError};
+use crate::members::MemberError;
 
 /// gRPC status codes that occur here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +85,37 @@ impl From<StoreError> for Status {
             StoreError::LeaseNotFound(_) => Self::lease_not_found(),
             StoreError::LeaseExists(_) => Self::new(Code::FailedPrecondition, "etcdserver: lease already exists"),
             StoreError::NoLeader => Self::new(Code::Unavailable, "etcdserver: no leader"),
-            StoreError::Unknown => Self::new(Code::Unavailable, "etcdserver: request timed out"),
-            StoreError::Failed | StoreError::Closed | StoreError::Excluded(_) => Self::stopped(),
+            StoreError::Unknown => {
+                Self::new(Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure")
+            }
+            StoreError::Excluded(_) => Self::new(Code::Unavailable, format!("etcdserver: {error}")),
+            StoreError::Failed | StoreError::Closed => Self::stopped(),
+        }
+    }
+}
+
+impl From<MemberError> for Status {
+    fn from(error: MemberError) -> Self {
+        match error {
+            MemberError::NotFound(_) => Self::new(Code::NotFound, "etcdserver: member not found"),
+            MemberError::NoLeader => Self::new(Code::Unavailable, "etcdserver: no leader"),
+            MemberError::Closed => Self::stopped(),
+            MemberError::Behind { .. } => Self::new(
+                Code::FailedPrecondition,
+                "etcdserver: can only promote a learner member which is in sync with leader",
+            ),
+            MemberError::NotAVoter(_) => Self::new(Code::FailedPrecondition, "etcdserver: bad leader transferee"),
+            MemberError::WouldLoseQuorum { .. } | MemberError::LastVoter(_) => Self::new(
+                Code::FailedPrecondition,
+                "etcdserver: re-configuration failed due to not enough started members",
+            ),
+            MemberError::Unknown | MemberError::NotTakenOver(_) => {
+                Self::new(Code::Unavailable, "etcdserver: request timed out")
+            }
+            MemberError::IdInUse { .. }
+            | MemberError::NameInUse { .. }
+            | MemberError::Incomplete
+            | MemberError::Busy => Self::new(Code::FailedPrecondition, format!("etcdserver: {error}")),
         }
     }
 }

@@ -9,7 +9,7 @@ use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x5
 
 use super::{Operation, Review};
 use crate::{
-    authn::user::MASTERS,
+    authn::user::{ETCD_CLIENTS, MASTERS},
     authz::{Attributes, Decision},
     encoded::meta_str,
 };
@@ -69,8 +69,9 @@ fn restrict_subject(review: &Review<'_>, object: &Value) -> Result<(), Status> {
         return Err(review.forbid(name, "unable to parse CSR: malformed certification request"));
     };
     let mut groups = parsed.certification_request_info.subject.iter_organization();
-    if groups.any(|group| group.as_str() == Ok(MASTERS)) {
-        let why = format!("use of {CLIENT} signer with {MASTERS} group is not allowed");
+    let reserved = [MASTERS, ETCD_CLIENTS];
+    if let Some(group) = groups.find_map(|group| reserved.into_iter().find(|reserved| group.as_str() == Ok(reserved))) {
+        let why = format!("use of {CLIENT} signer with {group} group is not allowed");
         return Err(review.forbid(name, &why));
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Steps on new pods: Priority, DefaultTolerationSeconds, RuntimeClass (overhead and scheduling).
+//! Steps on new pods: Priority, DefaultTolerationSeconds, RuntimeClass (overhead and scheduling); and on updated ones,
+//! DefaultTolerationSeconds again.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,19 @@ pub(super) fn mutate(review: &Review<'_>, object: &mut Value) -> Result<(), Stat
     tolerate(spec);
     object["spec"] = serde_json::to_value(spec).map_err(Status::internal)?;
     Ok(())
+}
+
+/// Gives an updated pod back the tolerations that its author never wrote. True when one was missing.
+pub(super) fn mutate_update(object: &mut Value) -> Result<bool, Status> {
+    let mut pod: Pod = objects::decode::decode(object.clone()).map_err(Status::internal)?;
+    let Some(spec) = pod.spec.as_mut() else { return Ok(false) };
+    let before = spec.tolerations.as_ref().map(Vec::len);
+    tolerate(spec);
+    if spec.tolerations.as_ref().map(Vec::len) == before {
+        return Ok(false);
+    }
+    object["spec"]["tolerations"] = serde_json::to_value(&spec.tolerations).map_err(Status::internal)?;
+    Ok(true)
 }
 
 fn priority(review: &Review<'_>, name: &str, spec: &mut PodSpec) -> Result<(), Status> {
@@ -157,5 +171,16 @@ mod tests {
         };
         tolerate(&mut all);
         assert_eq!(all.tolerations.map(|t| t.len()), Some(1));
+    }
+
+    #[test]
+    fn an_update_that_leaves_the_added_tolerations_out_gets_them_back() {
+        let own = serde_json::json!({"key": "a", "operator": "Exists"});
+        let mut pod = serde_json::json!({"spec": {"containers": [], "tolerations": [own]}});
+        assert!(mutate_update(&mut pod).unwrap());
+        let keys: Vec<_> =
+            pod["spec"]["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
+        assert_eq!(keys, ["a", NOT_READY, UNREACHABLE]);
+        assert!(!mutate_update(&mut pod).unwrap());
     }
 }

@@ -8,6 +8,9 @@ pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// Group that authorization lets do everything.
 pub(crate) const MASTERS: &str = "system:masters";
+/// Whose certificates open the store itself, past every rule of the API. Only the cluster's CA gives them out, never a
+/// certificate signing request.
+pub const ETCD_CLIENTS: &str = "system:rk:etcd";
 /// Group of nodes.
 pub(crate) const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";

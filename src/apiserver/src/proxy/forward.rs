@@ -1,15 +1,21 @@
-//! One HTTP/1.1 exchange on a stream to a node, with the protocol switch where the node agrees to one.
+//! One HTTP/1.1 exchange on a stream to a node or a proxied target, with the protocol switch where the far side agrees
+//! to one, and with links that lead back through the proxy.
 
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, UPGRADE},
+    header::{
+        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION,
+        UPGRADE,
+    },
 };
 use http_body_util::{BodyExt, BodyStream};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use objects::status::Status;
 
+use super::html::{Prefix, Rewriter};
 use crate::{
     body::{Body, BoxError, RequestBody},
     dial::NodeStream,
@@ -25,8 +31,8 @@ pub(super) struct Forward {
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) host: String,
-    /// Prefix that is put before absolute paths in `Location`.
-    pub(super) rewrite: Option<String>,
+    /// Where the links of the answer are to lead: `Location` and those in HTML.
+    pub(super) rewrite: Option<Prefix>,
 }
 
 impl Forward {
@@ -52,6 +58,13 @@ impl Forward {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = forwarded(call.headers(), &self.host, wants_upgrade);
+        if let Some(prefix) = &self.rewrite {
+            // HTML must come as it is, to be rewritten.
+            request.headers_mut().remove(ACCEPT_ENCODING);
+            if let Ok(uri) = HeaderValue::from_str(&format!("{}{}", prefix.path, self.uri.path())) {
+                request.headers_mut().insert(HeaderName::from_static("x-forwarded-uri"), uri);
+            }
+        }
         let response = sender.send_request(request).await.map_err(unreachable)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return join(call, response, upgrade);
@@ -64,21 +77,48 @@ impl Forward {
         for name in HOP {
             head.headers.remove(name);
         }
-        if let Some(prefix) = &self.rewrite
-            && let Some(location) = head.headers.get(LOCATION).and_then(|value| value.to_str().ok())
-            && location.starts_with('/')
-            && let Ok(value) = HeaderValue::from_str(&format!("{prefix}{location}"))
+        let Some(prefix) = &self.rewrite else { return Response::from_parts(head, Body::stream(data(body))) };
+        let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        if let Some(location) = location.and_then(|location| prefix.rewrite(location))
+            && let Ok(value) = HeaderValue::from_str(&location)
         {
             head.headers.insert(LOCATION, value);
         }
-        let chunks = BodyStream::new(body).filter_map(|frame| async move {
-            match frame {
-                Ok(frame) => frame.into_data().ok().map(Ok),
-                Err(error) => Some(Err(Box::new(error) as BoxError)),
-            }
-        });
-        Response::from_parts(head, Body::stream(chunks))
+        if self.method == Method::HEAD || !is_plain_html(&head.headers) {
+            return Response::from_parts(head, Body::stream(data(body)));
+        }
+        head.headers.remove(CONTENT_LENGTH);
+        Response::from_parts(head, Body::stream(rewritten(data(body), prefix.clone())))
     }
+}
+
+fn is_plain_html(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("text/html") && headers.get(CONTENT_ENCODING).is_none_or(|coding| coding == "identity")
+}
+
+type Piece = Result<Bytes, BoxError>;
+
+fn data(body: Incoming) -> impl Stream<Item = Piece> + Send + 'static {
+    BodyStream::new(body).filter_map(|frame| async move {
+        match frame {
+            Ok(frame) => frame.into_data().ok().map(Ok),
+            Err(error) => Some(Err(Box::new(error) as BoxError)),
+        }
+    })
+}
+
+fn rewritten(pieces: impl Stream<Item = Piece> + Send + 'static, prefix: Prefix) -> impl Stream<Item = Piece> + Send {
+    stream::unfold((pieces.boxed(), Some(Rewriter::new(prefix))), async |(mut pieces, rewriter)| {
+        let mut rewriter = rewriter?;
+        let (piece, rewriter) = match pieces.next().await {
+            Some(Ok(piece)) => (Ok(rewriter.feed(&piece).into()), Some(rewriter)),
+            Some(Err(error)) => (Err(error), None),
+            None => (Ok(rewriter.finish().into()), None),
+        };
+        Some((piece, (pieces, rewriter)))
+    })
 }
 
 fn empty() -> RequestBody {

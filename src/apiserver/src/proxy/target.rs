@@ -73,12 +73,12 @@ pub(super) fn kubelet_query(query: &Query, subresource: &str) -> String {
     out.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect::<Vec<_>>().join("&")
 }
 
-/// Splits the path of a proxy request behind `/proxy`.
+/// Splits the path of a proxy request behind `/proxy`: the sixth part of `/api/v1/nodes/NAME/proxy`, or the eighth of
+/// `/api/v1/namespaces/NS/pods/NAME/proxy`. Any name before may begin with `proxy` too.
 pub(super) fn proxy_path(path: &str) -> (&str, &str) {
-    match path.find("/proxy") {
-        Some(at) => path.split_at(at + "/proxy".len()),
-        None => (path, ""),
-    }
+    let before = if path.starts_with("/api/v1/nodes/") { 5 } else { 7 };
+    let end = path.match_indices('/').nth(before).map_or(path.len(), |(at, _)| at);
+    path.split_at(end)
 }
 
 /// `[scheme:]name[:port]`
@@ -158,6 +158,14 @@ mod tests {
         assert_eq!(split_name("https:web:443"), ("https", "web", "443"));
         assert_eq!(split_name("web:http"), ("", "web", "http"));
         assert_eq!(proxy_path("/api/v1/namespaces/d/pods/p/proxy/a/"), ("/api/v1/namespaces/d/pods/p/proxy", "/a/"));
+    }
+
+    #[test]
+    fn names_that_begin_like_the_subresource_do_not_end_the_path() {
+        let base = "/api/v1/namespaces/proxy-1/pods/proxy/proxy";
+        assert_eq!(proxy_path("/api/v1/namespaces/proxy-1/pods/proxy/proxy/proxy/x"), (base, "/proxy/x"));
+        assert_eq!(proxy_path(base), (base, ""));
+        assert_eq!(proxy_path("/api/v1/nodes/proxy/proxy/logs/"), ("/api/v1/nodes/proxy/proxy", "/logs/"));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
         Place, body, delete, options,
         options::WriteOptions,
         store,
-        update::{self, Change, Mode},
+        update::{self, Change, Mode, Outcome},
     },
 };
 
@@ -42,10 +42,53 @@ pub(super) async fn create(call: &mut Call, place: &Place<'_>) -> Result<Respons
     {
         spend(call, place, &budget, &pod, dry_run).await?;
     }
+    if options.resource_version.as_ref().is_none_or(|asked| *asked == kv.mod_revision.to_string()) && !dry_run {
+        // What was asked for is met; the mark makes a revision of its own.
+        options.resource_version = mark(call, place, &pod).await?.filter(|_| options.resource_version.is_some());
+    }
     let pod_place =
         Place { resource: place.resource.clone(), namespace: place.namespace, name: place.name, subresource: "" };
     delete::delete_object(&call.inner, &call.user, &pod_place, &options, dry_run, &mut call.warnings).await?;
     respond::value(call, 201, &serde_json::to_value(Status::success(201)).map_err(Status::internal)?)
+}
+
+/// Lets the pod say why it goes, before it does: whoever counts its failures may forgive this one. Answers the revision.
+async fn mark(call: &mut Call, place: &Place<'_>, pod: &Pod) -> Result<Option<String>, Status> {
+    let status_place =
+        Place { resource: place.resource.clone(), namespace: place.namespace, name: place.name, subresource: "status" };
+    let options = WriteOptions::default();
+    let (inner, user) = (call.inner.clone(), call.user.clone());
+    let change = Change { inner: &inner, user: &user, part: Part::Status, options: &options, mode: Mode::Direct };
+    let next = |old: &Value| {
+        if old.pointer("/metadata/uid").and_then(Value::as_str) != pod.metadata.uid.as_deref() {
+            let why = "Precondition failed: the pod is another by now";
+            return Err(Status::conflict(place.resource.qualified(), place.name, why));
+        }
+        Ok(marked(old, &rfc3339(jiff::Timestamp::now())))
+    };
+    Ok(match update::apply(&change, &status_place, &mut call.warnings, next).await? {
+        Outcome::Stored(_, revision) => Some(revision.to_string()),
+        Outcome::Removed(_) | Outcome::Dry(_) => None,
+    })
+}
+
+fn marked(old: &Value, now: &str) -> Value {
+    let mut new = old.clone();
+    let conditions = child_mut(&mut new, "status").entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return new };
+    let is_target = |c: &&mut Value| c["type"] == "DisruptionTarget";
+    let mut condition = json!({"type": "DisruptionTarget", "status": "True", "lastTransitionTime": now,
+        "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
+    match conditions.iter_mut().find(is_target) {
+        Some(stored) => {
+            if stored["status"] == "True" {
+                condition["lastTransitionTime"] = stored["lastTransitionTime"].take();
+            }
+            *stored = condition;
+        }
+        None => conditions.push(condition),
+    }
+    new
 }
 
 /// Whether the pod does not count for any budget: it is finished, going already, or has not started yet.
@@ -141,6 +184,16 @@ fn enter(old: &Value, pod: &str, ready: bool) -> Result<Value, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_evicted_pod_says_so_once() {
+        let pod = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let once = marked(&pod, "2026-01-01T00:00:00Z");
+        let condition = &once["status"]["conditions"][1];
+        assert_eq!((&condition["type"], &condition["status"]), (&json!("DisruptionTarget"), &json!("True")));
+        assert_eq!(condition["reason"], "EvictionByEvictionAPI");
+        assert_eq!(marked(&once, "2026-01-02T00:00:00Z"), once);
+    }
 
     #[test]
     fn an_eviction_spends_one_disruption() {

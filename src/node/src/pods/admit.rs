@@ -77,7 +77,36 @@ fn check<'a>(
         let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(rejected("NodeAffinity", message.to_owned()));
     }
+    if ports_taken(pod, others.clone()) {
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        return Err(rejected("NodePorts", message.to_owned()));
+    }
     fits(node, pod, others)
+}
+
+/// Whether another pod has one of the pod's host ports. No address and `0.0.0.0` are every address.
+fn ports_taken<'a>(pod: &Pod, mut others: impl Iterator<Item = &'a Pod>) -> bool {
+    let wanted: Vec<_> = host_ports(pod).collect();
+    let every = |ip: &str| matches!(ip, "" | "0.0.0.0");
+    !wanted.is_empty()
+        && others.any(|other| {
+            host_ports(other).any(|(port, protocol, ip)| {
+                wanted.iter().any(|w| (w.0, w.1) == (port, protocol) && (w.2 == ip || every(w.2) || every(ip)))
+            })
+        })
+}
+
+/// Port, protocol and address of each host port. On the host's network every port is one.
+fn host_ports(pod: &Pod) -> impl Iterator<Item = (i32, &str, &str)> {
+    let spec = pod.spec.as_ref();
+    let on_host = spec.and_then(|s| s.host_network).unwrap_or(false);
+    let sidecars = spec.into_iter().flat_map(|s| s.init_containers.iter().flatten());
+    let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let containers = spec.into_iter().flat_map(|s| &s.containers).chain(sidecars);
+    containers.flat_map(|c| c.ports.iter().flatten()).filter_map(move |port| {
+        let number = port.host_port.or(on_host.then_some(port.container_port)).filter(|number| *number > 0)?;
+        Some((number, port.protocol.as_deref().unwrap_or("TCP"), port.host_ip.as_deref().unwrap_or_default()))
+    })
 }
 
 /// A profile the pod demands; rk enforces none, and to run without it would be to promise what is not kept.
@@ -195,6 +224,27 @@ mod tests {
         admit(&cpu("c", "0")).unwrap();
         admit(&cpu("d", "0")).unwrap();
         assert_eq!(admit(&cpu("e", "0")).unwrap_err().reason, "OutOfpods");
+    }
+
+    #[test]
+    fn a_host_port_is_given_once() {
+        let (admission, config, node) = (Admission::default(), NodeConfig::default(), node());
+        let admit = |uid: &str, port: serde_json::Value| {
+            let spec = json!({"containers": [{"name": "c", "ports": [port]}]});
+            admission.admit(&config, Some(&node), &pod(uid, spec)).map_err(|verdict| verdict.reason)
+        };
+        admit("a", json!({"containerPort": 80, "hostPort": 8080, "hostIP": "10.0.0.1"})).unwrap();
+        let again = json!({"containerPort": 81, "hostPort": 8080});
+        assert_eq!(admit("b", again.clone()).unwrap_err(), "NodePorts");
+        admit("c", json!({"containerPort": 81, "hostPort": 8080, "protocol": "UDP"})).unwrap();
+        admission.release("a");
+        admit("b", again).unwrap();
+        let on_host = pod(
+            "d",
+            json!({"hostNetwork": true, "containers": [{"name": "c",
+            "ports": [{"containerPort": 8080}]}]}),
+        );
+        assert_eq!(admission.admit(&config, Some(&node), &on_host).unwrap_err().reason, "NodePorts");
     }
 
     #[test]

@@ -132,17 +132,33 @@ async fn run(context: Arc<Context>, pod: Identity, mut wanted: watch::Receiver<W
         if wanted.changed().await.is_err() {
             return;
         }
-        settle(&mut wanted).await;
+        let known = told.borrow().status.clone();
+        settle(&mut wanted, &known).await;
     }
 }
 
-/// A pod that starts passes through several states within a moment. Of those the API is told the last: each write
-/// costs the store a flush, and the one that matters would wait behind the others.
-async fn settle(wanted: &mut watch::Receiver<Wanted>) {
-    let on_its_way = |wanted: &Wanted| wanted.status.phase.as_deref() == Some("Pending");
-    let arrived = wanted.wait_for(|wanted| !on_its_way(wanted));
+/// A pod that starts passes through several states within a moment, and so does a container that is replaced. Of those
+/// the API is told the last: each write costs the store a flush, and the one that matters would wait behind the others.
+async fn settle(wanted: &mut watch::Receiver<Wanted>, known: &PodStatus) {
+    let arrived = wanted.wait_for(|wanted| !is_on_its_way(&wanted.status, known));
     // Whether it has arrived or not: now is the time.
     drop(tokio::time::timeout(MOMENT, arrived).await);
+}
+
+/// Whether the pod is starting, or one of its containers, running as the API knows, has just ended or begins anew.
+fn is_on_its_way(status: &PodStatus, known: &PodStatus) -> bool {
+    let runs = |status: &PodStatus, name: &str| {
+        let mut containers = status.container_statuses.iter().flatten();
+        containers.any(|c| c.name == name && c.state.as_ref().is_some_and(|state| state.running.is_some()))
+    };
+    match status.phase.as_deref() {
+        Some("Pending") => true,
+        Some("Running") => {
+            let mut containers = status.container_statuses.iter().flatten();
+            containers.any(|c| runs(known, &c.name) && !runs(status, &c.name))
+        }
+        _ => false,
+    }
 }
 
 fn revision(pod: &Pod) -> u64 {
@@ -212,13 +228,29 @@ mod tests {
         let began = tokio::time::Instant::now();
         let in_phase = |phase: &str| Wanted { status: status(json!({"phase": phase})), contradicted: 0 };
         let (sender, mut receiver) = watch::channel(in_phase("Pending"));
-        settle(&mut receiver).await;
+        settle(&mut receiver, &PodStatus::default()).await;
         assert_eq!(began.elapsed(), MOMENT);
-        let waiting = tokio::spawn(async move { settle(&mut receiver).await });
+        let waiting = tokio::spawn(async move { settle(&mut receiver, &PodStatus::default()).await });
         tokio::task::yield_now().await;
         sender.send_replace(in_phase("Running"));
         waiting.await.unwrap();
         assert_eq!(began.elapsed(), MOMENT);
+    }
+
+    #[test]
+    fn a_container_between_two_lives_is_waited_for_and_one_that_stays_away_is_told_once() {
+        let with = |phase: &str, state: Value| {
+            status(json!({"phase": phase, "containerStatuses": [{"name": "c", "image": "", "imageID": "",
+                "ready": false, "restartCount": 0, "state": state}]}))
+        };
+        let (running, ended) = (json!({"running": {}}), json!({"terminated": {"exitCode": 0}}));
+        let creating = json!({"waiting": {"reason": "ContainerCreating"}});
+        let known = with("Running", running.clone());
+        assert!(is_on_its_way(&with("Running", ended.clone()), &known));
+        assert!(is_on_its_way(&with("Running", creating), &known));
+        assert!(!is_on_its_way(&with("Running", running), &known));
+        assert!(!is_on_its_way(&with("Failed", ended.clone()), &known));
+        assert!(!is_on_its_way(&with("Running", ended.clone()), &with("Running", ended)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `rk server`: the whole control plane, and a node on the same box.
 
 use super::dialer::Dialer;
+use super::etcd;
 use super::routes::{PREFIX, Routes};
 use super::worker::{self, Worker};
 use crate::config::{ServerConfig, nth_address};
@@ -17,6 +18,7 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
 use pki::{Ca, Identity, JoinToken, KeyCert, Leaf, files};
+use rustls::sign::SingleCertAndKey;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -35,7 +37,11 @@ pub(crate) async fn run(config: ServerConfig) -> anyhow::Result<()> {
         worker::check("rk server")?;
     }
     let listener = preflight::bind(config.listen)?;
+    let etcd_listener = config.etcd_listen.map(etcd::bind).transpose()?;
     let server = Server::start(&config, listener).await?;
+    if let Some(listener) = etcd_listener {
+        etcd::start(&config, listener, &server.store, &server.ca, &server.serving).await?;
+    }
     let local = SocketAddr::new(preflight::local_address(config.listen).ip(), server.port);
     progress.step(&format!("server ready at https://{local}, kubeconfig {}", config.kubeconfig.display()));
     notify::ready();
@@ -68,6 +74,7 @@ struct Server {
     store: Store,
     api: ApiServer,
     ca: Ca,
+    serving: Arc<SingleCertAndKey>,
     dialer: Dialer,
     /// One watch per kind for all components of this process.
     informers: Informers,
@@ -88,12 +95,13 @@ impl Server {
             PrivatePkcs8KeyDer::from_pem_slice(signing_key.as_bytes()).context("read service-account.key")?;
         let port = listener.local_addr().context("read the listener's address")?.port();
         let dialer = Dialer::default();
+        let serving = Arc::new(serving_certificate(config, &ca, now)?);
         let api = ApiServer::start(apiserver::Config {
             store: store.clone(),
             service_cidrs: vec![config.network.service_cidr.into()],
             node_ports: config.node_ports.clone(),
             advertise: SocketAddr::new(config.advertise, port),
-            serving: Arc::new(serving_certificate(config, &ca, now)?),
+            serving: serving.clone(),
             client_ca_pem: ca.cert_pem().to_owned(),
             service_accounts: ServiceAccountConfig {
                 issuer: format!("https://kubernetes.default.svc.{}", config.network.domain),
@@ -116,7 +124,7 @@ impl Server {
         .context("start the API server")?;
         let observer = User::new("system:rk:informers", &["system:masters".to_owned()]);
         let informers = Informers::new(client::in_process(api.service_for(observer)));
-        let server = Self { store, api, ca, dialer, informers, port };
+        let server = Self { store, api, ca, serving, dialer, informers, port };
         server.add_routes(config)?;
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
@@ -241,11 +249,7 @@ fn given_token(given: &str, ca_der: &[u8]) -> anyhow::Result<JoinToken> {
 }
 
 /// The certificate of the API port, for every name and address it is reached by.
-fn serving_certificate(
-    config: &ServerConfig,
-    ca: &Ca,
-    now: Timestamp,
-) -> anyhow::Result<rustls::sign::SingleCertAndKey> {
+fn serving_certificate(config: &ServerConfig, ca: &Ca, now: Timestamp) -> anyhow::Result<SingleCertAndKey> {
     let domain = &config.network.domain;
     let mut dns_names: Vec<String> =
         ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
@@ -256,7 +260,8 @@ fn serving_certificate(
         IpAddr::V4(nth_address(config.network.service_cidr, 1)),
         config.advertise,
     ];
-    addresses.extend(Some(config.listen.ip()).filter(|ip| !ip.is_unspecified()));
+    let listening = [Some(config.listen), config.etcd_listen].into_iter().flatten().map(|address| address.ip());
+    addresses.extend(listening.filter(|ip| !ip.is_unspecified()));
     addresses.extend(config.node.as_ref().map(|node| node.ip));
     for san in &config.tls_sans {
         match san.parse() {

@@ -1,6 +1,6 @@
 //! The agent's end: answers every stream the server opens.
 
-use super::{multiplexing, pulse};
+use super::{multiplexing, pulse, relief};
 use std::future::poll_fn;
 use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -12,11 +12,17 @@ pub(crate) async fn accept(
     mut handle: impl FnMut(Compat<yamux::Stream>) + Send,
 ) -> Result<(), yamux::ConnectionError> {
     let (connection, mut pulse) = pulse::listen(connection.compat());
+    let (connection, relief) = relief::relieve(connection);
     let mut connection = yamux::Connection::new(connection, multiplexing(), yamux::Mode::Server);
     loop {
-        let next = poll_fn(|context| match connection.poll_next_inbound(context) {
-            Poll::Pending => pulse.poll_lost(context).map(|silent| Some(Err(silent.into()))),
-            ready => ready,
+        let next = poll_fn(|context| {
+            loop {
+                match connection.poll_next_inbound(context) {
+                    Poll::Pending if relief.is_given() => {}
+                    Poll::Pending => return pulse.poll_lost(context).map(|silent| Some(Err(silent.into()))),
+                    ready => return ready,
+                }
+            }
         });
         match next.await {
             Some(stream) => handle(stream?.compat()),

@@ -1,6 +1,7 @@
 //! The server's end: keeps one tunnel per node and opens streams through it.
 
 use super::pulse::{self, Pulse};
+use super::relief::{self, Relief};
 use super::{MAX_STREAMS, multiplexing};
 use futures::channel::oneshot;
 use std::collections::HashMap;
@@ -72,8 +73,9 @@ impl Tunnels {
         }
         tracing::info!(%node, "node connected");
         let (connection, pulse) = pulse::listen(connection.compat());
+        let (connection, relief) = relief::relieve(connection);
         let connection = yamux::Connection::new(connection, multiplexing(), yamux::Mode::Client);
-        let ended = replaced.run_until_cancelled(drive(connection, pulse, requests)).await.unwrap_or(Ok(()));
+        let ended = replaced.run_until_cancelled(drive(connection, (pulse, relief), requests)).await.unwrap_or(Ok(()));
         self.forget(&node, &sender);
         tracing::info!(%node, error = ended.err().map(tracing::field::display), "node disconnected");
     }
@@ -91,7 +93,7 @@ impl Tunnels {
 /// accepts: an agent has no business opening any.
 async fn drive<T>(
     mut connection: yamux::Connection<T>,
-    mut pulse: Pulse,
+    (mut pulse, relief): (Pulse, Relief),
     mut requests: mpsc::Receiver<Reply>,
 ) -> Result<(), yamux::ConnectionError>
 where
@@ -119,6 +121,7 @@ where
                 Poll::Ready(Some(Ok(stream))) => drop(stream),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending if relief.is_given() => {}
                 Poll::Pending => return pulse.poll_lost(context).map(|silent| Err(silent.into())),
             }
         }

@@ -119,3 +119,38 @@ async fn one_stream_too_many_is_refused_and_harms_no_other() {
     greeted(&tunnels).await;
     assert_eq!(streams[MAX_STREAMS / 2].read_u8().await.unwrap(), b'i');
 }
+
+/// A frame of yamux: type, flags, stream, length or value.
+fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> [u8; 12] {
+    let mut out = [0; 12];
+    (out[1], out[3]) = (kind, flags);
+    out[4..8].copy_from_slice(&stream.to_be_bytes());
+    out[8..].copy_from_slice(&length.to_be_bytes());
+    out
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_cannot_write_reads_on_although_it_was_pinged() {
+    let (mut server_end, agent_end) = tokio::io::duplex(1024);
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let mut told = Some(told);
+    let _agent = tokio::spawn(accept(agent_end, move |stream| {
+        let (mut input, mut output) = tokio::io::split(stream);
+        tokio::spawn(async move { while output.write_all(&[0; 4096]).await.is_ok() {} });
+        let told = told.take().unwrap();
+        tokio::spawn(async move {
+            let mut got = [0; 4];
+            input.read_exact(&mut got).await.unwrap();
+            told.send(got).unwrap();
+        });
+    }));
+    // A stream with much credit, of which nothing is read.
+    server_end.write_all(&frame(1, 1, 1, 1 << 20)).await.unwrap();
+    // The clock stands while anything can go on: now the pipe is full.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    server_end.write_all(&frame(2, 1, 0, 7)).await.unwrap();
+    server_end.write_all(&frame(0, 0, 1, 4)).await.unwrap();
+    server_end.write_all(b"data").await.unwrap();
+    let got = tokio::time::timeout(Duration::from_secs(10), heard).await.expect("it reads no more");
+    assert_eq!(got.unwrap(), *b"data");
+}
