@@ -37,6 +37,7 @@ pub use error::{OpenError, RangeError, StoreError, WatchError};
 pub use members::{ClusterId, Exclusion, Member, MemberError, MemberId, MemberStatus, Role, Status};
 pub use repair::{Forced, force_one_voter, move_aside};
 pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_DEPTH};
+pub use rpc::is_request;
 pub use store::{Config, LeaderChanges, Store};
 pub use transport::{Answer, MAX_RPC_BYTES, PeerIdentity, Transport, TransportError};
 pub use types::{

@@ -17,6 +17,11 @@ use crate::error::StoreError;
 use crate::members::{Member, MemberError, MemberId};
 use crate::raft::{self, Types};
 
+/// Whether bytes are a request that another member could have sent: well framed, and of a kind that is known here.
+pub fn is_request(bytes: &[u8]) -> bool {
+    frame::open_request(bytes).is_ok_and(|(_, body)| Request::decode(&mut Decoder::new(body)).is_ok())
+}
+
 /// A snapshot on its way: told apart from others, so that a cut transfer is taken up where it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Offer {
@@ -152,8 +157,14 @@ fn put_vote(out: &mut Vec<u8>, vote: &Vote<u64>) {
     out.push(u8::from(vote.committed));
 }
 
+/// No cluster gets there by elections, and one more must still be a number.
+const MAX_TERM: u64 = u64::MAX / 4;
+
 fn vote(input: &mut Decoder<'_>) -> Result<Vote<u64>, DecodeError> {
     let (term, node) = (input.u64()?, input.u64()?);
+    if term > MAX_TERM {
+        return Err(DecodeError("term"));
+    }
     Ok(if input.bool()? { Vote::new_committed(term, node) } else { Vote::new(term, node) })
 }
 
@@ -455,5 +466,75 @@ impl Response {
             _ => return Err(DecodeError("answer")),
         };
         if input.is_empty() { Ok(response) } else { Err(DecodeError("answer")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::ClusterId;
+
+    fn framed(request: &Request) -> Bytes {
+        let envelope = frame::Envelope { cluster: ClusterId { id: 7, generation: 1 }, from: 2, to: 3 };
+        let bytes = frame::request(&envelope, request).unwrap();
+        assert_eq!(frame::open_request(&bytes).unwrap().0, envelope);
+        bytes
+    }
+
+    fn requests() -> Vec<Request> {
+        let id = |index| LogId::new(CommittedLeaderId::new(3, 2), index);
+        let entry = |index| openraft::Entry { log_id: id(index), payload: openraft::EntryPayload::Blank };
+        let append = |entries| AppendEntriesRequest {
+            vote: Vote::new_committed(3, 2),
+            prev_log_id: Some(id(8)),
+            entries,
+            leader_commit: Some(id(7)),
+        };
+        let member = Member { name: "m".to_owned(), addresses: vec!["a".to_owned(), "b".to_owned()] };
+        let vote = Vote::new(4, 2);
+        vec![
+            Request::Vote(VoteRequest { vote, last_log_id: Some(id(9)) }),
+            Request::PreVote { last: None },
+            Request::Append(append(vec![entry(9), entry(10)])),
+            Request::Offer(Box::new(Offer { vote, meta: SnapshotMeta::default(), size: 9, crc: 5 })),
+            Request::Chunk { crc: 5, offset: 3, data: Bytes::from_static(b"part") },
+            Request::Install { crc: 5 },
+            Request::Forward(Forward { term: 3, session: 1, sequence: 2, commands: vec![Command::Compact(4)] }),
+            Request::ReadIndex,
+            Request::KeepAlive { lease: -1 },
+            Request::Change(Change::Add { id: 4, member: member.clone() }),
+            Request::Change(Change::Update { id: 4, member }),
+            Request::Change(Change::Transfer(4)),
+            Request::TakeOver,
+        ]
+    }
+
+    #[test]
+    fn requests_come_back_and_nothing_less_or_other_is_read() {
+        for request in requests() {
+            let bytes = framed(&request);
+            let (_, body) = frame::open_request(&bytes).unwrap();
+            let read = Request::decode(&mut Decoder::new(body)).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{request:?}"));
+            for cut in 0..body.len() {
+                assert!(Request::decode(&mut Decoder::new(&body[..cut])).is_err(), "{request:?} cut at {cut} was read");
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(!is_request(&flipped), "{request:?} with bit {bit} flipped was read");
+            }
+        }
+    }
+
+    #[test]
+    fn entries_out_of_order_and_endless_terms_are_refused() {
+        let id = |index| LogId::new(CommittedLeaderId::new(3, 2), index);
+        let entry = openraft::Entry { log_id: id(5), payload: openraft::EntryPayload::Blank };
+        let vote = Vote::new_committed(3, 2);
+        let gap = AppendEntriesRequest { vote, prev_log_id: Some(id(2)), entries: vec![entry], leader_commit: None };
+        assert!(!is_request(&framed(&Request::Append(gap))));
+        let vote = VoteRequest { vote: Vote::new(u64::MAX, 2), last_log_id: None };
+        assert!(!is_request(&framed(&Request::Vote(vote))));
     }
 }

@@ -148,7 +148,18 @@ impl Cluster {
         }
     }
 
+    /// Whether entries contradict what this member has applied. No leader of this cluster sends such.
+    fn contradicts(&self, request: &AppendEntriesRequest<Types>) -> bool {
+        let applied = self.shared.applied();
+        let known = request.entries.iter().take_while(|entry| entry.log_id.index <= applied);
+        known.into_iter().any(|entry| self.files.log_id(entry.log_id.index).is_some_and(|known| known != entry.log_id))
+    }
+
     async fn append(&self, request: AppendEntriesRequest<Types>) -> Response {
+        if self.contradicts(&request) {
+            tracing::error!(leader = %request.vote, "a member sends other entries than those that are applied here");
+            return Response::Refused(Refusal::Malformed);
+        }
         // Space is taken first: the Raft core must never see an append fail for lack of it.
         let size: usize = request.entries.iter().map(raft::size).sum();
         if size > 0

@@ -19,6 +19,7 @@ use super::{StorageError, Types, decode, encode, is_synced, size};
 use crate::data_dir::DataDir;
 use crate::disk::{self, Disk};
 use crate::hard_state::HardStateFile;
+use crate::log::record::Head;
 use crate::log::{Append, Flush, Log, LogError};
 use crate::members::{self, Membership};
 
@@ -96,6 +97,13 @@ impl LogFiles {
         let last = self.log().last();
         let last = last.map(|(index, term, leader)| LogId::new(openraft::CommittedLeaderId::new(term, leader), index));
         last.or_else(|| self.hard_state().state.purged)
+    }
+
+    /// Who made an entry that is in the log; for the few that come a second time.
+    pub(crate) fn log_id(&self, index: u64) -> Option<LogId<u64>> {
+        let body = self.log().read(index).ok()?;
+        let head = Head::decode(&body).ok()?;
+        Some(LogId::new(openraft::CommittedLeaderId::new(head.term, head.leader), head.index))
     }
 
     /// The member has lost a part of its log to damage and must not vote before it has caught up.

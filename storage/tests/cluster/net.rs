@@ -14,6 +14,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Longest wait for anything that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where a request says what it is, and the kind that carries a part of a snapshot.
+const KIND_AT: usize = 40;
+const SNAPSHOT_PART: u8 = 4;
+
 /// Quick, but not so quick that a busy machine makes elections by itself all the time.
 pub(crate) fn timing() -> Timing {
     Timing {
@@ -39,8 +43,8 @@ pub(crate) struct Net {
     stores: Mutex<BTreeMap<MemberId, Store>>,
     cuts: Mutex<HashSet<(MemberId, MemberId)>>,
     faults: Mutex<Faults>,
-    /// Answers to requests that are longer than this are lost.
-    lose_large: Mutex<Option<usize>>,
+    /// Who can no longer be reached once so many bytes of snapshots have been carried there.
+    carry_at_most: Mutex<Option<(MemberId, u64)>>,
     carried: Mutex<BTreeMap<MemberId, u64>>,
 }
 
@@ -77,19 +81,28 @@ impl Net {
         if happens(faults.lose_request) {
             return Err(TransportError::Lost);
         }
-        *self.carried.lock().unwrap().entry(to).or_default() += request.len() as u64;
+        let carried = {
+            let mut carried = self.carried.lock().unwrap();
+            let carried = carried.entry(to).or_default();
+            if request.get(KIND_AT) == Some(&SNAPSHOT_PART) {
+                *carried += request.len() as u64;
+            }
+            *carried
+        };
+        if self.carry_at_most.lock().unwrap().is_some_and(|(id, most)| id == to && carried > most) {
+            return Err(TransportError::Unreachable);
+        }
         let peer = PeerIdentity { name: Some(wire.name.clone()) };
         if happens(faults.repeat) {
             let (store, peer, request) = (store.clone(), peer.clone(), request.clone());
             tokio::spawn(async move { store.handle(request, &peer).await });
         }
-        let large = self.lose_large.lock().unwrap().is_some_and(|least| request.len() > least);
         // It is carried out there even if the caller stops waiting.
         let answer = tokio::spawn(async move { store.handle(request, &peer).await });
         let answer = answer.await.map_err(|_| TransportError::Lost)?;
         self.delay().await;
         // An answer needs a way back.
-        if large || happens(faults.lose_answer) || self.target(to, wire.from).is_none() {
+        if happens(faults.lose_answer) || self.target(to, wire.from).is_none() {
             return Err(TransportError::Lost);
         }
         Ok(answer)
@@ -115,11 +128,11 @@ impl Net {
         *self.faults.lock().unwrap() = faults;
     }
 
-    pub(crate) fn lose_answers_to_requests_over(&self, bytes: Option<usize>) {
-        *self.lose_large.lock().unwrap() = bytes;
+    pub(crate) fn carry_at_most(&self, limit: Option<(MemberId, u64)>) {
+        *self.carry_at_most.lock().unwrap() = limit;
     }
 
-    /// Bytes of requests that have reached a member.
+    /// Bytes of snapshots that have reached a member.
     pub(crate) fn carried(&self, to: MemberId) -> u64 {
         self.carried.lock().unwrap().get(&to).copied().unwrap_or(0)
     }
