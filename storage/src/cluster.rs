@@ -87,6 +87,8 @@ pub(crate) struct Cluster {
     changing: tokio::sync::Mutex<()>,
     /// Set while the leader hands over; proposals wait.
     handing_over: watch::Sender<bool>,
+    /// Role, leader or membership may have changed. Wakes in the order of arrival, unlike the channel they come by.
+    news: tokio::sync::Notify,
     /// Set by a leader that hands over to this member.
     taking_over: tokio::sync::Notify,
 }
@@ -125,6 +127,7 @@ impl Cluster {
             receiving: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             handing_over: watch::Sender::new(false),
+            news: tokio::sync::Notify::new(),
             taking_over: tokio::sync::Notify::new(),
         };
         (Arc::new(cluster), receiver)
@@ -192,11 +195,9 @@ impl Cluster {
 
     /// Waits until who leads may have changed, at most until `deadline`; false when it is over.
     async fn leader_may_have_changed(&self, deadline: Instant) -> bool {
-        let mut metrics = self.metrics();
-        metrics.borrow_and_update();
         let pause = deadline.min(Instant::now() + self.timing.heartbeat / 5);
         // Also by time: an answer may be ahead of the metrics.
-        drop(tokio::time::timeout_at(pause, metrics.changed()).await);
+        drop(tokio::time::timeout_at(pause, self.news.notified()).await);
         Instant::now() < deadline
     }
 }

@@ -117,7 +117,7 @@ fn identify(disk: &dyn Disk, dir: &Path, wanted: &Wanted) -> Result<Identity, Op
             if disk.exists(&dir.join("state")) {
                 return Err(damaged("it is missing although the directory holds data"));
             }
-            let identity = Identity::new(wanted);
+            let identity = Identity::new(disk, wanted);
             return write(disk, dir, &identity).map(|()| identity).map_err(io);
         }
         Err(error) => return Err(io(error)),
@@ -138,9 +138,9 @@ fn identify(disk: &dyn Disk, dir: &Path, wanted: &Wanted) -> Result<Identity, Op
 }
 
 impl Identity {
-    fn new(wanted: &Wanted) -> Self {
-        let id = wanted.join.map_or_else(rand::random, |cluster| cluster.id);
-        let random = || rand::random_range(1..=u64::MAX);
+    fn new(disk: &dyn Disk, wanted: &Wanted) -> Self {
+        let id = wanted.join.map_or_else(|| disk.random(), |cluster| cluster.id);
+        let random = || disk.random().max(1);
         Self {
             format: FORMAT,
             written_by: env!("CARGO_PKG_VERSION").to_owned(),

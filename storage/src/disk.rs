@@ -52,6 +52,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Another one after each start of the machine.
     fn boot_id(&self) -> String;
 
+    /// A number that nobody can guess; a machine that is to be repeated exactly has its own.
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+
     /// Whether calls never wait, so that they need no thread of their own.
     fn is_instant(&self) -> bool {
         false

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuar
 use std::time::Duration;
 
 use openraft::{LogId, StoredMembership};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::deadlines::Deadlines;
@@ -40,7 +40,9 @@ pub(crate) struct Shared {
     /// Bytes of log after which that is so; none before the store serves.
     snapshot_after: OnceLock<u64>,
     /// Index of the last applied log entry.
-    applied: watch::Sender<u64>,
+    applied: AtomicU64,
+    /// Wakes in the order of arrival, unlike a watch channel, so that a simulated run can be repeated.
+    applied_more: Notify,
     /// This member leads; only then do leases end here.
     leading: AtomicBool,
     /// The state of a snapshot that is about to be installed, already read and verified.
@@ -78,7 +80,7 @@ pub(crate) fn hash(shared: &Shared, revision: Option<Revision>) -> Result<StateH
 
 impl Shared {
     pub(crate) fn new(state: Applied) -> Self {
-        let applied = watch::Sender::new(state.last.map_or(0, |last| last.index));
+        let applied = AtomicU64::new(state.last.map_or(0, |last| last.index));
         Self { state: RwLock::new(state), applied, ..Self::default() }
     }
 
@@ -96,11 +98,12 @@ impl Shared {
 
     /// Index of the last applied log entry.
     pub(crate) fn applied(&self) -> u64 {
-        *self.applied.borrow()
+        self.applied.load(Ordering::SeqCst)
     }
 
     pub(crate) fn set_applied(&self, index: u64) {
-        self.applied.send_replace(index);
+        self.applied.store(index, Ordering::SeqCst);
+        self.applied_more.notify_waiters();
     }
 
     /// Waits until an entry is applied; false when that did not happen in time.
@@ -108,8 +111,16 @@ impl Shared {
         if self.applied() >= index {
             return true;
         }
-        let mut applied = self.applied.subscribe();
-        tokio::time::timeout_at(deadline, applied.wait_for(|applied| *applied >= index)).await.is_ok()
+        loop {
+            let more = self.applied_more.notified();
+            // From here on nothing is missed.
+            if self.applied() >= index {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, more).await.is_err() {
+                return self.applied() >= index;
+            }
+        }
     }
 
     pub(crate) fn leading(&self) -> bool {

@@ -62,6 +62,7 @@ pub(crate) async fn expire_leases(shared: Arc<Shared>, requests: Requests) {
             continue;
         };
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(earliest) => {}
             () = shared.deadlines_changed.notified() => continue,
         }

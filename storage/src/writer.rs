@@ -64,10 +64,11 @@ impl Writer {
         loop {
             let due = self.last_entry + self.cluster.timing.hold;
             let event = tokio::select! {
-                first = self.requests.recv() => first.map_or(Event::End, Event::Request),
+                biased;
                 _ = self.closing.wait_for(|closing| *closing), if !self.requests.is_closed() => Event::Closing,
                 () = tokio::time::sleep_until(due), if !self.held.is_empty() => Event::HeldLongEnough,
                 Some(_) = self.on_their_way.join_next() => continue,
+                first = self.requests.recv() => first.map_or(Event::End, Event::Request),
             };
             match event {
                 Event::Request(first) => {

@@ -1,7 +1,8 @@
-//! Developer tasks: gen-tables, bench.
+//! Developer tasks: gen-tables, bench, chaos.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod gen_tables;
 
 use clap::{Parser, Subcommand};
@@ -19,11 +20,14 @@ enum Task {
     GenTables(gen_tables::Args),
     /// Measure the release executable against the budgets of docs/benchmarks.md. Takes root and about five minutes.
     Bench(bench::Args),
+    /// Run the store through power cuts or simulated clusters by the thousand.
+    Chaos(chaos::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::GenTables(args) => gen_tables::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
     }
 }

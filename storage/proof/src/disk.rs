@@ -260,6 +260,11 @@ impl MemoryDisk {
         state.armed.clear();
     }
 
+    /// What was armed does not happen.
+    pub fn disarm(&self) {
+        self.state().armed.clear();
+    }
+
     /// The files with their lengths.
     pub fn files(&self) -> Vec<(PathBuf, usize)> {
         let state = self.state();
@@ -383,6 +388,10 @@ impl Disk for MemoryDisk {
             return Err(TryLockError::WouldBlock);
         }
         Ok(Box::new(Held { disk: self.clone(), path: path.to_owned(), process: state.process }))
+    }
+
+    fn random(&self) -> u64 {
+        self.state().random.number()
     }
 
     fn boot_id(&self) -> String {

@@ -105,10 +105,13 @@ impl History {
 }
 
 /// What the store itself says has happened: the changes of each revision.
-pub type Truth = BTreeMap<Revision, Vec<(String, Option<Value>)>>;
+pub type Truth = BTreeMap<Revision, Changes>;
+
+/// Keys and their values after one revision; nothing for a deleted key.
+pub type Changes = Vec<(String, Option<Value>)>;
 
 /// The changes of one revision, as the checks want them. Values are decimal numbers.
-pub fn changes(events: &[Event]) -> Vec<(String, Option<Value>)> {
+pub fn changes(events: &[Event]) -> Changes {
     let change = |event: &Event| {
         let key = String::from_utf8_lossy(&event.kv.key).into_owned();
         let value = std::str::from_utf8(&event.kv.value).ok().and_then(|value| value.parse().ok());

@@ -9,3 +9,4 @@ pub mod history;
 pub mod power_cut;
 pub mod seeded;
 pub mod seeds;
+pub mod simulation;

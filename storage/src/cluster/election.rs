@@ -51,9 +51,14 @@ impl Cluster {
         if membership.voter_ids().count() == 1 { Duty::ElectMyself } else { Duty::Listen }
     }
 
+    /// In 0..1.
+    fn chance(&self) -> f64 {
+        f64::from(u32::try_from(self.files.disk.random() >> 32).unwrap_or(0)) / 4_294_967_296.0
+    }
+
     fn patience(&self) -> Duration {
         let (least, most) = self.timing.election;
-        rand::random_range(least..=most.max(least))
+        least + most.saturating_sub(least).mul_f64(self.chance())
     }
 
     /// Runs until the Raft core ends.
@@ -64,6 +69,7 @@ impl Cluster {
         let mut leading = false;
         let mut settling = JoinSet::new();
         loop {
+            self.news.notify_waiters();
             let now_leading = metrics.borrow_and_update().state == ServerState::Leader;
             if now_leading != leading {
                 leading = now_leading;
@@ -96,7 +102,7 @@ impl Cluster {
                         self.campaign().await;
                         patience = self.patience();
                         // Not won yet: try again soon, but not in step with others.
-                        Some(Instant::now() + self.timing.heartbeat.mul_f64(rand::random_range(0.5..1.5)))
+                        Some(Instant::now() + self.timing.heartbeat.mul_f64(0.5 + self.chance()))
                     }
                 }
             };
@@ -107,10 +113,11 @@ impl Cluster {
                 }
             };
             tokio::select! {
-                () = pause => {}
+                biased;
                 changed = metrics.changed() => if changed.is_err() { return },
                 _ = excluded.changed() => {}
                 () = self.taking_over.notified() => self.take_over().await,
+                () = pause => {}
             }
         }
     }

@@ -202,6 +202,26 @@ mod tests {
     }
 
     #[test]
+    fn a_record_in_two_sectors_of_which_one_arrived_is_torn() {
+        for start in 512 - HEADER - 40..512 {
+            let mut whole = vec![0; start];
+            frame(&mut whole, start as u64, 32, &[9; 30]);
+            whole.resize(1536, 0);
+            for lost in [start..512, 512..1024] {
+                let mut half = whole.clone();
+                half[lost].fill(0);
+                if half != whole {
+                    assert!(
+                        matches!(parse(&half, start), Found::Torn | Found::Nothing),
+                        "at {start}: {:?}",
+                        parse(&half, start)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn every_cut_of_the_last_record_is_torn_or_nothing() {
         let body: Vec<u8> = (1..=255).cycle().take(2000).collect();
         let whole = file(&[&body]);

@@ -180,6 +180,7 @@ impl RaftNetwork<Types> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, SnapshotFailure> {
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             sent = self.send(vote, snapshot, option.hard_ttl()) => sent,
         }

@@ -2,14 +2,14 @@
 
 use storage::Revision;
 
-use super::{Truth, Value};
+use super::{Changes, Truth};
 
 /// What one watcher of all keys saw: from which revision on, batch by batch, and up to where it is complete.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub from: Revision,
     pub upto: Revision,
-    pub batches: Vec<(Revision, Vec<(String, Option<Value>)>)>,
+    pub batches: Vec<(Revision, Changes)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

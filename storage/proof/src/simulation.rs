@@ -1,0 +1,343 @@
+//! Whole clusters in one thread, on a clock that jumps: members on disks that lose power, a network that loses, delays,
+//! reorders and parts, crashes, stops, clocks of different pace, members that come and go; clients and watchers all the
+//! while. Afterwards everything is healed, the members must agree, and the histories must be ones that a single store
+//! could have produced. The same seed gives the same run.
+
+mod clients;
+mod cluster;
+mod network;
+mod trace;
+
+use std::time::Duration;
+
+use storage::{MemberId, Store, WatchRequest};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::disk::Fault;
+use crate::history::{self, Truth, changes, linear, revisions, watches};
+use crate::power_cut::Violation;
+use crate::seeded::Seeded;
+use clients::Records;
+use cluster::{Members, member};
+use network::Weather;
+use trace::Trace;
+
+/// For anything that must happen once all is healed, by the simulated clock.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How much a run has tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    pub operations: u64,
+    pub acknowledged: u64,
+    pub revisions: u64,
+    pub watched: u64,
+    pub crashes: u64,
+    pub power_cuts: u64,
+    pub partitions: u64,
+    pub stops: u64,
+    pub membership_changes: u64,
+    pub hand_overs: u64,
+    /// A number that stands for everything that happened.
+    pub digest: u64,
+}
+
+impl Tried {
+    pub fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.acknowledged += other.acknowledged;
+        self.revisions += other.revisions;
+        self.watched += other.watched;
+        self.crashes += other.crashes;
+        self.power_cuts += other.power_cuts;
+        self.partitions += other.partitions;
+        self.stops += other.stops;
+        self.membership_changes += other.membership_changes;
+        self.hand_overs += other.hand_overs;
+        self.digest ^= other.digest;
+    }
+}
+
+/// Runs one seed: with three members if it is even, else with five.
+pub fn run(seed: u64) -> Result<Tried, Violation> {
+    traced(seed).map(|(tried, _)| tried)
+}
+
+/// The same, with every message and answer.
+pub fn traced(seed: u64) -> Result<(Tried, Vec<String>), Violation> {
+    let violation = |what: String, trace| Violation { seed, what, trace };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.map_err(|error| violation(format!("no runtime: {error}"), Vec::new()))?;
+    runtime.block_on(async {
+        let trace = Trace::begin();
+        let mut random = Seeded::new(seed);
+        let members = Members::new(random.fork(), trace.clone());
+        let mut run = Run { random, members, records: Records::default(), tried: Tried::default(), next: 1 };
+        match run.all(if seed.is_multiple_of(2) { 3 } else { 5 }).await {
+            Ok(()) => {
+                run.tried.digest = trace.digest().0;
+                Ok((run.tried, trace.lines()))
+            }
+            Err(what) => Err(violation(what, trace.lines())),
+        }
+    })
+}
+
+struct Run {
+    random: Seeded,
+    members: Members,
+    records: Records,
+    tried: Tried,
+    /// The id of the next member.
+    next: MemberId,
+}
+
+impl Run {
+    async fn all(&mut self, count: u64) -> Result<(), String> {
+        self.begin(count).await?;
+        let mut tasks = JoinSet::new();
+        for number in 0..5 {
+            tasks.spawn(clients::client(
+                number,
+                self.random.fork(),
+                self.members.running.clone(),
+                self.records.clone(),
+            ));
+        }
+        for _ in 0..3 {
+            tasks.spawn(clients::watcher(self.random.fork(), self.members.running.clone(), self.records.clone()));
+        }
+        for _ in 0..self.random.between(5, 14) {
+            self.trouble().await?;
+            let pause = self.random.between(50, 6000);
+            self.pass(Duration::from_millis(pause)).await?;
+        }
+        self.heal().await?;
+        self.pass(Duration::from_secs(8)).await?;
+        drop(tasks);
+        self.conclude().await
+    }
+
+    async fn begin(&mut self, count: u64) -> Result<(), String> {
+        for _ in 0..count {
+            self.join().await?;
+        }
+        Ok(())
+    }
+
+    /// A new member joins and becomes a voter.
+    async fn join(&mut self) -> Result<(), String> {
+        let id = self.next;
+        self.next += 1;
+        self.members.start(id).await.map_err(|error| format!("member {id} does not start: {error}"))?;
+        if id == 1 {
+            self.members.cluster = self.store(1)?.cluster();
+            return Ok(());
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(other) = self.members.running.stores().into_iter().find(|store| store.node_id() != id) else {
+                return Err("nobody is left to join".to_owned());
+            };
+            let joined = async {
+                other.add_member(id, member(id)).await?;
+                other.promote(id).await
+            };
+            match joined.await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(format!("member {id} does not join: {error}")),
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn store(&self, id: MemberId) -> Result<Store, String> {
+        self.members.running.store(id).ok_or_else(|| format!("member {id} does not run"))
+    }
+
+    /// Lets time go by; a member whose power goes meanwhile is down.
+    async fn pass(&mut self, time: Duration) -> Result<(), String> {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            sleep(Duration::from_millis(10)).await;
+            for id in self.members.running.ids() {
+                if self.members.disk(id).is_some_and(crate::disk::MemoryDisk::is_off) {
+                    self.tried.power_cuts += 1;
+                    self.members.crash(id, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Something goes wrong, or a little better.
+    async fn trouble(&mut self) -> Result<(), String> {
+        let running = self.members.running.ids();
+        let all = self.members.ids();
+        let most_down = all.len() / 2;
+        let down = self.members.down();
+        let some = running.get(self.random.index(running.len())).copied();
+        let leader = self.members.running.stores().iter().find(|store| store.is_leader()).map(Store::node_id);
+        let victim = if self.random.chance(50) { leader.or(some) } else { some };
+        let Some(victim) = victim else { return self.restart(&down).await };
+        match self.random.below(12) {
+            0 | 1 if down.len() < most_down => {
+                self.tried.crashes += 1;
+                self.members.crash(victim, false);
+            }
+            2 | 3 if down.len() < most_down => {
+                let after = self.random.below(60);
+                self.members.running.trace.note(|| format!("the power of {victim} goes after {after} operations"));
+                if let Some(disk) = self.members.disk(victim) {
+                    disk.arm(after, Fault::PowerCut);
+                }
+            }
+            4 | 5 => self.part(&all, victim),
+            6 => {
+                self.tried.stops += 1;
+                let until = Instant::now() + Duration::from_millis(self.random.between(100, 8000));
+                self.members.running.trace.note(|| format!("{victim} is stopped"));
+                self.members.network.stop(victim, until);
+            }
+            7 => {
+                let weather = Weather { loss: self.random.below(25), delay: self.random.between(2_000, 600_000) };
+                self.members.running.trace.note(|| format!("{weather:?}"));
+                self.members.network.set_weather(weather);
+            }
+            8 => {
+                self.members.running.trace.note(|| "the network is healed".to_owned());
+                self.members.network.heal();
+            }
+            9 => {
+                let heir = running[self.random.index(running.len())];
+                if let Some(store) = self.members.running.store(victim)
+                    && let Ok(Ok(())) = timeout(Duration::from_secs(15), store.transfer_leader(heir)).await
+                {
+                    self.tried.hand_overs += 1;
+                }
+            }
+            10 if down.is_empty() => return self.replace(victim).await,
+            _ => return self.restart(&down).await,
+        }
+        Ok(())
+    }
+
+    async fn restart(&mut self, down: &[MemberId]) -> Result<(), String> {
+        for id in down {
+            self.members.start(*id).await.map_err(|error| format!("member {id} does not start again: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Parts the members in two, or cuts one way only.
+    fn part(&mut self, all: &[MemberId], victim: MemberId) {
+        self.tried.partitions += 1;
+        let one_way = self.random.chance(30);
+        let random = &mut self.random;
+        let side: Vec<_> = all.iter().copied().filter(|id| *id == victim || random.chance(30)).collect();
+        self.members.running.trace.note(|| format!("{side:?} are cut off{}", if one_way { " one way" } else { "" }));
+        for one in &side {
+            for other in all.iter().filter(|other| !side.contains(other)) {
+                self.members.network.cut(*one, *other);
+                if !one_way {
+                    self.members.network.cut(*other, *one);
+                }
+            }
+        }
+    }
+
+    /// Takes a member out and has a new one join.
+    async fn replace(&mut self, victim: MemberId) -> Result<(), String> {
+        self.members.network.heal();
+        let others: Vec<_> = self.members.running.ids().into_iter().filter(|id| *id != victim).collect();
+        let other = others[self.random.index(others.len())];
+        let store = self.store(other)?;
+        let removed = timeout(Duration::from_secs(60), store.remove_member(victim)).await;
+        self.members.running.trace.note(|| format!("{victim} is taken out: {removed:?}"));
+        if !matches!(removed, Ok(Ok(()))) {
+            return Ok(());
+        }
+        self.tried.membership_changes += 1;
+        self.members.discard(victim);
+        self.join().await
+    }
+
+    async fn heal(&mut self) -> Result<(), String> {
+        self.members.running.trace.note(|| "all is healed".to_owned());
+        self.members.network.heal();
+        // Cuts that are still to come do not.
+        for id in self.members.running.ids() {
+            if self.members.disk(id).is_some_and(crate::disk::MemoryDisk::is_off) {
+                self.members.crash(id, true);
+            }
+            if let Some(disk) = self.members.disk(id) {
+                disk.disarm();
+            }
+        }
+        let down = self.members.down();
+        self.restart(&down).await
+    }
+
+    /// Everyone agrees, and what was told is true.
+    async fn conclude(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        let stores = self.members.running.stores();
+        loop {
+            let barriers = futures(&stores).await;
+            let revisions: Vec<_> = stores.iter().map(Store::revision).collect();
+            if barriers && revisions.windows(2).all(|pair| pair[0] == pair[1]) {
+                break;
+            }
+            if Instant::now() > deadline {
+                let statuses: Vec<_> = stores.iter().map(Store::status).collect();
+                return Err(format!("the members do not agree after all is healed: {statuses:#?}"));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        let mut truth: Option<Truth> = None;
+        for store in &stores {
+            let found = all_changes(store).await?;
+            if truth.as_ref().is_some_and(|truth| *truth != found) {
+                return Err(format!("member {} has another history", store.node_id()));
+            }
+            truth = Some(found);
+        }
+        let truth = truth.unwrap_or_default();
+        let operations = self.records.history().operations();
+        self.tried.operations = operations.len() as u64;
+        self.tried.acknowledged = operations.iter().filter(|operation| operation.returned.is_some()).count() as u64;
+        self.tried.revisions = truth.len() as u64;
+        revisions::check(&operations, &truth).map_err(|error| error.to_string())?;
+        for seen in self.records.watches() {
+            self.tried.watched += seen.batches.len() as u64;
+            watches::check(&seen, &truth).map_err(|flaw| format!("a watch from {}: {flaw}", seen.from))?;
+        }
+        linear::check(&operations).map_err(|error| error.to_string())
+    }
+}
+
+async fn futures(stores: &[Store]) -> bool {
+    for store in stores {
+        if !matches!(timeout(Duration::from_secs(10), store.read_barrier()).await, Ok(Ok(_))) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Everything that a member says has happened.
+async fn all_changes(store: &Store) -> Result<Truth, String> {
+    let request = WatchRequest { from: 1, end: Some("".into()), ..WatchRequest::default() };
+    let mut watcher = store.watch(request).map_err(|error| format!("no history: {error}"))?;
+    watcher.progress_handle().request();
+    let mut truth = history::Truth::new();
+    loop {
+        let batch = timeout(PATIENCE, watcher.next()).await.map_err(|_| "a watch hangs".to_owned())?;
+        let batch = batch.map_err(|error| format!("the history ends: {error}"))?;
+        if batch.events.is_empty() {
+            return Ok(truth);
+        }
+        truth.insert(batch.revision, changes(&batch.events));
+    }
+}

@@ -1,0 +1,47 @@
+//! Clusters of three and five members under every trouble the simulation knows, by seed. A failure prints its seed and what
+//! led to it; `PROOF_SEED=n` repeats it alone.
+#![expect(clippy::panic, reason = "a test that finds a contradiction fails")]
+
+use std::ops::Range;
+
+use proof::simulation::{self, Tried};
+
+fn all(seeds: Range<u64>) -> Tried {
+    let mut tried = Tried::default();
+    let mut bad = Vec::new();
+    for seed in proof::seeds::chosen(seeds) {
+        match simulation::run(seed) {
+            Ok(run) => tried.add(&run),
+            Err(violation) => bad.push(violation),
+        }
+    }
+    println!("{tried:?}");
+    let seeds: Vec<_> = bad.iter().map(|violation| (violation.seed, &violation.what)).collect();
+    if let Some(first) = bad.first() {
+        panic!("{first}\nfailed: {seeds:#?}");
+    }
+    tried
+}
+
+#[test]
+fn clusters_answer_as_one_store_would_0_to_12() {
+    let tried = all(0..12);
+    if std::env::var_os(proof::seeds::SEED).is_none() {
+        let every = tried.acknowledged > 2_000 && tried.crashes + tried.power_cuts > 10 && tried.partitions > 10;
+        assert!(every && tried.watched > 2_000 && tried.stops > 2, "{tried:?}");
+    }
+}
+
+#[test]
+fn clusters_answer_as_one_store_would_12_to_24() {
+    all(12..24);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in [1, 2, 3, 4] {
+        let (one, other) = (simulation::traced(seed).unwrap(), simulation::traced(seed).unwrap());
+        let differs = one.1.iter().zip(&other.1).find(|(one, other)| one != other);
+        assert_eq!((differs, one.0), (None, other.0), "seed {seed}");
+    }
+}

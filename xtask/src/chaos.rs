@@ -1,0 +1,100 @@
+//! `cargo xtask chaos`: the store's power cuts and simulated clusters over many seeds. A seed that fails is printed, and
+//! what led to it is written to a file; the same seed gives the same run.
+
+use std::fmt::Debug;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use proof::power_cut::{self, Violation};
+use proof::simulation;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to run.
+    #[arg(long, value_enum, default_value = "power-cut")]
+    model: Model,
+    /// How many seeds: 10,000 power cuts or 500 clusters unless given.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Only this seed.
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// Folder for what led to a failure.
+    #[arg(long, default_value = "target/chaos")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Model {
+    /// One store on a disk that loses power, breaks and fills up.
+    PowerCut,
+    /// Three or five members with all that and a bad network.
+    Simulation,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let (name, failed) = match args.model {
+        Model::PowerCut => ("power-cut", over(args, 10_000, power_cut::run, power_cut::Tried::add)?),
+        Model::Simulation => ("simulation", over(args, 500, simulation::run, simulation::Tried::add)?),
+    };
+    println!("took {:.1?}", began.elapsed());
+    if failed.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
+    for violation in &failed {
+        let path = args.out.join(format!("{name}-{}.txt", violation.seed));
+        fs::write(&path, violation.to_string()).with_context(|| format!("write {}", path.display()))?;
+        println!("seed {}: {}\n    what led to it: {}", violation.seed, violation.what, path.display());
+    }
+    let seeds: Vec<_> = failed.iter().map(|violation| violation.seed).collect();
+    bail!("{} seeds fail: {seeds:?}; repeat one with --model {name} --seed N", failed.len())
+}
+
+/// Runs the seeds on all cores; returns those that fail.
+fn over<T: Default + Debug + Send>(
+    args: &Args,
+    usual: u64,
+    run: impl Fn(u64) -> Result<T, Violation> + Sync,
+    add: impl Fn(&mut T, &T) + Sync,
+) -> anyhow::Result<Vec<Violation>> {
+    let (from, to) = match args.seed {
+        Some(seed) => (seed, seed + 1),
+        None => (args.from, args.from + args.seeds.unwrap_or(usual)),
+    };
+    let next = AtomicU64::new(from);
+    let results: Mutex<(T, Vec<Violation>)> = Mutex::default();
+    let cores = thread::available_parallelism().context("count the cores")?;
+    thread::scope(|scope| {
+        for _ in 0..cores.get() {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= to {
+                        return;
+                    }
+                    let outcome = run(seed);
+                    let Ok(mut results) = results.lock() else { return };
+                    match outcome {
+                        Ok(tried) => add(&mut results.0, &tried),
+                        Err(violation) => results.1.push(violation),
+                    }
+                }
+            });
+        }
+    });
+    let (tried, mut failed) = results.into_inner().map_err(|_| anyhow::anyhow!("a run has panicked"))?;
+    println!("{} seeds: {tried:?}", to - from);
+    failed.sort_by_key(|violation| violation.seed);
+    Ok(failed)
+}
