@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -250,7 +251,7 @@ impl Drop for Tmpfs {
 #[tokio::test]
 async fn a_full_disk_refuses_writes_keeps_reads_and_resumes() {
     let Some(disk) = Tmpfs::mount() else {
-        eprintln!("skipped: mounting a tmpfs takes root");
+        drop(writeln!(std::io::stderr(), "SKIPPED: mounting a tmpfs takes root"));
         return;
     };
     let dir = disk.0.path().join("data");

@@ -2,6 +2,7 @@
 //! Without them the tests say `SKIPPED` and pass.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -19,7 +20,7 @@ fn installed(tool: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(tool).is_file()));
     if !found {
-        eprintln!("SKIPPED: {tool} is not installed");
+        drop(writeln!(std::io::stderr(), "SKIPPED: {tool} is not installed"));
     }
     found
 }

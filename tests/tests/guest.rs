@@ -7,6 +7,7 @@ use rk_tests::guest::PATIENCE;
 use rk_tests::kubectl::Kubectl;
 use rk_tests::need::{self, Need};
 use rk_tests::{Guest, until};
+use std::io::Write as _;
 
 const NEEDS: &[Need] = &[Need::Kubectl, Need::Program("qemu-system-x86_64"), Need::File("/bin/busybox")];
 const NAME: &str = "a_node_on_pure_cgroup_v2_limits_kills_and_goes_down";
@@ -63,7 +64,7 @@ fn a_node_on_pure_cgroup_v2_limits_kills_and_goes_down() {
     let mut guest = match Guest::start() {
         Ok(guest) => guest,
         Err(reason) => {
-            eprintln!("SKIPPED {NAME}: {reason}");
+            drop(writeln!(std::io::stderr(), "SKIPPED {NAME}: {reason}"));
             return;
         }
     };

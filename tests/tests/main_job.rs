@@ -272,19 +272,17 @@ fn nodes_are_drained_terminals_opened_and_owners_deleted() {
     cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], WEB);
         kubectl.ok(&["rollout", "status", "deployment/web", WAIT]);
+        // kubectl tells the size of its own terminal a moment after the start, and the container's follows.
         let terminal = format!(
-            "kubectl --kubeconfig {} exec -it deployment/web -- sh -c 'stty rows 33; test -t 0 && stty size && exit 5'",
+            "stty rows 33 cols 91; kubectl --kubeconfig {} exec -it deployment/web -- \
+             sh -c 'until stty size | grep -q \"33 91\"; do usleep 50000; done; test -t 1 && exit 5'",
             cluster.server.kubeconfig().display()
         );
-        let mut typed = cluster.server.host.command("script");
-        typed.args(["-qec", &terminal, "/dev/null"]);
+        let mut typed = cluster.server.host.command("timeout");
+        typed.args(["60", "script", "-qec", &terminal, "/dev/null"]);
         let shown = rk_tests::process::output(&mut typed, Some("")).expect("script runs");
         let text = String::from_utf8_lossy(&shown.stdout);
-        assert!(
-            text.contains("33 ") && shown.status.code() == Some(5),
-            "a terminal of 33 rows: {text} {:?}",
-            shown.status
-        );
+        assert_eq!(shown.status.code(), Some(5), "a terminal of 33 rows and 91 columns: {text}");
         drain(kubectl);
         delete_owners(kubectl);
     });

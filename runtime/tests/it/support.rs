@@ -20,7 +20,7 @@ pub(crate) fn able() -> bool {
     } else {
         return true;
     };
-    eprintln!("SKIPPED: {reason}");
+    drop(writeln!(std::io::stderr(), "SKIPPED: {reason}"));
     false
 }
 

@@ -171,11 +171,13 @@ impl Hub {
 
 /// A store failure as clients see it.
 pub(crate) fn store_status(error: &storage::StoreError) -> Status {
-    use storage::StoreError::{Closed, DiskFull, Failed, NoLeader, TooLarge};
+    use storage::StoreError::{Closed, DiskFull, Excluded, Failed, NoLeader, TooLarge, Unknown};
     match error {
-        Closed | Failed | NoLeader | DiskFull { .. } => {
+        Closed | Failed | NoLeader | Excluded(_) | DiskFull { .. } => {
             Status::unavailable(format!("the store cannot answer: {error}"))
         }
+        // It may have been done: whoever tries again has to look first.
+        Unknown => Status::timeout(&format!("the store did not answer in time: {error}"), 0),
         TooLarge { .. } => Status::too_large(&error.to_string()),
         other => Status::internal(other),
     }

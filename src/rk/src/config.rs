@@ -52,6 +52,8 @@ pub(crate) struct ClusterNetwork {
 
 #[derive(Debug)]
 pub(crate) struct ServerConfig {
+    /// Of this machine, whether or not it is a node.
+    pub(crate) name: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: IpAddr,
@@ -114,6 +116,7 @@ impl ServerConfig {
             .filter(|mode| *mode <= 0o777)
             .with_context(|| format!("--write-kubeconfig-mode {write_kubeconfig_mode:?} is no octal file mode"))?;
         Ok(Self {
+            name: node.name.clone(),
             data_dir: node.data_dir.clone(),
             listen: SocketAddr::new(bind_address, https_listen_port),
             advertise: advertise_address.unwrap_or(node.ip),

@@ -1,5 +1,6 @@
 //! The API as the API server uses it: one request on a byte stream, upgraded where it is one to be.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -325,7 +326,7 @@ async fn run_answers_with_the_output() {
 pub(super) fn may_enter_namespaces() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: port-forward tests need root to enter network namespaces");
+        drop(writeln!(std::io::stderr(), "SKIPPED: port-forward tests need root to enter network namespaces"));
     }
     root
 }

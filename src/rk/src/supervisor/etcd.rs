@@ -48,7 +48,7 @@ pub(super) async fn start(
     }
     let address = listener.local_addr().context("read the etcd listener's address")?;
     let host = if address.ip().is_unspecified() { config.advertise } else { address.ip() };
-    let name = config.node.as_ref().map_or_else(|| "rk".to_owned(), |node| node.name.clone());
+    let name = config.name.clone();
     let url = format!("https://{}", SocketAddr::new(host, address.port()));
     tracing::info!(%url, credentials = %folder.display(), "serving etcd's interface to the store");
     let endpoint = Endpoint::new(store.clone(), Config { name, client_urls: vec![url] }).await?;
