@@ -158,6 +158,28 @@ fn whoever_is_not_root_is_told_so() {
 }
 
 #[test]
+fn a_missing_kernel_feature_is_named_with_the_way_out() {
+    let name = "a_missing_kernel_feature_is_named_with_the_way_out";
+    if !need::met(name, &[Need::Root, Need::Program("unshare"), Need::Program("ip")]) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let cluster = Cluster::prepare(&[]);
+    let folder = cluster.server.folder.display().to_string();
+    // A kernel without cgroups looks like an empty folder where they are mounted.
+    let script = format!(
+        "mount -t tmpfs none /sys/fs/cgroup && exec {} server --data-dir={folder}/data --state-dir={folder}/run \
+         --log-dir={folder}/log --write-kubeconfig={folder}/rk.yaml",
+        rk_tests::rk().display()
+    );
+    let mut run = cluster.server.host.command("unshare");
+    let output = output(run.args(["--mount", "sh", "-c", &script]), None).expect("run rk");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "rk started: {error}");
+    assert!(error.contains("no memory cgroup at /sys/fs/cgroup: mount cgroup2 there"), "{error}");
+}
+
+#[test]
 fn an_agent_waits_for_its_server_says_so_once_and_joins() {
     if !need::met("an_agent_waits_for_its_server_says_so_once_and_joins", need::CLUSTER) {
         return;
