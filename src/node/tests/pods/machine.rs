@@ -230,9 +230,17 @@ impl Machine {
         panic!("{what} of {name} did not come: {}\n{events:#?}", serde_json::to_string_pretty(&last).unwrap());
     }
 
+    /// Waits until the pod is gone; fails with its last status and the events.
     pub(crate) async fn gone(&self, name: &str) {
-        let gone = self.api.wait_for(|api| api.get::<Pod>("default", name).is_none().then_some(())).await;
-        assert!(gone.is_some(), "{name} is still there");
+        let began = Instant::now();
+        while began.elapsed() < DEADLINE {
+            if self.api.wait_for(|api| api.get::<Pod>("default", name).is_none().then_some(())).await.is_some() {
+                return;
+            }
+        }
+        let last = self.api.get::<Pod>("default", name).and_then(|p| p.status);
+        let events = self.events(name);
+        panic!("{name} is still there: {}\n{events:#?}", serde_json::to_string_pretty(&last).unwrap());
     }
 
     /// Reason and message of the events about a pod.
