@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) const NODE: &str = "edge";
 pub(crate) const IMAGE: &str = "rk.local/busybox:1";
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const BUSYBOX: &str = "/usr/bin/busybox";
 
 pub(crate) struct Machine {
