@@ -118,6 +118,15 @@ impl Cluster {
         cluster
     }
 
+    /// A started server whose node is Ready, with the busybox test image.
+    pub fn ready() -> Self {
+        let mut cluster = Self::prepare(&[]).with_busybox();
+        cluster.server.start();
+        cluster.api_answers();
+        cluster.node_ready("server");
+        cluster
+    }
+
     /// A server that is not started yet.
     pub fn prepare(extra: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("rk").tempdir_in("/tmp").expect("make a temporary folder");

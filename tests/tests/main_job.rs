@@ -117,7 +117,7 @@ fn a_pod_gets_all_that_its_manifest_asks_for() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], CONFIGURATION);
         kubectl.ok(&["wait", "--for=condition=Ready", "pod/full", WAIT]);
@@ -212,7 +212,7 @@ fn sets_jobs_and_services_of_each_kind_work() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], SETS);
         kubectl.ok(&["rollout", "status", "statefulset/peer", WAIT]);
@@ -268,7 +268,7 @@ fn nodes_are_drained_terminals_opened_and_owners_deleted() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], WEB);
         kubectl.ok(&["rollout", "status", "deployment/web", WAIT]);
@@ -315,12 +315,4 @@ fn delete_owners(kubectl: &Kubectl<'_>) {
     kubectl.ok(&["rollout", "status", "deployment/web", WAIT]);
     kubectl.ok(&["delete", "deployment", "web"]);
     kubectl.until(SOON, &["get", "pods,replicasets", "-o", "name"], str::is_empty);
-}
-
-fn ready() -> Cluster {
-    let mut cluster = Cluster::prepare(&[]).with_busybox();
-    cluster.server.start();
-    cluster.api_answers();
-    cluster.node_ready("server");
-    cluster
 }

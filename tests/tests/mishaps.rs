@@ -10,14 +10,6 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(90);
 
-fn ready() -> Cluster {
-    let mut cluster = Cluster::prepare(&[]).with_busybox();
-    cluster.server.start();
-    cluster.api_answers();
-    cluster.node_ready("server");
-    cluster
-}
-
 fn pod(name: &str, policy: &str, script: &str, more: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: rk.local/busybox:test\n    imagePullPolicy: Never\n    command: [sh, -c, {script:?}]\n{more}---\n"
@@ -49,7 +41,7 @@ fn a_pod_whose_shim_is_killed_goes_on_as_its_policy_says() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     let state = cluster.server.folder.join("run");
     cluster.kubectl(|kubectl| {
         let pods = pod("always", "Always", "exec sleep 1000", "") + &pod("never", "Never", "exec sleep 1000", "");
@@ -85,7 +77,7 @@ fn too_much_memory_too_long_a_hook_and_deafness_end_as_they_should() {
         return;
     }
     let _turn = one_at_a_time();
-    ready().kubectl(|kubectl| {
+    Cluster::ready().kubectl(|kubectl| {
         let limit = "    resources: {limits: {memory: 16Mi}}\n";
         let hook = "    lifecycle: {preStop: {exec: {command: [sleep, \"600\"]}}}\n";
         let pods = pod("greedy", "Never", "tail /dev/zero", limit)
@@ -111,7 +103,7 @@ fn rk_killed_while_pods_start_runs_each_of_them_once() {
         return;
     }
     let _turn = one_at_a_time();
-    let mut cluster = ready();
+    let mut cluster = Cluster::ready();
     let state = cluster.server.folder.join("run");
     // Killed once so many shims have begun: at the very start, in the middle, near the end.
     for (round, begun) in [0, 2, 5].into_iter().enumerate() {

@@ -44,21 +44,13 @@ spec:
       containers: [{name: web, image: rk.local/busybox:test, command: [sleep, '1000']}]
 ";
 
-fn ready() -> Cluster {
-    let mut cluster = Cluster::prepare(&[]).with_busybox();
-    cluster.server.start();
-    cluster.api_answers();
-    cluster.node_ready("server");
-    cluster
-}
-
 #[test]
 fn pods_are_described_debugged_copied_from_and_reached() {
     if !need::met("pods_are_described_debugged_copied_from_and_reached", need::CLUSTER) {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     cluster.kubectl(|kubectl| {
         shows_its_role_and_takes_resources(kubectl);
         kubectl.ok_with(&["apply", "-f", "-"], TOOL);
@@ -146,7 +138,7 @@ fn deployments_recreate_adopt_and_release() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     let folder = tempfile::tempdir().expect("make a folder");
     cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], DEPLOYMENT);

@@ -10,14 +10,6 @@ const SOON: Duration = Duration::from_secs(90);
 const DEAF: &str = "trap '' TERM; while :; do sleep 1; done";
 const WILLING: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
-fn ready() -> Cluster {
-    let mut cluster = Cluster::prepare(&[]).with_busybox();
-    cluster.server.start();
-    cluster.api_answers();
-    cluster.node_ready("server");
-    cluster
-}
-
 /// Half of what the node has, in thousandths of a core.
 fn half(kubectl: &Kubectl<'_>) -> u64 {
     let cpu = kubectl.ok(&["get", "node", "server", "-o", "jsonpath={.status.allocatable.cpu}"]);
@@ -69,7 +61,7 @@ fn an_important_pod_takes_the_place_of_a_lesser_one_and_nobody_slips_in() {
         return;
     }
     let _turn = one_at_a_time();
-    ready().kubectl(|kubectl| {
+    Cluster::ready().kubectl(|kubectl| {
         classes(kubectl);
         let cpu = half(kubectl);
         let low = |name, grace, script| Pod { name, cpu, class: "low", grace, script, more: "" };
@@ -115,7 +107,7 @@ fn a_full_node_turns_pods_away_until_its_room_is_free_again() {
         return;
     }
     let _turn = one_at_a_time();
-    ready().kubectl(|kubectl| {
+    Cluster::ready().kubectl(|kubectl| {
         classes(kubectl);
         let cpu = half(kubectl) * 2;
         let here = "  nodeName: server\n";

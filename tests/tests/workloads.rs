@@ -8,15 +8,6 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
 
-fn ready() -> Cluster {
-    let cluster = Cluster::prepare(&[]).with_busybox();
-    let mut cluster = cluster;
-    cluster.server.start();
-    cluster.api_answers();
-    cluster.node_ready("server");
-    cluster
-}
-
 fn pod(name: &str, command: &str, more: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: rk.local/busybox:test\n    imagePullPolicy: Never\n    command: [sh, -c, {command:?}]\n{more}"
@@ -33,7 +24,7 @@ fn logs_exec_cp_attach_and_port_forward_reach_a_container() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], &pod("tool", "echo first; echo second; exec sleep 1000", ""));
         wait_ready(kubectl, "tool");
@@ -63,7 +54,7 @@ fn configuration_reaches_the_container() {
     }
     let _turn = one_at_a_time();
     let more = "    env:\n    - {name: PLAIN, value: a}\n    - {name: MAP, valueFrom: {configMapKeyRef: {name: conf, key: k}}}\n    - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}\n    volumeMounts:\n    - {name: conf, mountPath: /conf}\n    - {name: scratch, mountPath: /scratch}\n  volumes:\n  - {name: conf, configMap: {name: conf}}\n  - {name: scratch, emptyDir: {}}\n";
-    let cluster = ready();
+    let cluster = Cluster::ready();
     cluster.kubectl(|kubectl| {
         kubectl.ok(&["create", "configmap", "conf", "--from-literal=k=v"]);
         kubectl.ok_with(
@@ -85,7 +76,7 @@ fn a_failing_container_backs_off_and_shows_its_former_log() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], &pod("crash", "echo about to fail; exit 7", ""));
         kubectl.until(SOON, &["get", "pod", "crash", "--no-headers"], |text| text.contains("CrashLoopBackOff"));
@@ -103,7 +94,7 @@ fn services_and_names_lead_to_pods() {
         return;
     }
     let _turn = one_at_a_time();
-    let cluster = ready();
+    let cluster = Cluster::ready();
     let serve = "mkdir -p /tmp/www; hostname > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www";
     cluster.kubectl(|kubectl| {
         let probe = "    ports: [{name: http, containerPort: 8080}]\n    readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}\n";
@@ -133,7 +124,7 @@ fn containers_outlive_kill_9_and_are_adopted() {
         return;
     }
     let _turn = one_at_a_time();
-    let mut cluster = ready();
+    let mut cluster = Cluster::ready();
     let identity = "jsonpath={.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount} {.status.podIP}";
     let before = cluster.kubectl(|kubectl| {
         kubectl.ok_with(&["apply", "-f", "-"], &pod("stays", "while true; do date; sleep 1; done", ""));
