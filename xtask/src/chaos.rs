@@ -1,5 +1,6 @@
 //! `cargo xtask chaos`: the store's power cuts and simulated clusters over many seeds. A seed that fails is printed, and
-//! what led to it is written to a file; the same seed gives the same run.
+//! what led to it is written to a file. The same seed gives the same power cuts, and nearly always the same simulated run
+//! (docs/adr/0009-proof-of-the-store.md, Limits).
 
 use std::fmt::Debug;
 use std::fs;
