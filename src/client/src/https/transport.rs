@@ -23,7 +23,7 @@ use tower::BoxError;
 use super::LinkError;
 use super::again::{may_repeat, was_refused};
 use super::link::{Link, means_trouble};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, scatter};
 use crate::dial::Dialer;
 use crate::servers::ServerList;
 
@@ -285,7 +285,7 @@ impl Pace {
     fn lost(&mut self, proven: bool) {
         let pause = if proven {
             self.backoff.reset();
-            SCATTER.mul_f64(rand::random_range(0.0..1.0))
+            scatter(SCATTER)
         } else {
             self.backoff.next_delay()
         };
