@@ -19,6 +19,7 @@ mod manifests;
 mod notify;
 mod preflight;
 mod progress;
+mod servers;
 mod supervisor;
 mod token;
 mod tunnel;

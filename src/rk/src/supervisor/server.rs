@@ -1,9 +1,9 @@
 //! `rk server`: the whole control plane, and a node on the same box.
 
 use super::dialer::Dialer;
-use super::etcd;
 use super::routes::{PREFIX, Routes};
 use super::worker::{self, Worker};
+use super::{etcd, node_tunnels};
 use crate::config::{ServerConfig, nth_address};
 use crate::join::identity::certified_key;
 use crate::join::server::Joins;
@@ -217,6 +217,9 @@ impl Server {
         let scope = Some(Scope::all());
         let worker = worker::start(node_config, &config.network, client, informers, scope, stop.clone()).await?;
         self.dialer.set_local(&node_config.name, worker.node.clone());
+        let advertise = SocketAddr::new(config.advertise, self.port);
+        let (node, own, stop) = (worker.node.clone(), self.informers.clone(), stop.clone());
+        tokio::spawn(node_tunnels::keep(self.ca.clone(), advertise, node, own, stop));
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
         mark_control_plane(&admin, &node_config.name).await?;
         let is_ready = |node: &NodeObject| {
