@@ -19,7 +19,7 @@ mod manifests;
 mod notify;
 mod preflight;
 mod progress;
-mod servers;
+mod server_list;
 mod supervisor;
 mod token;
 mod tunnel;
