@@ -68,8 +68,13 @@ fn is_refusal(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Refused>().is_some_and(|refused| refused.status != StatusCode::SERVICE_UNAVAILABLE)
 }
 
-fn is_final(error: &anyhow::Error) -> bool {
+pub(crate) fn is_final(error: &anyhow::Error) -> bool {
     error.is::<OtherCluster>() || is_refusal(error)
+}
+
+/// The Authorization header that shows a token.
+pub(crate) fn basic(token: &JoinToken) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{}:{}", token.user(), token.secret())))
 }
 
 /// What a machine is let in for.
@@ -123,8 +128,7 @@ async fn certified_by(
     let (ca_pem, identity, authorization) = match shown {
         Shown::Token => {
             let ca_pem = trusted_ca(server, &config.token).await?;
-            let credentials = STANDARD.encode(format!("{}:{}", config.token.user(), config.token.secret()));
-            (ca_pem, None, Some(format!("Basic {credentials}")))
+            (ca_pem, None, Some(basic(&config.token)))
         }
         Shown::Certificate(membership, presented) => (membership.ca_pem.clone(), Some(presented), None),
     };
@@ -165,7 +169,7 @@ async fn certify(
 }
 
 /// Fetches the CA certificate, and trusts it only when the token's hash says so.
-async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
+pub(crate) async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
     let https = Https::new(server, tls::unverified()?);
     let pem = https.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
     let der = CertificateDer::from_pem_slice(&pem).context("the server sent no CA certificate")?;
