@@ -146,6 +146,7 @@ impl Cluster {
                 self.taking_over.notify_one();
                 Response::Done
             }
+            Request::Describe => Response::Described(self.advertised()),
             Request::Forward(_) | Request::ReadIndex | Request::KeepAlive { .. } | Request::Change(_) => {
                 let Some(term) = self.leading_term() else { return Response::NotLeader };
                 match self.check_member(envelope) {
