@@ -7,14 +7,14 @@ use super::worker::{self, Worker};
 use super::{etcd, node_tunnels};
 use crate::config::ServerConfig;
 use crate::join::server::Joins;
+use crate::members::credentials::Credentials;
+use crate::members::enter::{Removed, enter};
+use crate::members::gate::Gate;
+use crate::members::kept::{self, Kept, Settings};
+use crate::members::presence::{self, Presence};
+use crate::members::tokens::Tokens;
 use crate::peers::Peers;
 use crate::progress::Progress;
-use crate::servers::credentials::Credentials;
-use crate::servers::enter::{Removed, enter};
-use crate::servers::gate::Gate;
-use crate::servers::kept::{self, Settings};
-use crate::servers::presence::{self, Presence};
-use crate::servers::tokens::Tokens;
 use crate::{Next, demo, kubeconfig, manifests, notify, preflight};
 use anyhow::{Context, bail, ensure};
 use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
@@ -175,7 +175,7 @@ impl Server {
             store: store.clone(),
             credentials,
             me,
-            hints: config.servers.clone(),
+            hints: hints(config)?,
             data_dir: config.data_dir.clone(),
             settings,
         };
@@ -403,6 +403,12 @@ fn check_place(config: &ServerConfig, store: &Store, joining: bool) -> anyhow::R
         );
     }
     Ok(())
+}
+
+/// Servers that may know where the others are now.
+fn hints(config: &ServerConfig) -> anyhow::Result<Vec<String>> {
+    let kept = Kept::load(&config.data_dir)?.map_or_else(Vec::new, |kept| kept.servers);
+    Ok(kept.iter().map(|address| format!("https://{address}")).chain(config.servers.iter().cloned()).collect())
 }
 
 fn api_config(

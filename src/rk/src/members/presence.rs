@@ -92,7 +92,9 @@ impl Presence {
             Place { id: self.store.node_id(), name: self.me.name.clone(), addresses: self.me.addresses.clone() };
         let body = Bytes::from(serde_json::to_vec(&place)?);
         let mut servers: Vec<String> = self.others().iter().map(|address| format!("https://{address}")).collect();
-        servers.extend(self.hints.iter().filter(|hint| !servers.contains(hint)).cloned().collect::<Vec<_>>());
+        servers.extend(self.hints.iter().cloned());
+        servers.sort();
+        servers.dedup();
         first_of(&servers, |server| {
             let body = body.clone();
             async move {
@@ -123,6 +125,10 @@ fn others(store: &Store) -> Vec<String> {
 
 /// Keeps the settings, and where the other servers are now.
 pub(crate) fn remember(store: &Store, settings: &Settings, data_dir: &std::path::Path) -> anyhow::Result<()> {
+    if store.members().is_empty() {
+        // Not a member yet: what was kept is all there is.
+        return Ok(());
+    }
     Kept { settings: settings.clone(), servers: others(store) }.store_if_changed(data_dir)
 }
 

@@ -206,11 +206,9 @@ impl Gate {
         {
             return list;
         }
-        MemberList {
-            cluster: status.cluster.to_string(),
-            told_by: self.name.clone(),
-            members: status.members.iter().map(row).collect(),
-        }
+        let mut members: Vec<_> = status.members.iter().map(row).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        MemberList { cluster: status.cluster.to_string(), told_by: self.name.clone(), members }
     }
 
     async fn ask_leader(&self, leader: &MemberStatus) -> Option<MemberList> {
