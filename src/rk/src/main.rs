@@ -22,7 +22,7 @@ mod notify;
 mod peers;
 mod preflight;
 mod progress;
-mod servers;
+mod server_list;
 mod supervisor;
 mod token;
 mod tunnel;
