@@ -110,6 +110,7 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             );
             Ok(Next::Again)
         }
+        Exclusion::Twin => bail!(exclusion),
     }
 }
 
