@@ -69,6 +69,7 @@ pub(crate) struct ServerConfig {
     /// `None` with `--disable-agent`.
     pub(crate) node: Option<NodeConfig>,
     pub(crate) demo: bool,
+    pub(crate) snapshots: crate::snapshot::Settings,
 }
 
 #[derive(Debug, Clone)]
@@ -100,6 +101,7 @@ impl ServerConfig {
             write_kubeconfig,
             write_kubeconfig_mode,
             etcd_listen,
+            snapshots,
             disable_agent,
             demo,
         } = args;
@@ -128,6 +130,7 @@ impl ServerConfig {
             kubeconfig: write_kubeconfig,
             kubeconfig_mode: mode,
             etcd_listen,
+            snapshots: crate::snapshot::Settings::resolve(snapshots, &node.data_dir)?,
             node: (!disable_agent).then_some(node),
             demo,
         })
@@ -168,11 +171,7 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         verbose: _,
         log_format: _,
     } = args;
-    let name = match node_name {
-        Some(name) => name,
-        None => address::host_name()?,
-    };
-    check_node_name(&name)?;
+    let name = self::node_name(node_name)?;
     let token = match (token, token_file) {
         (Some(token), _) => Some(token),
         (None, Some(path)) => Some(pki::files::read(&path).context("--token-file")?.trim().to_owned()),
@@ -197,6 +196,13 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         registries,
     };
     Ok((node, token))
+}
+
+/// The name of this machine, given or the host's.
+pub(crate) fn node_name(given: Option<String>) -> anyhow::Result<String> {
+    let name = given.map_or_else(address::host_name, Ok)?;
+    check_node_name(&name)?;
+    Ok(name)
 }
 
 /// The path as the kernel's mount table has it, whatever symbolic links lead there. It need not exist yet.

@@ -19,6 +19,7 @@ mod manifests;
 mod notify;
 mod preflight;
 mod progress;
+mod snapshot;
 mod supervisor;
 mod token;
 mod tunnel;

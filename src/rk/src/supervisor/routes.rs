@@ -2,6 +2,7 @@
 
 use crate::join::server::{Joins, Proof, Refusal};
 use crate::join::{CA_PATH, JOIN_PATH};
+use crate::snapshot::{Snapshots, route};
 use crate::tunnel::{self, server::Tunnels};
 use apiserver::{Body, ExtraRoute, RequestBody, User};
 use bytes::Bytes;
@@ -19,6 +20,7 @@ const NODE_USER: &str = "system:node:";
 pub(crate) struct Routes {
     pub(crate) joins: Joins,
     pub(crate) tunnels: Tunnels,
+    pub(crate) snapshots: Snapshots,
 }
 
 impl ExtraRoute for Routes {
@@ -32,6 +34,7 @@ impl ExtraRoute for Routes {
                 }
                 (&Method::POST, JOIN_PATH) => routes.join(request, &user).await,
                 (&Method::GET, tunnel::PATH) => routes.tunnel(request, &user),
+                (&Method::POST, route::PATH) => routes.snapshot(request, &user).await,
                 _ => explain(StatusCode::NOT_FOUND, "no such path"),
             }
         })
@@ -56,6 +59,16 @@ impl Routes {
                 }
                 explain(refusal.status(), &refusal.to_string())
             }
+        }
+    }
+
+    async fn snapshot(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        let Ok(body) = Limited::new(request.into_body(), MAX_JOIN_BYTES).boxed_unsync().collect().await else {
+            return explain(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
+        };
+        match route::answer(&self.snapshots, &user.groups, &body.to_bytes()).await {
+            Ok(json) => text(StatusCode::OK, "application/json", json),
+            Err(refusal) => explain(refusal.status(), &refusal.to_string()),
         }
     }
 

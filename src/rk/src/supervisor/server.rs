@@ -8,6 +8,7 @@ use crate::config::{ServerConfig, nth_address};
 use crate::join::identity::certified_key;
 use crate::join::server::Joins;
 use crate::progress::Progress;
+use crate::snapshot::Snapshots;
 use crate::{demo, kubeconfig, manifests, notify, preflight};
 use anyhow::{Context, ensure};
 use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
@@ -85,6 +86,7 @@ struct Server {
     dialer: Dialer,
     /// One watch per kind for all components of this process.
     informers: Informers,
+    snapshots: Snapshots,
     port: u16,
 }
 
@@ -133,7 +135,9 @@ impl Server {
         .context("start the API server")?;
         let observer = User::new("system:rk:informers", &["system:masters".to_owned()]);
         let informers = Informers::new(client::in_process(api.service_for(observer)));
-        let server = Self { store, api, ca, serving, dialer, informers, port };
+        let (settings, network) = (config.snapshots.clone(), config.network.clone());
+        let snapshots = Snapshots::new(store.clone(), settings, &config.data_dir, &config.name, network);
+        let server = Self { store, api, ca, serving, dialer, informers, snapshots, port };
         server.add_routes(config)?;
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
@@ -162,7 +166,8 @@ impl Server {
             certificate_life: config.agent_certificate_life,
             client,
         };
-        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels: self.dialer.tunnels().clone() }));
+        let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
+        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, snapshots }));
         Ok(())
     }
 
@@ -197,6 +202,7 @@ impl Server {
                 scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), ended.clone())
             })),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
+            tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
                     tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
