@@ -129,6 +129,13 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
     if let Some((_, route)) = route {
         return Ok(route.handle(request, user).await);
     }
+    if let Some(what) = inner.starting.load_full() {
+        // Whoever asks whether the process lives would end it otherwise. Roles are not there yet to say who may ask.
+        if uri.path() == "/livez" {
+            return Ok(respond::text(StatusCode::OK, "ok"));
+        }
+        return Err(Status::unavailable(format!("the server is starting, and waits for {what}")).with_retry_after(1));
+    }
     let user = impersonated(&inner, user, request.headers())?;
     let target = path::parse(uri.path());
     let verb = match &target {

@@ -18,6 +18,7 @@ pub(crate) use settings::Settings;
 
 use crate::cli::snapshot::{Output, SnapshotArgs, SnapshotCommand};
 use crate::config;
+use crate::members::kept::{Kept, store_folder};
 use about::About;
 use anyhow::{Context, ensure};
 use folder::{Entry, State};
@@ -26,15 +27,8 @@ use maker::{Saved, Target};
 use restore::Order;
 use s3::S3;
 use settings::S3Settings;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use storage::{Config, archive};
-
-/// This server's member in a store that is new.
-const NODE_ID: u64 = 1;
-
-fn db(data_dir: &Path) -> PathBuf {
-    data_dir.join("server/db")
-}
 
 pub(crate) async fn run(args: SnapshotArgs) -> anyhow::Result<()> {
     let SnapshotArgs { config: _, data_dir, snapshot_dir, node_name, s3, command } = args;
@@ -45,7 +39,7 @@ pub(crate) async fn run(args: SnapshotArgs) -> anyhow::Result<()> {
     match command {
         SnapshotCommand::Save { name, kubeconfig } => {
             let s3 = S3Settings::resolve(s3)?;
-            let saved = if archive::in_use(&db(&data_dir))? {
+            let saved = if archive::in_use(&store_folder(&data_dir))? {
                 route::ask(&kubeconfig, &name, elsewhere.then_some(dir)).await?
             } else {
                 let (dir, base) = (dir.clone(), name.clone());
@@ -102,10 +96,11 @@ pub(crate) async fn run(args: SnapshotArgs) -> anyhow::Result<()> {
 
 /// A snapshot of a server that is stopped. Blocking.
 fn save_at_rest(data_dir: &Path, dir: &Path, base: &str, node: &str) -> anyhow::Result<Saved> {
-    let about = About::gather(data_dir, base, node, None)?;
+    let cluster = Kept::load(data_dir)?.map(|kept| kept.settings);
+    let about = About::gather(data_dir, base, node, cluster)?;
     let target = Target::new(dir, &about)?;
     let label = target.label(&about)?;
-    let manifest = archive::save_offline(&Config::new(db(data_dir), 0), &target.path, label)?;
+    let manifest = archive::save_offline(&Config::new(store_folder(data_dir), 0), &target.path, label)?;
     target.saved(&manifest)
 }
 

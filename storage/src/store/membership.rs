@@ -105,6 +105,12 @@ impl Store {
         self.inner.cluster.change(Change::Remove(id)).await
     }
 
+    /// Has another voter lead, if this member does and that is quick: it is about to stop. The transport must still carry
+    /// requests both ways; [`Store::shutdown`] does the same when it is not too late for that.
+    pub async fn hand_over(&self) {
+        self.inner.cluster.hand_over().await;
+    }
+
     /// Has a voter lead.
     pub async fn transfer_leader(&self, id: MemberId) -> Result<(), MemberError> {
         self.inner.cluster.change(Change::Transfer(id)).await

@@ -1,7 +1,7 @@
 //! What rk says of a snapshot in its head, beside what the store says.
 
 use super::keys::{self, Sealed};
-use crate::config::ClusterNetwork;
+use crate::members::kept;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -15,8 +15,8 @@ pub(super) struct About {
     pub(super) node: String,
     /// The hash of the cluster's CA certificate: which cluster it is, whatever became of its store.
     pub(super) ca: String,
-    /// Not known of a data folder at rest.
-    pub(super) network: Option<ClusterNetwork>,
+    /// Addresses and names that hold for the whole cluster, if they are known.
+    pub(super) cluster: Option<kept::Settings>,
     pub(super) keys: Sealed,
 }
 
@@ -26,12 +26,12 @@ impl About {
         data_dir: &Path,
         base: &str,
         node: &str,
-        network: Option<ClusterNetwork>,
+        cluster: Option<kept::Settings>,
     ) -> anyhow::Result<Self> {
         let ca = keys::ca_hash(data_dir)?;
         let ca = ca.with_context(|| format!("{} holds no server's data", data_dir.display()))?;
         let keys = keys::seal(data_dir, &ca)?;
-        Ok(Self { base: base.to_owned(), node: node.to_owned(), ca, network, keys })
+        Ok(Self { base: base.to_owned(), node: node.to_owned(), ca, cluster, keys })
     }
 
     pub(super) fn of(manifest: &Manifest) -> Result<Self, serde_json::Error> {

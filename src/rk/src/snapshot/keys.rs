@@ -3,6 +3,7 @@
 //!
 //! AES-256-GCM with a key of PBKDF2-HMAC-SHA256 and a random salt; the CA's hash is authenticated along with it.
 
+use crate::config;
 use anyhow::{Context, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -43,14 +44,13 @@ fn server(data_dir: &Path) -> PathBuf {
 
 /// The join token whose secret protects the keys. The only place that knows where it is.
 fn join_token(data_dir: &Path) -> anyhow::Result<JoinToken> {
-    let folder = server(data_dir);
-    for name in ["token", "node-token"] {
-        let path = folder.join(name);
+    // Those of a server that ran a version before there were tokens for servers have the other one only.
+    for path in [config::server_token_path(data_dir), config::node_token_path(data_dir)] {
         if let Some(text) = files::read_if_present(&path)? {
             return text.parse().with_context(|| format!("read {}", path.display()));
         }
     }
-    bail!("there is no join token in {}", folder.display())
+    bail!("there is no join token in {}", server(data_dir).display())
 }
 
 /// The hash of this box's CA certificate, if it has one.

@@ -3,7 +3,7 @@
 use super::about::About;
 use super::folder;
 use super::settings::Settings;
-use crate::config::ClusterNetwork;
+use crate::members::kept;
 use crate::preflight;
 use anyhow::{Context, ensure};
 use jiff::Timestamp;
@@ -37,15 +37,16 @@ struct Inner {
     settings: Settings,
     data_dir: PathBuf,
     node: String,
-    network: ClusterNetwork,
+    /// Of the cluster.
+    cluster: kept::Settings,
     /// Whoever takes a snapshot: two at once would only compete for the disk.
     turn: Mutex<()>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(store: Store, settings: Settings, data_dir: &Path, node: &str, network: ClusterNetwork) -> Self {
+    pub(crate) fn new(store: Store, settings: Settings, data_dir: &Path, node: &str, cluster: kept::Settings) -> Self {
         let (data_dir, node) = (data_dir.to_owned(), node.to_owned());
-        Self { inner: Arc::new(Inner { store, settings, data_dir, node, network, turn: Mutex::new(()) }) }
+        Self { inner: Arc::new(Inner { store, settings, data_dir, node, cluster, turn: Mutex::new(()) }) }
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -66,11 +67,11 @@ impl Snapshots {
 
     /// Takes a snapshot into `dir`, or the usual folder.
     pub(super) async fn save(&self, base: &str, dir: Option<&Path>) -> anyhow::Result<Saved> {
-        let Inner { store, settings, data_dir, node, network, turn } = &*self.inner;
+        let Inner { store, settings, data_dir, node, cluster, turn } = &*self.inner;
         let _turn = turn.lock().await;
         let about = {
-            let (data_dir, base, node, network) = (data_dir.clone(), base.to_owned(), node.clone(), network.clone());
-            tokio::task::spawn_blocking(move || About::gather(&data_dir, &base, &node, Some(network))).await??
+            let (data_dir, base, node, cluster) = (data_dir.clone(), base.to_owned(), node.clone(), cluster.clone());
+            tokio::task::spawn_blocking(move || About::gather(&data_dir, &base, &node, Some(cluster))).await??
         };
         let target = Target::new(dir.unwrap_or(&settings.dir), &about)?;
         let label = target.label(&about)?;

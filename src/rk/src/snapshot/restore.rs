@@ -9,7 +9,7 @@ use super::keys;
 use super::s3::S3;
 use super::settings::S3Settings;
 use crate::cli::snapshot::S3Args;
-use crate::config::ClusterNetwork;
+use crate::members::kept::{self, Kept};
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use storage::archive::{self, Restored};
@@ -51,7 +51,7 @@ impl Drop for Source {
 }
 
 pub(super) async fn run(order: Order) -> anyhow::Result<()> {
-    let db = super::db(&order.data_dir);
+    let db = kept::store_folder(&order.data_dir);
     ensure!(
         !archive::in_use(&db)?,
         "the server of {} is running: stop it first (systemctl stop rk); its pods go on",
@@ -137,9 +137,17 @@ fn restore(data_dir: &Path, node: &str, file: &Path, token: Option<&str>) -> any
         crate::preflight::private_folder(&data_dir.join("server"))?;
         written = opened.write_missing(data_dir)?;
     }
+    if let Some(settings) = about.cluster.clone().filter(|_| !kept::is_there(data_dir)) {
+        Kept { settings, servers: Vec::new() }.store(data_dir)?;
+    }
     let member = Member { name: node.to_owned(), addresses: Vec::new() };
-    let config = Config { member, ..Config::new(super::db(data_dir), super::NODE_ID) };
+    let config = Config { member, ..Config::new(kept::store_folder(data_dir), 0) };
     let restored = archive::restore(&config, file)?;
+    // It may have been removed from the cluster that was; it is the first server of the one that is.
+    match std::fs::remove_file(kept::removed_path(data_dir)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("forget the removal"),
+        Ok(()) | Err(_) => {}
+    }
     Ok(Done { restored, about, node: node.to_owned(), keys: written })
 }
 
@@ -163,41 +171,6 @@ impl Done {
                 about.node, about.node
             );
         }
-        let flags = about.network.as_ref().map(unusual).unwrap_or_default();
-        if !flags.is_empty() {
-            println!("the cluster was run with {}: the server must be, too", flags.join(" "));
-        }
         println!("now start the server; other servers of the old cluster must join again");
-    }
-}
-
-/// Flags without which the cluster's addresses would be others.
-fn unusual(network: &ClusterNetwork) -> Vec<String> {
-    let ClusterNetwork { cluster_cidr, service_cidr, dns, domain } = network;
-    let flags = [
-        ("cluster-cidr", cluster_cidr.to_string(), "10.42.0.0/16".to_owned()),
-        ("service-cidr", service_cidr.to_string(), "10.43.0.0/16".to_owned()),
-        ("cluster-dns", dns.to_string(), crate::config::nth_address(*service_cidr, 10).to_string()),
-        ("cluster-domain", domain.clone(), "cluster.local".to_owned()),
-    ];
-    flags.into_iter().filter(|(_, is, usual)| is != usual).map(|(name, is, _)| format!("--{name}={is}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_unusual_networks_are_told() {
-        let mut network = ClusterNetwork {
-            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
-            service_cidr: "10.43.0.0/16".parse().unwrap(),
-            dns: "10.43.0.10".parse().unwrap(),
-            domain: "cluster.local".into(),
-        };
-        assert!(unusual(&network).is_empty());
-        network.service_cidr = "10.9.0.0/16".parse().unwrap();
-        network.dns = "10.9.0.10".parse().unwrap();
-        assert_eq!(unusual(&network), ["--service-cidr=10.9.0.0/16"]);
     }
 }

@@ -57,8 +57,7 @@ pub(crate) async fn answer(snapshots: &Snapshots, groups: &[String], body: &[u8]
 
 /// The command's side.
 pub(super) async fn ask(kubeconfig: &Path, base: &str, dir: Option<PathBuf>) -> anyhow::Result<Saved> {
-    let place = || format!("read {}", kubeconfig.display());
-    let config = Kubeconfig::parse(&pki::files::read(kubeconfig)?).with_context(place)?;
+    let config = crate::kubeconfig::read(kubeconfig)?;
     let Kubeconfig { server, ca_pem, cert_pem, key_pem } = config;
     let identity = tls::Identity { cert_pem: &cert_pem, key_pem: &key_pem };
     let https = Https::new(&server, tls::trusting(&ca_pem, Some(identity))?).patient(PATIENCE);
