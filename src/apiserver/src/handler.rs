@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,11 @@ use crate::{
     server::Inner,
 };
 
+/// How long a request waits for a server that has just started.
+const PATIENCE: Duration = Duration::from_secs(7);
+/// When to ask it again, in seconds.
+const COME_AGAIN: u32 = 1;
+
 /// Where a request came from.
 pub(crate) struct Origin {
     pub(crate) peer: Option<SocketAddr>,
@@ -35,6 +40,9 @@ pub(crate) struct Origin {
     /// The user of an in-process transport.
     pub(crate) fixed: Option<Arc<User>>,
 }
+
+/// As upstream's default of --authorization-always-allow-paths.
+const ALWAYS_ALLOWED: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// One authenticated request.
 pub(crate) struct Call {
@@ -129,6 +137,9 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
     if let Some((_, route)) = route {
         return Ok(route.handle(request, user).await);
     }
+    if !nonresource::is_health(uri.path()) {
+        caught_up(&inner).await?;
+    }
     let user = impersonated(&inner, user, request.headers())?;
     let target = path::parse(uri.path());
     let verb = match &target {
@@ -165,6 +176,22 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
     Ok(respond::with_warnings(response, &call.warnings))
 }
 
+/// A server that has just joined, or comes back, does not know yet who may do what: requests wait for it a while.
+async fn caught_up(inner: &Inner) -> Result<(), Status> {
+    if inner.ready.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let mut known = inner.caught_up.subscribe();
+    let waited = tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await;
+    match waited {
+        Ok(Ok(_)) => Ok(()),
+        _ => {
+            let why = "this server does not have yet what the cluster has";
+            Err(Status::unavailable(why).with_retry_after(COME_AGAIN))
+        }
+    }
+}
+
 fn impersonated(inner: &Inner, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
     let Some(wanted) = impersonate::requested(headers)? else { return Ok(user) };
     for check in &wanted.checks {
@@ -184,6 +211,10 @@ fn impersonated(inner: &Inner, user: Arc<User>, headers: &HeaderMap) -> Result<A
 }
 
 fn authorize_path(call: &Call, verb: &str, path: &str) -> Result<(), Status> {
+    // Asked before there are any rules, and never a secret.
+    if ALWAYS_ALLOWED.contains(&path) {
+        return Ok(());
+    }
     let attributes = Attributes { user: &call.user, verb, path, ..Attributes::of(&call.user) };
     match call.inner.authz.authorize(&attributes) {
         Decision::Allow(_) => Ok(()),

@@ -1,5 +1,5 @@
-//! The server's shared state, its start and its stop. Start: caches, then keys and roles that every cluster has,
-//! then ready; stop: no new connections, running requests drain, watches end.
+//! The server's shared state, its start and its stop. Start: caches, which wait for what the cluster has, then keys and
+//! roles that every cluster has, then ready; stop: no new connections, running requests drain, watches end.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use rustls::{
     server::{VerifierBuilderError, WebPkiClientVerifier},
 };
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -31,6 +31,7 @@ use crate::{
         service_account::TokenAuthenticator,
     },
     authz::Authorizer,
+    background,
     body::{Body, RequestBody},
     bootstrap,
     cache::Hub,
@@ -44,6 +45,9 @@ use crate::{
     registry::Registry,
     serve,
 };
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why the server cannot start.
 #[derive(Debug, Error)]
@@ -95,18 +99,30 @@ pub(crate) struct Inner {
     pub(crate) dialer: SharedDialer,
     pub(crate) routes: ArcSwap<Vec<(String, Arc<dyn ExtraRoute>)>>,
     pub(crate) tls: TlsAcceptor,
+    /// Whether the caches have once held everything acknowledged before.
+    pub(crate) caught_up: watch::Sender<bool>,
     pub(crate) ready: AtomicBool,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
 impl ApiServer {
-    /// Starts the server's own tasks and writes the objects every cluster has. No connection is accepted until
-    /// [`ApiServer::serve`]; [`ApiServer::service_for`] works at once.
+    /// [`ApiServer::open`] and [`ApiServer::bootstrap`].
     ///
     /// # Errors
-    /// When keys or certificates are unusable or the store refuses the first writes.
-    pub async fn start(mut config: Config) -> Result<ApiServer, StartError> {
+    /// Theirs.
+    pub async fn start(config: Config) -> Result<ApiServer, StartError> {
+        let server = ApiServer::open(config)?;
+        server.bootstrap().await?;
+        Ok(server)
+    }
+
+    /// A server over a store that need not have a leader yet, so that the store's own messages can come in through
+    /// [`ApiServer::serve`]. Requests wait until the server has what the cluster has.
+    ///
+    /// # Errors
+    /// When keys or certificates are unusable.
+    pub fn open(mut config: Config) -> Result<ApiServer, StartError> {
         let signing_key =
             Arc::new(SigningKey::from_pkcs8(&config.service_accounts.signing_key).map_err(StartError::SigningKey)?);
         config.service_accounts.signing_key.clear();
@@ -125,6 +141,7 @@ impl ApiServer {
             room: Room::new(&config.limits),
             dialer: config.dialer.clone(),
             routes: ArcSwap::default(),
+            caught_up: watch::Sender::new(false),
             ready: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -135,10 +152,32 @@ impl ApiServer {
             config,
         });
         inner.tasks.spawn(inner.hub.clone().run(inner.stop.clone()));
-        bootstrap::run(&inner).await.map_err(StartError::Bootstrap)?;
+        Ok(ApiServer { inner })
+    }
+
+    /// Waits for what the cluster has, and writes the objects every cluster has. As one member of several this takes
+    /// until there is a leader and everything is here.
+    ///
+    /// # Errors
+    /// When the store refuses the first writes, or the server is stopped meanwhile.
+    pub async fn bootstrap(&self) -> Result<(), StartError> {
+        let inner = &self.inner;
+        let mut backoff = FIRST_PAUSE;
+        while let Err(status) = bootstrap::run(inner).await {
+            // What others have to do with can pass: an election, or a conflict with one that starts at the same time.
+            if inner.config.store.is_sole_member() || inner.stop.is_cancelled() || inner.config.store.is_shut_out() {
+                return Err(StartError::Bootstrap(status));
+            }
+            tracing::warn!(error = %status, "the API server is not ready yet; trying again");
+            tokio::select! {
+                () = inner.stop.cancelled() => {}
+                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(LONGEST_PAUSE),
+            }
+        }
+        background::spawn(inner);
         inner.ready.store(true, Ordering::Release);
         tracing::info!("api server ready");
-        Ok(ApiServer { inner })
+        Ok(())
     }
 
     /// Accepts connections until [`ApiServer::shutdown`].
