@@ -43,7 +43,6 @@ const NETWORKING: &str = "networking.k8s.io/v1";
 /// Writes everything that is not there yet, once this server has what the cluster has.
 pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
     inner.hub.linearize().await?;
-    inner.caught_up.send_replace(true);
     let writer = Writer::new(inner);
     for name in NAMESPACES {
         writer.ensure("v1", "namespaces", json!({"metadata": {"name": name}}), |_, _| false).await?;

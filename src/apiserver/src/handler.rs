@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,9 +27,7 @@ use crate::{
     server::Inner,
 };
 
-/// How long a request waits for a server that has just started.
-const PATIENCE: Duration = Duration::from_secs(7);
-/// When to ask it again, in seconds.
+/// When to ask a server again that has just started, in seconds.
 const COME_AGAIN: u32 = 1;
 
 /// Where a request came from.
@@ -137,8 +135,12 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
     if let Some((_, route)) = route {
         return Ok(route.handle(request, user).await);
     }
-    if !nonresource::is_health(uri.path()) {
-        caught_up(&inner).await?;
+    if let Some(what) = inner.starting.load().as_deref()
+        && !nonresource::is_health(uri.path())
+    {
+        // Roles are not there yet to say who may ask, and what there is may be old.
+        let why = format!("the server is starting, and waits for {what}");
+        return Err(Status::unavailable(why).with_retry_after(COME_AGAIN));
     }
     let user = impersonated(&inner, user, request.headers())?;
     let target = path::parse(uri.path());
@@ -174,22 +176,6 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
         }
     }?;
     Ok(respond::with_warnings(response, &call.warnings))
-}
-
-/// A server that has just joined, or comes back, does not know yet who may do what: requests wait for it a while.
-async fn caught_up(inner: &Inner) -> Result<(), Status> {
-    if inner.ready.load(Ordering::Acquire) {
-        return Ok(());
-    }
-    let mut known = inner.caught_up.subscribe();
-    let waited = tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await;
-    match waited {
-        Ok(Ok(_)) => Ok(()),
-        _ => {
-            let why = "this server does not have yet what the cluster has";
-            Err(Status::unavailable(why).with_retry_after(COME_AGAIN))
-        }
-    }
 }
 
 fn impersonated(inner: &Inner, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {

@@ -118,7 +118,7 @@ async fn health_check(call: &Call, path: &str) -> Result<Response<Body>, Status>
             Ok(revision) => inner.hub.wait_for(revision).await.is_ok(),
             Err(_) => false,
         };
-        checks.push(("informer-sync", *inner.caught_up.borrow() && current));
+        checks.push(("informer-sync", current));
         checks.push(("poststarthook/rbac/bootstrap-roles", inner.ready.load(Ordering::Acquire)));
         checks.push(("shutdown", !inner.stop.is_cancelled()));
     }

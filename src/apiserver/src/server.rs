@@ -1,5 +1,8 @@
-//! The server's shared state, its start and its stop. Start: caches, which wait for what the cluster has, then keys and
-//! roles that every cluster has, then ready; stop: no new connections, running requests drain, watches end.
+//! The server's shared state, its start and its stop. Start: caches, then keys and roles that every cluster has,
+//! then ready; stop: no new connections, running requests drain, watches end.
+//!
+//! What is served before the start is done are questions after health, and the paths of [`ExtraRoute`]s: by these the servers of a
+//! cluster reach each other, and without each other they have no store to start on.
 
 use std::{
     sync::{
@@ -9,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use rustls::{
@@ -18,7 +21,7 @@ use rustls::{
     server::{VerifierBuilderError, WebPkiClientVerifier},
 };
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -45,9 +48,6 @@ use crate::{
     registry::Registry,
     serve,
 };
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why the server cannot start.
 #[derive(Debug, Error)]
@@ -99,30 +99,31 @@ pub(crate) struct Inner {
     pub(crate) dialer: SharedDialer,
     pub(crate) routes: ArcSwap<Vec<(String, Arc<dyn ExtraRoute>)>>,
     pub(crate) tls: TlsAcceptor,
-    /// Whether the caches have once held everything acknowledged before.
-    pub(crate) caught_up: watch::Sender<bool>,
     pub(crate) ready: AtomicBool,
+    /// What the start waits for; nothing once it is done.
+    pub(crate) starting: ArcSwapOption<String>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
 impl ApiServer {
-    /// [`ApiServer::open`] and [`ApiServer::bootstrap`].
+    /// [`ApiServer::new`] and [`ApiServer::bootstrap`] in one.
     ///
     /// # Errors
-    /// Theirs.
+    /// When keys or certificates are unusable or the store refuses the first writes.
     pub async fn start(config: Config) -> Result<ApiServer, StartError> {
-        let server = ApiServer::open(config)?;
+        let server = ApiServer::new(config)?;
         server.bootstrap().await?;
         Ok(server)
     }
 
-    /// A server over a store that need not have a leader yet, so that the store's own messages can come in through
-    /// [`ApiServer::serve`]. Requests wait until the server has what the cluster has.
+    /// A server that is starting: it answers requests with 503 but for questions after health, and the paths of
+    /// [`ExtraRoute`]s. No
+    /// connection is accepted until [`ApiServer::serve`].
     ///
     /// # Errors
     /// When keys or certificates are unusable.
-    pub fn open(mut config: Config) -> Result<ApiServer, StartError> {
+    pub fn new(mut config: Config) -> Result<ApiServer, StartError> {
         let signing_key =
             Arc::new(SigningKey::from_pkcs8(&config.service_accounts.signing_key).map_err(StartError::SigningKey)?);
         config.service_accounts.signing_key.clear();
@@ -141,8 +142,8 @@ impl ApiServer {
             room: Room::new(&config.limits),
             dialer: config.dialer.clone(),
             routes: ArcSwap::default(),
-            caught_up: watch::Sender::new(false),
             ready: AtomicBool::new(false),
+            starting: ArcSwapOption::from_pointee("the store".to_owned()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             signing_key,
@@ -155,26 +156,23 @@ impl ApiServer {
         Ok(ApiServer { inner })
     }
 
-    /// Waits for what the cluster has, and writes the objects every cluster has. As one member of several this takes
-    /// until there is a leader and everything is here.
+    /// Says, while the server is starting, what it waits for; whoever asks is told.
+    pub fn waits_for(&self, what: &str) {
+        if self.inner.starting.load().is_some() {
+            self.inner.starting.store(Some(Arc::new(what.to_owned())));
+        }
+    }
+
+    /// Waits for what the cluster has, writes the objects every cluster has, and starts the server's own tasks. It may be
+    /// tried again when it fails.
     ///
     /// # Errors
-    /// When the store refuses the first writes, or the server is stopped meanwhile.
+    /// When the store refuses the first writes.
     pub async fn bootstrap(&self) -> Result<(), StartError> {
         let inner = &self.inner;
-        let mut backoff = FIRST_PAUSE;
-        while let Err(status) = bootstrap::run(inner).await {
-            // What others have to do with can pass: an election, or a conflict with one that starts at the same time.
-            if inner.config.store.is_sole_member() || inner.stop.is_cancelled() || inner.config.store.is_shut_out() {
-                return Err(StartError::Bootstrap(status));
-            }
-            tracing::warn!(error = %status, "the API server is not ready yet; trying again");
-            tokio::select! {
-                () = inner.stop.cancelled() => {}
-                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(LONGEST_PAUSE),
-            }
-        }
+        bootstrap::run(inner).await.map_err(StartError::Bootstrap)?;
         background::spawn(inner);
+        inner.starting.store(None);
         inner.ready.store(true, Ordering::Release);
         tracing::info!("api server ready");
         Ok(())

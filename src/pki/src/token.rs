@@ -56,6 +56,11 @@ impl JoinToken {
         self.ca_hash == ca_hash(ca_der)
     }
 
+    /// Whether `secret` is this token's, in time that does not depend on where they differ.
+    pub fn has_secret(&self, secret: &str) -> bool {
+        Sha256::digest(&self.secret) == Sha256::digest(secret)
+    }
+
     /// Whether `user` and `secret` are this token's, in time that does not depend on where they differ.
     pub fn accepts(&self, user: &str, secret: &str) -> bool {
         let digest = |user: &str, secret: &str| Sha256::digest(format!("{user}:{secret}"));

@@ -112,11 +112,6 @@ impl Store {
         members.next().is_some_and(|(id, _)| *id == metrics.id) && members.next().is_none()
     }
 
-    /// Whether this member is shut out of the cluster.
-    pub fn is_shut_out(&self) -> bool {
-        self.inner.cluster.link.excluded.borrow().is_some()
-    }
-
     /// Waits until this member is shut out of the cluster, and says why.
     pub async fn excluded(&self) -> Exclusion {
         let mut excluded = self.inner.cluster.link.excluded.subscribe();
@@ -149,6 +144,12 @@ impl Store {
     /// Takes a member out. One that leads hands over first. It is told when it next speaks to the others.
     pub async fn remove_member(&self, id: MemberId) -> Result<(), MemberError> {
         self.inner.cluster.change(Change::Remove(id)).await
+    }
+
+    /// Has another voter lead, if this member does and that is quick: it is about to stop. The transport must still carry
+    /// requests both ways; [`Store::shutdown`] does the same when it is not too late for that.
+    pub async fn hand_over(&self) {
+        self.inner.cluster.hand_over().await;
     }
 
     /// Has a voter lead.

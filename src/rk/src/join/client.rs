@@ -62,16 +62,20 @@ pub(crate) async fn membership(config: &AgentConfig) -> anyhow::Result<Membershi
 )]
 struct OtherCluster(String);
 
-fn is_final(error: &anyhow::Error) -> bool {
+pub(crate) fn is_final(error: &anyhow::Error) -> bool {
     error.is::<OtherCluster>()
         || error.downcast_ref::<Refused>().is_some_and(|refused| refused.status != StatusCode::SERVICE_UNAVAILABLE)
 }
 
 async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership> {
     let ca_pem = trusted_ca(&config.server, &config.token).await?;
-    let credentials = STANDARD.encode(format!("{}:{}", config.token.user(), config.token.secret()));
     let https = Https::new(&config.server, verified_tls(&ca_pem, None)?);
-    certify(config, files, ca_pem, &https, Some(format!("Basic {credentials}"))).await
+    certify(config, files, ca_pem, &https, Some(basic(&config.token))).await
+}
+
+/// The Authorization header that shows a token.
+pub(crate) fn basic(token: &JoinToken) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{}:{}", token.user(), token.secret())))
 }
 
 /// Joins again, by the token.
@@ -119,7 +123,7 @@ async fn certify(
 }
 
 /// Fetches the CA certificate, and trusts it only when the token's hash says so.
-async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
+pub(crate) async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
     let https = Https::new(server, tls::unverified()?);
     let pem = https.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
     let der = CertificateDer::from_pem_slice(&pem).context("the server sent no CA certificate")?;

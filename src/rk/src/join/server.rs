@@ -2,6 +2,7 @@
 
 use super::{JoinRequest, JoinResponse};
 use crate::config::ClusterNetwork;
+use crate::servers::tokens::Tokens;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::Api;
@@ -10,7 +11,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use objects::names::dns1123_subdomain;
-use pki::{Ca, Identity, JoinToken, Leaf};
+use pki::{Ca, Identity, Leaf};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -54,7 +55,7 @@ impl Refusal {
 #[derive(Clone)]
 pub(crate) struct Joins {
     pub(crate) ca: Ca,
-    pub(crate) token: JoinToken,
+    pub(crate) tokens: Tokens,
     pub(crate) network: ClusterNetwork,
     /// How long an agent's certificates hold.
     pub(crate) certificate_life: SignedDuration,
@@ -106,8 +107,9 @@ impl Joins {
         })
     }
 
-    async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {
-        if self.token.accepts(user, secret) {
+    pub(crate) async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {
+        // Whoever may be a server may as well be less.
+        if self.tokens.node.accepts(user, secret) || self.tokens.server.accepts(user, secret) {
             return Ok(());
         }
         let name = format!("bootstrap-token-{user}");
@@ -185,7 +187,7 @@ impl Joins {
 }
 
 /// Names that the API server's own certificate is for: a node must not get one for them.
-fn is_servers_own(node: &str) -> bool {
+pub(crate) fn is_servers_own(node: &str) -> bool {
     node == "localhost" || node == "kubernetes" || node.starts_with("kubernetes.default")
 }
 
@@ -193,7 +195,7 @@ fn claims(claim: &Secret, hash: &str) -> bool {
     claim.data.as_ref().and_then(|data| data.get(HASH_KEY)).is_some_and(|value| value.0 == hash.as_bytes())
 }
 
-fn basic(header: &str) -> Option<(String, String)> {
+pub(crate) fn basic(header: &str) -> Option<(String, String)> {
     let decoded = STANDARD.decode(header.strip_prefix("Basic ")?).ok()?;
     let (user, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some((user.to_owned(), secret.to_owned()))

@@ -12,8 +12,7 @@ use apiserver::ETCD_CLIENTS;
 use jiff::Timestamp;
 use pki::{Ca, Identity, KeyCert, Leaf, files};
 use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls::sign::SingleCertAndKey;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,7 +36,7 @@ pub(super) async fn start(
     listener: std::net::TcpListener,
     store: &Store,
     ca: &Ca,
-    serving: &Arc<SingleCertAndKey>,
+    serving: Arc<dyn ResolvesServerCert>,
 ) -> anyhow::Result<()> {
     let folder = config.data_dir.join("server/tls/etcd");
     preflight::private_folder(&folder)?;
@@ -75,7 +74,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-fn acceptor(ca: &Ca, serving: &Arc<SingleCertAndKey>) -> anyhow::Result<TlsAcceptor> {
+fn acceptor(ca: &Ca, serving: Arc<dyn ResolvesServerCert>) -> anyhow::Result<TlsAcceptor> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.cert_der().to_vec()))?;
@@ -83,7 +82,7 @@ fn acceptor(ca: &Ca, serving: &Arc<SingleCertAndKey>) -> anyhow::Result<TlsAccep
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(serving.clone());
+        .with_cert_resolver(serving);
     tls.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }
