@@ -38,6 +38,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// Opens a file that may lie where nothing can be written.
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path, Mode::Existing)
+    }
+
     /// Gives a file another name, over one that has it already; durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 

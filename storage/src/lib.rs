@@ -5,6 +5,7 @@
 //! crate knows nothing of Kubernetes. Called by the API server and by the executable, both through [`Store`] only.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 mod cluster;
 mod codec;
 mod command;

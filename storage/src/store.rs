@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
+use crate::archive::{self, ArchiveError, Label, Manifest};
 use crate::cluster::{Cluster, Lead, Parts, Timing};
 use crate::command::{Command, Reply};
 use crate::disk::{self, Disk, Files};
@@ -333,6 +334,19 @@ impl Store {
     /// The newest revision that this member has applied.
     pub fn revision(&self) -> Revision {
         self.inner.shared.read().mvcc.revision()
+    }
+
+    /// The newest revision that is worth a copy elsewhere: that of the newest change that was not coalesced, as far as
+    /// this member knows since it was opened, or one after it.
+    pub fn changed(&self) -> Revision {
+        self.inner.shared.changed()
+    }
+
+    /// Writes everything to a file that [`restore`](crate::archive::restore) takes; writers do not wait.
+    pub async fn save(&self, target: PathBuf, label: Label) -> Result<Manifest, ArchiveError> {
+        let Inner { shared, files, cluster, .. } = &*self.inner;
+        let (shared, disk, cluster) = (shared.clone(), files.disk.clone(), cluster.link.cluster);
+        disk::blocking(&*files.disk, move || archive::save(&*disk, &shared, cluster, &target, label)).await?
     }
 
     /// The oldest revision that can be read.

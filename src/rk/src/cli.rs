@@ -147,9 +147,10 @@ pub(crate) struct ServerArgs {
 pub(crate) struct AgentArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// URL of a server, https://ADDRESS:6443
-    #[arg(long, env = "RK_URL")]
-    pub(crate) server: String,
+    /// URL of a server, https://ADDRESS:6443; may be repeated: any of them that lives will do, and the agent learns of
+    /// the cluster's other servers by itself
+    #[arg(long, env = "RK_URL", value_delimiter = ',', required = true)]
+    pub(crate) server: Vec<String>,
 }
 
 #[derive(Debug, Args)]

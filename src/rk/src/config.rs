@@ -9,7 +9,7 @@ pub(crate) mod registries;
 
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
 use crate::config::cluster::Given;
-use crate::servers::kept::Settings;
+use crate::members::kept::Settings;
 use anyhow::{Context, bail, ensure};
 use ipnet::Ipv4Net;
 use jiff::SignedDuration;
@@ -81,7 +81,8 @@ pub(crate) struct ServerConfig {
 
 #[derive(Debug, Clone)]
 pub(crate) struct AgentConfig {
-    pub(crate) server: String,
+    /// URLs with ports, in the order given, none twice.
+    pub(crate) servers: Vec<String>,
     pub(crate) token: pki::JoinToken,
     pub(crate) node: NodeConfig,
 }
@@ -142,7 +143,7 @@ impl ServerConfig {
             node_ports: service_node_port_range.as_deref().map(parse_port_range).transpose()?,
         };
         let settings = given.over(&Given::defaults())?;
-        let servers = server.iter().map(|url| server_url(url)).collect::<anyhow::Result<_>>()?;
+        let servers = server.iter().map(|url| parse_server(url)).collect::<anyhow::Result<_>>()?;
         let mode = u32::from_str_radix(&write_kubeconfig_mode, 8)
             .ok()
             .filter(|mode| *mode <= 0o777)
@@ -174,19 +175,26 @@ impl AgentConfig {
         let AgentArgs { node, server } = args;
         let (node, token) = resolve_node(node)?;
         let token = token.context("an agent needs --token (or RK_TOKEN): run `rk token` on the server to see it")?;
-        Ok(Self { server: server_url(&server)?, token: token.parse().context("--token")?, node })
+        let mut servers = Vec::new();
+        for url in &server {
+            let url = parse_server(url)?;
+            if !servers.contains(&url) {
+                servers.push(url);
+            }
+        }
+        Ok(Self { servers, token: token.parse().context("--token")?, node })
     }
 }
 
-/// A server's URL, with its port.
-fn server_url(given: &str) -> anyhow::Result<String> {
-    let server = given.trim_end_matches('/').to_owned();
+/// A server's URL, its port put in where it is left out.
+pub(crate) fn parse_server(url: &str) -> anyhow::Result<String> {
+    let server = url.trim().trim_end_matches('/');
     let authority = server.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains('/'));
     let Some(authority) = authority else {
         bail!("--server {server:?} must look like https://ADDRESS:6443");
     };
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Ok(if has_port { server } else { format!("{server}:6443") })
+    Ok(if has_port { server.to_owned() } else { format!("{server}:6443") })
 }
 
 fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> {
@@ -311,6 +319,18 @@ mod tests {
         assert_eq!(real_path(&real.join("link/new/deep")).unwrap(), real.join("disk/new/deep"));
         assert_eq!(real_path(&real.join("link")).unwrap().as_os_str(), real.join("disk").as_os_str());
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn urls_of_servers_get_the_usual_port() {
+        let url = |text| parse_server(text).unwrap();
+        assert_eq!(url("https://10.0.0.1:6443"), "https://10.0.0.1:6443");
+        assert_eq!(url(" https://10.0.0.1/ "), "https://10.0.0.1:6443");
+        assert_eq!(url("https://[fd00::1]"), "https://[fd00::1]:6443");
+        assert_eq!(url("https://[fd00::1]:7443"), "https://[fd00::1]:7443");
+        for bad in ["", "10.0.0.1:6443", "http://10.0.0.1:6443", "https://", "https://10.0.0.1/x"] {
+            assert!(parse_server(bad).unwrap_err().to_string().contains("must look like"), "{bad}");
+        }
     }
 
     #[test]

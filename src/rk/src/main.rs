@@ -17,6 +17,7 @@ mod local;
 mod logging;
 mod manifests;
 mod member;
+mod members;
 mod notify;
 mod peers;
 mod preflight;
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("rk: {error:#}");
             // The service's unit knows this one, and does not start rk again.
-            if error.is::<servers::enter::Removed>() { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
+            if error.is::<members::enter::Removed>() { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::cli::{ListForm, MemberApi, MemberCommand};
 use crate::https::Https;
-use crate::servers::MEMBERS_PATH;
-use crate::servers::gate::{MemberList, MemberRow};
-use crate::servers::kept;
+use crate::members::MEMBERS_PATH;
+use crate::members::gate::{MemberList, MemberRow};
+use crate::members::kept;
 use crate::{kubeconfig, preflight};
 use anyhow::{Context, ensure};
 use bytes::Bytes;

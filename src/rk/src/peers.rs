@@ -7,8 +7,8 @@
 
 mod lane;
 
-use crate::servers::RAFT_PATH;
-use crate::servers::credentials::Credentials;
+use crate::members::RAFT_PATH;
+use crate::members::credentials::Credentials;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use client::Dialer;

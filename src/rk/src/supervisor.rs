@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! server:  (join) ─► files ─► store ─► API server ─► listener ─► controllers, scheduler ─► node ─► manifests, demo
-//! agent:   join ─► client ─► node ─► tunnel
+//! agent:   join ─► client ─► node ─► tunnels
 //! ```
 //! Stopping goes the other way. Containers are not part of it: they go on running, and are found again.
 
@@ -10,6 +10,7 @@ pub(crate) mod agent;
 pub(crate) mod dialer;
 mod elected;
 mod etcd;
+mod node_tunnels;
 pub(crate) mod routes;
 pub(crate) mod server;
 mod serving;

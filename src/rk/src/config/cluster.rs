@@ -1,7 +1,7 @@
 //! Settings that hold for the whole cluster: what the flags say of them, beside what the cluster has.
 
 use super::{ClusterNetwork, nth_address};
-use crate::servers::kept::Settings;
+use crate::members::kept::Settings;
 use anyhow::ensure;
 use ipnet::Ipv4Net;
 use std::fmt::Display;

@@ -2,14 +2,16 @@
 
 use super::{JoinRequest, JoinResponse};
 use crate::config::ClusterNetwork;
-use crate::servers::tokens::Tokens;
+use crate::members::tokens::Tokens;
+use crate::servers;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::Api;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
 use objects::names::dns1123_subdomain;
 use pki::{Ca, Identity, Leaf};
 use sha2::{Digest, Sha256};
@@ -104,7 +106,21 @@ impl Joins {
             client_cert: self.ca.sign_request(&request.client_request, &client, now, self.certificate_life)?,
             serving_cert: self.ca.sign_request(&request.serving_request, &serving, now, self.certificate_life)?,
             network: self.network.clone(),
+            servers: self.servers().await,
         })
+    }
+
+    /// What a machine could learn as a node, told at once: it need not begin at the server that it joins by.
+    async fn servers(&self) -> Vec<String> {
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), servers::NAMESPACE);
+        let label = format!("{}={}", servers::SERVICE_LABEL, servers::SERVICE);
+        match slices.list(&ListParams::default().labels(&label)).await {
+            Ok(slices) => servers::of_slices(&slices),
+            Err(error) => {
+                tracing::debug!(%error, "the joining machine is not told of the servers");
+                Vec::new()
+            }
+        }
     }
 
     pub(crate) async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {

@@ -3,8 +3,8 @@
 
 use crate::join::server::{Joins, Proof, Refusal};
 use crate::join::{CA_PATH, JOIN_PATH};
-use crate::servers::gate::{self, Gate};
-use crate::servers::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH};
+use crate::members::gate::{self, Gate};
+use crate::members::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH};
 use crate::tunnel::{self, server::Tunnels};
 use apiserver::{Body, ExtraRoute, RequestBody, SERVERS, User};
 use bytes::Bytes;

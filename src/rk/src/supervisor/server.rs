@@ -2,20 +2,20 @@
 
 use super::dialer::Dialer;
 use super::elected::{self, Candidate};
-use super::etcd;
 use super::routes::{PREFIX, Routes};
 use super::serving::Serving;
 use super::worker::{self, Worker};
+use super::{etcd, node_tunnels};
 use crate::config::ServerConfig;
 use crate::join::server::Joins;
+use crate::members::credentials::Credentials;
+use crate::members::enter::{Removed, enter};
+use crate::members::gate::Gate;
+use crate::members::kept::{self, Kept, Settings};
+use crate::members::presence::{self, Presence};
+use crate::members::tokens::Tokens;
 use crate::peers::Peers;
 use crate::progress::Progress;
-use crate::servers::credentials::Credentials;
-use crate::servers::enter::{Removed, enter};
-use crate::servers::gate::Gate;
-use crate::servers::kept::{self, Kept, Settings};
-use crate::servers::presence::{self, Presence};
-use crate::servers::tokens::Tokens;
 use crate::{Next, demo, kubeconfig, manifests, notify, preflight};
 use anyhow::{Context, bail, ensure};
 use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
@@ -361,6 +361,9 @@ impl Server {
         let worker = worker::start(node_config, &config.network, client, informers, scope, stop).await?;
         let worker = running.worker.insert(worker);
         self.dialer.set_local(&node_config.name, worker.node.clone());
+        let advertise = SocketAddr::new(config.advertise, self.port);
+        let (node, own, stop) = (worker.node.clone(), self.informers.clone(), running.stop.clone());
+        tokio::spawn(node_tunnels::keep(self.ca.clone(), advertise, node, own, stop));
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
         mark_control_plane(&admin, &node_config.name).await?;
         let is_ready = |node: &NodeObject| {
