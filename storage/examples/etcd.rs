@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let store = storage::Store::open(storage::Config::new(dir, 1)).await?;
     let url = format!("http://{address}");
-    let config = Config { name: "example".to_owned(), client_urls: vec![url] };
+    let config = Config { name: "example".to_owned(), client_urls: vec![url], ..Config::default() };
     let endpoint = Endpoint::new(store.clone(), config).await?;
     let listener = TcpListener::bind(&address).await?;
     loop {

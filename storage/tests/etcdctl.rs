@@ -37,7 +37,7 @@ async fn server() -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     // With `http://` before it etcdctl 3.4 sends an authority that is none, and HTTP/2 is refused; `https://` is well.
     let url = listener.local_addr().unwrap().to_string();
-    let config = Config { name: "one".to_owned(), client_urls: vec![format!("https://{url}")] };
+    let config = Config { name: "one".to_owned(), client_urls: vec![format!("https://{url}")], ..Config::default() };
     let endpoint = Endpoint::new(store.clone(), config).await.unwrap();
     tokio::spawn(async move {
         loop {

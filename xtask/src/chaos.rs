@@ -4,11 +4,12 @@
 
 use std::fmt::Debug;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Only this seed.
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
+    /// Seeds at a time: as many as there are cores unless given.
+    #[arg(long)]
+    jobs: Option<NonZeroUsize>,
     /// Folder for what led to a failure.
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
@@ -62,7 +66,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     bail!("{} seeds fail: {seeds:?}; repeat one with --model {name} --seed N", failed.len())
 }
 
-/// Runs the seeds on all cores; returns those that fail.
+/// Pause between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(15);
+
+struct Results<T> {
+    done: u64,
+    tried: T,
+    failed: Vec<Violation>,
+    told: Instant,
+}
+
+/// Runs the seeds on all cores until one fails; returns those that do.
 fn over<T: Default + Debug + Send>(
     args: &Args,
     usual: u64,
@@ -74,10 +88,11 @@ fn over<T: Default + Debug + Send>(
         None => (args.from, args.from + args.seeds.unwrap_or(usual)),
     };
     let next = AtomicU64::new(from);
-    let results: Mutex<(T, Vec<Violation>)> = Mutex::default();
-    let cores = thread::available_parallelism().context("count the cores")?;
+    let began = Instant::now();
+    let results = Mutex::new(Results { done: 0, tried: T::default(), failed: Vec::new(), told: began });
+    let jobs = args.jobs.map_or_else(thread::available_parallelism, Ok).context("count the cores")?;
     thread::scope(|scope| {
-        for _ in 0..cores.get() {
+        for _ in 0..jobs.get() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -86,16 +101,27 @@ fn over<T: Default + Debug + Send>(
                     }
                     let outcome = run(seed);
                     let Ok(mut results) = results.lock() else { return };
+                    results.done += 1;
                     match outcome {
-                        Ok(tried) => add(&mut results.0, &tried),
-                        Err(violation) => results.1.push(violation),
+                        Ok(tried) => add(&mut results.tried, &tried),
+                        Err(violation) => {
+                            println!("seed {seed} fails");
+                            results.failed.push(violation);
+                            next.store(to, Ordering::Relaxed);
+                        }
+                    }
+                    if results.told.elapsed() > PROGRESS {
+                        results.told = Instant::now();
+                        let took = began.elapsed().as_secs();
+                        println!("{} of {} seeds in {took} s, now at seed {seed}", results.done, to - from);
                     }
                 }
             });
         }
     });
-    let (tried, mut failed) = results.into_inner().map_err(|_| anyhow::anyhow!("a run has panicked"))?;
-    println!("{} seeds: {tried:?}", to - from);
+    let Results { done, tried, mut failed, .. } =
+        results.into_inner().map_err(|_| anyhow::anyhow!("a run has panicked"))?;
+    println!("{done} seeds: {tried:?}");
     failed.sort_by_key(|violation| violation.seed);
     Ok(failed)
 }

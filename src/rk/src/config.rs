@@ -143,7 +143,7 @@ impl ServerConfig {
             node_ports: service_node_port_range.as_deref().map(parse_port_range).transpose()?,
         };
         let settings = given.over(&Given::defaults())?;
-        let servers = server.iter().map(|url| parse_server(url)).collect::<anyhow::Result<_>>()?;
+        let servers = server.iter().map(|url| server_url(url)).collect::<anyhow::Result<_>>()?;
         let mode = u32::from_str_radix(&write_kubeconfig_mode, 8)
             .ok()
             .filter(|mode| *mode <= 0o777)
@@ -177,7 +177,7 @@ impl AgentConfig {
         let token = token.context("an agent needs --token (or RK_TOKEN): run `rk token` on the server to see it")?;
         let mut servers = Vec::new();
         for url in &server {
-            let url = parse_server(url)?;
+            let url = server_url(url)?;
             if !servers.contains(&url) {
                 servers.push(url);
             }
@@ -187,7 +187,7 @@ impl AgentConfig {
 }
 
 /// A server's URL, its port put in where it is left out.
-pub(crate) fn parse_server(url: &str) -> anyhow::Result<String> {
+pub(crate) fn server_url(url: &str) -> anyhow::Result<String> {
     let server = url.trim().trim_end_matches('/');
     let authority = server.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains('/'));
     let Some(authority) = authority else {
@@ -323,13 +323,13 @@ mod tests {
 
     #[test]
     fn urls_of_servers_get_the_usual_port() {
-        let url = |text| parse_server(text).unwrap();
+        let url = |text| server_url(text).unwrap();
         assert_eq!(url("https://10.0.0.1:6443"), "https://10.0.0.1:6443");
         assert_eq!(url(" https://10.0.0.1/ "), "https://10.0.0.1:6443");
         assert_eq!(url("https://[fd00::1]"), "https://[fd00::1]:6443");
         assert_eq!(url("https://[fd00::1]:7443"), "https://[fd00::1]:7443");
         for bad in ["", "10.0.0.1:6443", "http://10.0.0.1:6443", "https://", "https://10.0.0.1/x"] {
-            assert!(parse_server(bad).unwrap_err().to_string().contains("must look like"), "{bad}");
+            assert!(server_url(bad).unwrap_err().to_string().contains("must look like"), "{bad}");
         }
     }
 

@@ -50,7 +50,8 @@ pub(super) async fn start(
     let name = config.name.clone();
     let url = format!("https://{}", SocketAddr::new(host, address.port()));
     tracing::info!(%url, credentials = %folder.display(), "serving etcd's interface to the store");
-    let endpoint = Endpoint::new(store.clone(), Config { name, client_urls: vec![url] }).await?;
+    let settings = Config { name, client_urls: vec![url], peer_scheme: "https://", ..Config::default() };
+    let endpoint = Endpoint::new(store.clone(), settings).await?;
     let acceptor = acceptor(ca, serving)?;
     let listener = TcpListener::from_std(listener).context("hand over the etcd listener")?;
     tokio::spawn(async move {

@@ -111,6 +111,7 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             );
             Ok(Next::Again)
         }
+        Exclusion::Twin => bail!(exclusion),
     }
 }
 
