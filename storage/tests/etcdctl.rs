@@ -240,7 +240,7 @@ async fn a_cluster_of_three_is_seen_checked_and_led_from_any_member() {
         serve(listener, Endpoint::new(store, config).await.unwrap());
         urls.push(url);
     }
-    let servers: Vec<_> = members.stores().into_iter().zip(&urls);
+    let servers = members.stores().into_iter().zip(&urls);
     let servers: Vec<Server> =
         servers.map(|(store, url)| Server { dir: tempfile::tempdir().unwrap(), store, url: url.clone() }).collect();
     for (n, server) in servers.iter().enumerate() {
