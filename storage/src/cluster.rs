@@ -15,7 +15,7 @@ pub(crate) mod serve;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -82,7 +82,13 @@ pub(crate) struct Cluster {
     pub(crate) sequence: AtomicU64,
     /// When a leader was last heard of.
     heard_leader: Mutex<Instant>,
+    /// Set while this member stands for election.
+    standing: AtomicBool,
     forwarded: Mutex<HashMap<MemberId, serve::Window>>,
+    /// The session and process that each member was last heard as.
+    processes: Mutex<HashMap<MemberId, (u64, u64)>>,
+    /// When this member last gave up the leadership for want of space.
+    gave_up: Mutex<Option<Instant>>,
     receiving: tokio::sync::Mutex<Option<receive::Receiving>>,
     /// One change of the membership at a time.
     changing: tokio::sync::Mutex<()>,
@@ -126,7 +132,10 @@ impl Cluster {
             session,
             sequence: AtomicU64::new(0),
             heard_leader: Mutex::new(Instant::now()),
+            standing: AtomicBool::new(false),
             forwarded: Mutex::default(),
+            processes: Mutex::default(),
+            gave_up: Mutex::default(),
             receiving: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             handing_over: watch::Sender::new(false),

@@ -1,6 +1,6 @@
 //! What members say to each other, and how it is written.
 //!
-//! A request is `magic, version | crc of the rest | cluster, generation, from, to | kind, body`, an answer
+//! A request is `magic, version | crc of the rest | cluster, generation, from, to, session, process | kind, body`, an answer
 //! `magic, version | crc of the rest | kind, body`. Decoding is total: whatever comes in gives a message or an error.
 //! Written by `link`, read by `cluster::serve`.
 
@@ -77,6 +77,10 @@ pub(crate) enum Request {
     Change(Change),
     /// The leader hands over to the receiver.
     TakeOver,
+    /// The leader lives, though a flush keeps it or the receiver from saying anything else.
+    Alive {
+        vote: Vote<u64>,
+    },
     /// Where do clients reach you?
     Describe,
 }
@@ -105,6 +109,8 @@ pub(crate) enum Refusal {
     Stopped,
     #[error("no space is left on this member's disk")]
     DiskFull,
+    #[error("another process speaks as this member")]
+    Twin,
 }
 
 #[derive(Debug)]
@@ -253,6 +259,10 @@ impl Request {
                 put_change(out, change);
             }
             Self::TakeOver => out.push(10),
+            Self::Alive { vote } => {
+                out.push(11);
+                put_vote(out, vote);
+            }
             Self::Describe => out.push(12),
         }
         Ok(())
@@ -285,6 +295,7 @@ impl Request {
             8 => Self::KeepAlive { lease: input.i64()? },
             9 => Self::Change(change(input)?),
             10 => Self::TakeOver,
+            11 => Self::Alive { vote: vote(input)? },
             12 => Self::Describe,
             _ => return Err(DecodeError("request")),
         };
@@ -363,6 +374,7 @@ impl Refusal {
             Self::WrongIdentity => (7, 0),
             Self::Stopped => (8, 0),
             Self::DiskFull => (9, 0),
+            Self::Twin => (10, 0),
         };
         out.push(kind);
         put_u64(out, value);
@@ -381,6 +393,7 @@ impl Refusal {
             7 => Self::WrongIdentity,
             8 => Self::Stopped,
             9 => Self::DiskFull,
+            10 => Self::Twin,
             _ => return Err(DecodeError("refusal")),
         })
     }
@@ -493,7 +506,8 @@ mod tests {
     use crate::members::ClusterId;
 
     fn framed(request: &Request) -> Bytes {
-        let envelope = frame::Envelope { cluster: ClusterId { id: 7, generation: 1 }, from: 2, to: 3 };
+        let cluster = ClusterId { id: 7, generation: 1 };
+        let envelope = frame::Envelope { cluster, from: 2, to: 3, session: 4, process: 5 };
         let bytes = frame::request(&envelope, request).unwrap();
         assert_eq!(frame::open_request(&bytes).unwrap().0, envelope);
         bytes
@@ -524,6 +538,7 @@ mod tests {
             Request::Change(Change::Update { id: 4, member }),
             Request::Change(Change::Transfer(4)),
             Request::TakeOver,
+            Request::Alive { vote: Vote::new_committed(4, 2) },
             Request::Describe,
         ]
     }
