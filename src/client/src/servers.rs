@@ -4,7 +4,8 @@
 //! - What the cluster says of its servers (*learnt*) comes first, each client in an order of its own, so that the
 //!   clients of a cluster spread over its servers. Then what the client was started with (*given*), then what was learnt
 //!   once and is no longer (*former*): last resorts of a machine that was off while all servers changed.
-//! - The server that answers is stuck to. One that failed is tried after all others for a while, the longer the oftener.
+//! - The server that answers is stuck to, until [`ServerList::settle`] says that it is time to go where this client
+//!   belongs: a cluster that grew, or whose server came back, has its clients elsewhere. One that failed is tried after all others for a while, the longer the oftener.
 //! - An empty list is never learnt: a cluster that says it has no server is one that cannot say.
 
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ struct State {
     /// Makes this client's order differ from others'.
     seed: String,
     current: Option<String>,
+    /// Where to move to although the current server works.
+    wish: Option<String>,
     failures: HashMap<String, Failure>,
 }
 
@@ -127,6 +130,21 @@ impl ServerList {
         let mut state = self.shared.lock();
         let count = state.failures.get(server).map_or(0, |failure| failure.count).saturating_add(1);
         state.failures.insert(server.to_owned(), Failure { at: Instant::now(), count });
+    }
+
+    /// Has the client move to its own first choice among the learnt servers, if it is at another. Whether it will.
+    pub fn settle(&self) -> bool {
+        let now = Instant::now();
+        let mut state = self.shared.lock();
+        let first = state.learnt.iter().min_by_key(|server| state.rank(server)).cloned();
+        let works = |server: &String| !state.failures.get(server).is_some_and(|failure| failure.holds(now));
+        state.wish =
+            first.filter(|server| state.current.is_some() && state.current.as_ref() != Some(server) && works(server));
+        state.wish.is_some()
+    }
+
+    pub(crate) fn take_wish(&self) -> Option<String> {
+        self.shared.lock().wish.take()
     }
 
     pub fn is_empty(&self) -> bool {

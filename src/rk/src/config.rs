@@ -77,6 +77,7 @@ pub(crate) struct ServerConfig {
     /// `None` with `--disable-agent`.
     pub(crate) node: Option<NodeConfig>,
     pub(crate) demo: bool,
+    pub(crate) snapshots: crate::snapshot::Settings,
 }
 
 #[derive(Debug, Clone)]
@@ -130,6 +131,7 @@ impl ServerConfig {
             write_kubeconfig,
             write_kubeconfig_mode,
             etcd_listen,
+            snapshots,
             disable_agent,
             demo,
         } = args;
@@ -143,7 +145,7 @@ impl ServerConfig {
             node_ports: service_node_port_range.as_deref().map(parse_port_range).transpose()?,
         };
         let settings = given.over(&Given::defaults())?;
-        let servers = server.iter().map(|url| parse_server(url)).collect::<anyhow::Result<_>>()?;
+        let servers = server.iter().map(|url| server_url(url)).collect::<anyhow::Result<_>>()?;
         let mode = u32::from_str_radix(&write_kubeconfig_mode, 8)
             .ok()
             .filter(|mode| *mode <= 0o777)
@@ -164,6 +166,7 @@ impl ServerConfig {
             kubeconfig: write_kubeconfig,
             kubeconfig_mode: mode,
             etcd_listen,
+            snapshots: crate::snapshot::Settings::resolve(snapshots, &node.data_dir)?,
             node: (!disable_agent).then_some(node),
             demo,
         })
@@ -177,7 +180,7 @@ impl AgentConfig {
         let token = token.context("an agent needs --token (or RK_TOKEN): run `rk token` on the server to see it")?;
         let mut servers = Vec::new();
         for url in &server {
-            let url = parse_server(url)?;
+            let url = server_url(url)?;
             if !servers.contains(&url) {
                 servers.push(url);
             }
@@ -187,7 +190,7 @@ impl AgentConfig {
 }
 
 /// A server's URL, its port put in where it is left out.
-pub(crate) fn parse_server(url: &str) -> anyhow::Result<String> {
+pub(crate) fn server_url(url: &str) -> anyhow::Result<String> {
     let server = url.trim().trim_end_matches('/');
     let authority = server.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains('/'));
     let Some(authority) = authority else {
@@ -215,11 +218,7 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         verbose: _,
         log_format: _,
     } = args;
-    let name = match node_name {
-        Some(name) => name,
-        None => address::host_name()?,
-    };
-    check_node_name(&name)?;
+    let name = self::node_name(node_name)?;
     let token = match (token, token_file) {
         (Some(token), _) => Some(token),
         (None, Some(path)) => Some(pki::files::read(&path).context("--token-file")?.trim().to_owned()),
@@ -244,6 +243,13 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         registries,
     };
     Ok((node, token))
+}
+
+/// The name of this machine, given or the host's.
+pub(crate) fn node_name(given: Option<String>) -> anyhow::Result<String> {
+    let name = given.map_or_else(address::host_name, Ok)?;
+    check_node_name(&name)?;
+    Ok(name)
 }
 
 /// The path as the kernel's mount table has it, whatever symbolic links lead there. It need not exist yet.
@@ -323,13 +329,13 @@ mod tests {
 
     #[test]
     fn urls_of_servers_get_the_usual_port() {
-        let url = |text| parse_server(text).unwrap();
+        let url = |text| server_url(text).unwrap();
         assert_eq!(url("https://10.0.0.1:6443"), "https://10.0.0.1:6443");
         assert_eq!(url(" https://10.0.0.1/ "), "https://10.0.0.1:6443");
         assert_eq!(url("https://[fd00::1]"), "https://[fd00::1]:6443");
         assert_eq!(url("https://[fd00::1]:7443"), "https://[fd00::1]:7443");
         for bad in ["", "10.0.0.1:6443", "http://10.0.0.1:6443", "https://", "https://10.0.0.1/x"] {
-            assert!(parse_server(bad).unwrap_err().to_string().contains("must look like"), "{bad}");
+            assert!(server_url(bad).unwrap_err().to_string().contains("must look like"), "{bad}");
         }
     }
 

@@ -9,12 +9,13 @@ use tokio::net::TcpListener;
 
 use super::fake_servers::{Ca, Health, Server};
 use super::https;
-use crate::servers::ServerList;
+use crate::servers::{KnownServers, ServerList};
 use crate::testing::FakeApi;
 use crate::{Api, Informers};
 
 /// Two servers of one cluster, and a client that is connected to the first.
 struct Pair {
+    ca: Ca,
     api: FakeApi,
     first: Server,
     second: Server,
@@ -28,7 +29,7 @@ impl Pair {
         let (first, second) = (Server::start(&ca, &api).await, Server::start(&ca, &api).await);
         let servers = ServerList::new(vec![first.url.clone(), second.url.clone()]);
         let client = https(ca.config(servers.clone())).unwrap();
-        let pair = Self { api, first, second, servers, client };
+        let pair = Self { ca, api, first, second, servers, client };
         pair.put("before");
         pair.get("before").await.unwrap();
         assert_eq!((pair.first.connections(), pair.second.connections()), (1, 0));
@@ -178,6 +179,40 @@ async fn nobody_moves_while_no_server_is_ready() {
     pair.first.set(Health::Works);
     pair.get("before").await.unwrap();
     assert_eq!(pair.first.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_client_moves_to_its_first_choice_when_told_to_and_loses_nothing() {
+    let pair = Pair::start().await;
+    let both = vec![pair.first.url.clone(), pair.second.url.clone()];
+    let prefers_second = |seed: &String| {
+        let list =
+            ServerList::spread(Vec::new(), seed, KnownServers { servers: both.clone(), ..KnownServers::default() });
+        list.candidates()[0] == pair.second.url
+    };
+    let seed = (0..).map(|number| number.to_string()).find(prefers_second).unwrap();
+    let servers = ServerList::spread(vec![pair.first.url.clone()], &seed, KnownServers::default());
+    assert!(!servers.settle(), "there is no choice");
+    let client = https(pair.ca.config(servers.clone())).unwrap();
+    let informers = Informers::new(client);
+    let objects = informers.of::<ConfigMap>();
+    objects.synced().await;
+    assert!(servers.learn(both));
+    assert!(servers.settle());
+    let reads: Api<ConfigMap> = Api::namespaced(informers.client().clone(), "default");
+    while servers.candidates()[0] != pair.second.url {
+        reads.get("before").await.unwrap();
+    }
+    assert!(!servers.settle(), "it is there");
+    // The watch follows when the former connection ends.
+    let mut number = 0;
+    while pair.second.asked("watch=true") == 0 {
+        number += 1;
+        pair.put(&format!("moving-{number}"));
+        assert!(objects.until("default", &format!("moving-{number}"), |_| true).await);
+    }
+    assert_eq!(pair.second.asked("limit="), 0);
+    informers.shutdown().await;
 }
 
 #[tokio::test]

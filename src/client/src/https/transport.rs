@@ -36,6 +36,9 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// Clients that lose a server at one moment come to the next within this time, not at once.
 const SCATTER: Duration = Duration::from_millis(250);
 
+/// Between a move that nothing forced and the end of the former connection, watches included.
+const PARTING: Duration = Duration::from_secs(5);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -101,6 +104,9 @@ impl Transport {
         let mut left = self.shared.servers.candidates().len();
         loop {
             let link = self.shared.link().await?;
+            if let Some(better) = self.shared.servers.take_wish() {
+                tokio::spawn(self.clone().settle(link.clone(), better));
+            }
             let outcome = self.shared.exchange(&link, &request).await;
             match outcome {
                 Ok(response) if !means_trouble(response.status()) => {
@@ -123,9 +129,33 @@ impl Transport {
             left -= 1;
         }
     }
+
+    /// Moves to a server without need. What is under way at the former one is given time to end.
+    async fn settle(self, former: Arc<Link>, server: String) {
+        if former.server == server {
+            return;
+        }
+        let connecting = self.shared.pace.lock().await;
+        let stays = |open: Arc<Link>| Arc::ptr_eq(&open, &former);
+        if !self.shared.open_link().is_some_and(stays) {
+            return;
+        }
+        let Some(better) = self.shared.ready(server).await else { return };
+        tracing::debug!(from = %former.server, to = %better.server, "moving to the server of first choice");
+        self.shared.use_now(better);
+        drop(connecting);
+        tokio::time::sleep(PARTING).await;
+        former.end();
+    }
 }
 
 impl Shared {
+    fn use_now(&self, link: Link) -> Arc<Link> {
+        let link = Arc::new(link);
+        *self.current() = Some(Current { link: link.clone(), proven: false, probed: None });
+        link
+    }
+
     fn current(&self) -> MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,10 +184,8 @@ impl Shared {
         }
         match self.connect().await {
             Ok(link) => {
-                let link = Arc::new(link);
                 tracing::debug!(server = %link.server, "connected");
-                *self.current() = Some(Current { link: link.clone(), proven: false, probed: None });
-                Ok(link)
+                Ok(self.use_now(link))
             }
             Err(error) => {
                 pace.not_before = Some(Instant::now() + pace.backoff.next_delay());
@@ -249,7 +277,7 @@ impl Shared {
         while let Some(found) = attempts.next().await {
             let Some(better) = found else { continue };
             tracing::info!(from = %link.server, to = %better.server, "the server is not ready; moving to another");
-            *self.current() = Some(Current { link: Arc::new(better), proven: false, probed: None });
+            self.use_now(better);
             link.end();
             return true;
         }

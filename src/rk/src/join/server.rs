@@ -3,7 +3,7 @@
 use super::{JoinRequest, JoinResponse};
 use crate::config::ClusterNetwork;
 use crate::members::tokens::Tokens;
-use crate::servers;
+use crate::server_list;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::Api;
@@ -112,10 +112,10 @@ impl Joins {
 
     /// What a machine could learn as a node, told at once: it need not begin at the server that it joins by.
     async fn servers(&self) -> Vec<String> {
-        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), servers::NAMESPACE);
-        let label = format!("{}={}", servers::SERVICE_LABEL, servers::SERVICE);
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), server_list::NAMESPACE);
+        let label = format!("{}={}", server_list::SERVICE_LABEL, server_list::SERVICE);
         match slices.list(&ListParams::default().labels(&label)).await {
-            Ok(slices) => servers::of_slices(&slices),
+            Ok(slices) => server_list::of_slices(&slices),
             Err(error) => {
                 tracing::debug!(%error, "the joining machine is not told of the servers");
                 Vec::new()

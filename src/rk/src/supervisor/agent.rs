@@ -7,7 +7,7 @@ use crate::https::Https;
 use crate::join::client::{membership, verified_tls};
 use crate::join::identity::Presented;
 use crate::join::renewal;
-use crate::servers;
+use crate::server_list;
 use crate::tunnel::standing::{self, Caller};
 use anyhow::Context;
 use client::{Credentials, HttpsConfig, Informers, ServerList};
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
     worker::check("rk agent")?;
     runtime::open_files::raise().context("raise the limit of open files")?;
-    let kept = servers::path(&config.node.data_dir);
-    let servers = ServerList::spread(config.servers.clone(), &config.node.name, servers::load(&kept));
+    let kept = server_list::path(&config.node.data_dir);
+    let servers = ServerList::spread(config.servers.clone(), &config.node.name, server_list::load(&kept));
     let membership = tokio::select! {
         joined = membership(&config, &servers) => joined?,
         stopped = super::asked_to_stop() => return stopped,
@@ -32,7 +32,7 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
         credentials: Credentials::Changing(presented.clone()),
     })?;
     let informers = Informers::new(client.clone());
-    tokio::spawn(servers::follow(servers.clone(), informers.clone(), Some(kept)));
+    tokio::spawn(server_list::follow(servers.clone(), informers.clone(), Some(kept)));
     let worker =
         worker::start(&config.node, &membership.network, client, informers.clone(), None, stop.clone()).await?;
     crate::notify::ready();

@@ -4,7 +4,7 @@
 use crate::https::Https;
 use crate::join::client::verified_tls;
 use crate::join::identity::Presented;
-use crate::servers;
+use crate::server_list;
 use crate::tunnel::standing::{self, Caller};
 use client::{Informers, ServerList};
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Keeps tunnels to the other servers until `stop`. `advertise` is where this server is in the list.
 pub(crate) async fn keep(ca: Ca, advertise: SocketAddr, node: Node, informers: Informers, stop: CancellationToken) {
-    let own = servers::url(advertise.ip(), advertise.port());
+    let own = server_list::url(advertise.ip(), advertise.port());
     let list = ServerList::new(Vec::new());
     let identity = Leaf::Client(Identity::node(&node.config().name));
     let caller: Caller = Arc::new(move |server| {
@@ -25,5 +25,5 @@ pub(crate) async fn keep(ca: Ca, advertise: SocketAddr, node: Node, informers: I
         Ok(Https::new(server, verified_tls(ca.cert_pem(), Some(&presented))?))
     });
     let tunnels = standing::keep(list.standing(), Some(own), caller, node, stop.clone());
-    tokio::join!(stop.run_until_cancelled(servers::follow(list, informers, None)), tunnels);
+    tokio::join!(stop.run_until_cancelled(server_list::follow(list, informers, None)), tunnels);
 }

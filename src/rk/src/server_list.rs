@@ -2,17 +2,24 @@
 //! and kept on disk, so that an agent finds its cluster again when the server that it joined by is gone for good.
 
 use anyhow::Context;
+use client::backoff::scatter;
 use client::{Informers, KnownServers, ServerList};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use pki::files;
 use std::borrow::Borrow;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Where the endpoints of all servers are.
 pub(crate) const NAMESPACE: &str = "default";
 pub(crate) const SERVICE: &str = "kubernetes";
 pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// Clients go to the servers of their choice when the list was the same for so long, and for so long again at most: a
+/// server that just came is busy enough.
+const CALM: Duration = Duration::from_secs(30);
 
 pub(crate) fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("agent/servers.json")
@@ -75,14 +82,32 @@ pub(crate) async fn follow(list: ServerList, informers: Informers, path: Option<
     let mut changes = slices.subscribe();
     keep(&list, path.as_deref());
     slices.synced().await;
-    while let Some(change) = changes.next().await {
+    let mut settle_at = None;
+    loop {
+        let change = tokio::select! {
+            change = changes.next() => change,
+            () = until(settle_at) => {
+                settle_at = None;
+                list.settle();
+                continue;
+            }
+        };
+        let Some(change) = change else { return };
         if !is_of_servers(change.object()) {
             continue;
         }
         if list.learn(of_slices(slices.in_namespace(NAMESPACE).iter().map(AsRef::as_ref))) {
             tracing::info!(servers = %list.known().servers.join(" "), "the cluster's servers");
             keep(&list, path.as_deref());
+            settle_at = Some(Instant::now() + CALM + scatter(CALM));
         }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
