@@ -1,4 +1,4 @@
-//! `cargo xtask chaos`: the store's power cuts and simulated clusters over many seeds. A seed that fails is printed, and
+//! `cargo xtask chaos`: the store's power cuts, simulated clusters and clusters of processes over many seeds. A seed that fails is printed, and
 //! what led to it is written to a file. The same seed gives the same power cuts, and nearly always the same simulated run
 //! (docs/adr/0009-proof-of-the-store.md, Limits).
 
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use proof::power_cut::{self, Violation};
+use proof::processes::{self, Program};
 use proof::simulation;
 
 #[derive(clap::Args)]
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Seeds at a time: as many as there are cores unless given.
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
+    /// With processes: how long to go on.
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
     /// Folder for what led to a failure.
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
@@ -44,6 +48,8 @@ enum Model {
     PowerCut,
     /// Three or five members with all that and a bad network.
     Simulation,
+    /// Three or five processes that are killed, stopped, cut off and have full disks; one cluster after the other.
+    Processes,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -51,6 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (name, failed) = match args.model {
         Model::PowerCut => ("power-cut", over(args, 10_000, power_cut::run, power_cut::Tried::add)?),
         Model::Simulation => ("simulation", over(args, 500, simulation::run, simulation::Tried::add)?),
+        Model::Processes => ("processes", clusters(args)?),
     };
     println!("took {:.1?}", began.elapsed());
     if failed.is_empty() {
@@ -64,6 +71,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let seeds: Vec<_> = failed.iter().map(|violation| violation.seed).collect();
     bail!("{} seeds fail: {seeds:?}; repeat one with --model {name} --seed N", failed.len())
+}
+
+/// Trouble of one cluster of processes.
+const TROUBLE: Duration = Duration::from_secs(30);
+
+/// Clusters of three and of five processes in turn, until the time is over or one fails.
+fn clusters(args: &Args) -> anyhow::Result<Vec<Violation>> {
+    let executable = std::env::current_exe().context("find this executable")?;
+    let program = Program { executable, arguments: vec!["chaos-member".into()] };
+    let began = Instant::now();
+    let mut tried = processes::Tried::default();
+    let mut seed = args.seed.unwrap_or(args.from);
+    while began.elapsed() < Duration::from_secs(args.seconds) {
+        let root = tempfile::Builder::new().prefix("rk-proof-").tempdir().context("make a folder")?;
+        let left = Duration::from_secs(args.seconds).saturating_sub(began.elapsed()).min(TROUBLE);
+        let members = if seed.is_multiple_of(2) { 3 } else { 5 };
+        match processes::run(&program, root.path(), seed, members, left) {
+            Ok(run) => tried.add(&run),
+            Err(violation) => return Ok(vec![violation]),
+        }
+        println!("seed {seed}, after {} s: {tried:?}", began.elapsed().as_secs());
+        seed += 1;
+    }
+    Ok(Vec::new())
 }
 
 /// Pause between two lines of progress.

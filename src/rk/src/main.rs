@@ -23,6 +23,7 @@ mod peers;
 mod preflight;
 mod progress;
 mod server_list;
+mod snapshot;
 mod supervisor;
 mod token;
 mod tunnel;

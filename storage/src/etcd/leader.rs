@@ -26,9 +26,17 @@ impl Endpoint {
     /// Returns once no leader has been heard of for a while.
     pub(super) async fn leaderless(&self) -> Status {
         let mut leaderless = self.inner.leaderless.subscribe();
-        match leaderless.wait_for(|lost| *lost).await {
-            Ok(_) => no_leader(),
-            Err(_) => Status::stopped(),
+        loop {
+            if leaderless.wait_for(|lost| *lost).await.is_err() {
+                return Status::stopped();
+            }
+            if self.store().reachable_leader().is_none() {
+                return no_leader();
+            }
+            // There is one again, which is yet to be told.
+            if leaderless.changed().await.is_err() {
+                return Status::stopped();
+            }
         }
     }
 }

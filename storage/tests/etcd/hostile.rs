@@ -213,3 +213,88 @@ async fn what_is_no_protobuf_is_refused_and_the_connection_goes_on() {
     assert!(code == 13 || code == 3, "{code}");
     assert_eq!(server.put("k", "v").await, 2);
 }
+
+/// Requests of every method, as good clients write them.
+fn samples() -> Vec<(&'static str, Vec<u8>)> {
+    fn of(method: &'static str, message: &impl prost::Message) -> (&'static str, Vec<u8>) {
+        (method, message.encode_to_vec())
+    }
+    let txn = wire::TxnRequest {
+        compare: vec![wire::Compare {
+            key: b"k".to_vec(),
+            target: 2,
+            compared: Some(wire::Compared::ModRevision(3)),
+            range_end: b"z".to_vec(),
+            ..Default::default()
+        }],
+        success: vec![
+            crate::op(wire::Request::Put(put_request("k", "v"))),
+            crate::op(wire::Request::Range(wire::RangeRequest { sort_order: 2, sort_target: 4, ..all() })),
+            crate::op(wire::Request::Txn(wire::TxnRequest::default())),
+        ],
+        failure: vec![crate::op(wire::Request::DeleteRange(wire::DeleteRangeRequest {
+            key: b"a".to_vec(),
+            range_end: b"b".to_vec(),
+            prev_kv: true,
+        }))],
+    };
+    let lease = wire::LeaseIdRequest { id: 5 };
+    let member = wire::MemberIdRequest { id: 9 };
+    let update = wire::MemberUpdateRequest { id: 9, peer_urls: vec!["https://10.0.0.1:6443".to_owned()] };
+    vec![
+        of("KV/Range", &wire::RangeRequest { limit: 2, revision: 2, min_mod_revision: 1, ..all() }),
+        of("KV/Put", &wire::PutRequest { lease: 0, prev_kv: true, ..put_request("k", "v") }),
+        of("KV/DeleteRange", &wire::DeleteRangeRequest { key: b"k".to_vec(), ..Default::default() }),
+        of("KV/Txn", &txn),
+        of("KV/Compact", &wire::CompactionRequest { revision: 2, physical: true }),
+        of("Lease/LeaseGrant", &wire::LeaseGrantRequest { ttl: 600, id: 5 }),
+        of("Lease/LeaseRevoke", &lease),
+        of("Lease/LeaseKeepAlive", &lease),
+        of("Lease/LeaseTimeToLive", &wire::LeaseTimeToLiveRequest { id: 5, keys: true }),
+        of("Lease/LeaseLeases", &wire::Empty {}),
+        of("Cluster/MemberList", &wire::MemberListRequest { linearizable: true }),
+        of("Cluster/MemberAdd", &update),
+        of("Cluster/MemberUpdate", &update),
+        of("Cluster/MemberRemove", &member),
+        of("Cluster/MemberPromote", &member),
+        of("Maintenance/Status", &wire::Empty {}),
+        of("Maintenance/HashKV", &wire::HashKvRequest { revision: 2 }),
+        of("Maintenance/Alarm", &wire::AlarmRequest { action: 2, member_id: 1, alarm: 1 }),
+        of("Maintenance/MoveLeader", &wire::MoveLeaderRequest { target_id: 7 }),
+        of("Auth/AuthEnable", &wire::Empty {}),
+        of("Watch/Watch", &ask(wire::WatchAsk::Create(wire::WatchCreateRequest { fragment: true, ..everything(1) }))),
+        of("Watch/Watch", &ask(wire::WatchAsk::Progress(wire::Empty {}))),
+    ]
+}
+
+#[tokio::test]
+async fn whatever_is_sent_is_answered() {
+    use rand::{Rng as _, SeedableRng as _};
+    let server = server().await;
+    let requests = raw(&server).await;
+    let mut random = rand::rngs::StdRng::seed_from_u64(11);
+    let samples = samples();
+    for n in 0..4000 {
+        let (method, good) = &samples[n % samples.len()];
+        let mut bytes = good.clone();
+        for _ in 0..random.random_range(0..4) {
+            match random.random_range(0..4) {
+                0 if !bytes.is_empty() => {
+                    let at = random.random_range(0..bytes.len());
+                    bytes[at] ^= 1 << random.random_range(0..8);
+                }
+                1 => bytes.truncate(random.random_range(0..=bytes.len())),
+                2 => bytes.insert(random.random_range(0..=bytes.len()), random.random()),
+                _ => bytes.extend_from_slice(&good[..random.random_range(0..=good.len())]),
+            }
+        }
+        let (response, mut body) = begin(&requests, method).await;
+        body.send_data(announcing(u32::try_from(bytes.len()).unwrap(), &bytes), true).unwrap();
+        // A panic resets the stream.
+        let response = tokio::time::timeout(DEADLINE, response).await.expect("an answer");
+        let response = response.unwrap_or_else(|error| unreachable!("{method} {bytes:02x?}: {error}"));
+        assert_eq!(response.status(), 200);
+    }
+    let read: wire::RangeResponse = server.client.call("KV/Range", &range("still")).await.unwrap();
+    assert_eq!(read.count, 0);
+}

@@ -56,6 +56,11 @@ impl Kept {
     }
 }
 
+/// Whether the settings are known in a data folder.
+pub(crate) fn is_there(data_dir: &Path) -> bool {
+    Kept::path(data_dir).exists()
+}
+
 /// Whether there is a store in a data folder.
 pub(crate) fn has_store(data_dir: &Path) -> bool {
     store_folder(data_dir).join("FORMAT").exists()

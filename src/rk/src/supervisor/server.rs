@@ -16,6 +16,7 @@ use crate::members::presence::{self, Presence};
 use crate::members::tokens::Tokens;
 use crate::peers::Peers;
 use crate::progress::Progress;
+use crate::snapshot::Snapshots;
 use crate::{Next, demo, kubeconfig, manifests, notify, preflight};
 use anyhow::{Context, bail, ensure};
 use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
@@ -132,6 +133,7 @@ struct Server {
     presence: Presence,
     /// One watch per kind for all components of this process.
     informers: Informers,
+    snapshots: Snapshots,
     port: u16,
 }
 
@@ -173,6 +175,8 @@ impl Server {
         let observer = User::new("system:rk:informers", &["system:masters".to_owned()]);
         let informers = Informers::new(client::in_process(api.service_for(observer)));
         let settings = Settings::of(config);
+        let schedule = config.snapshots.clone();
+        let snapshots = Snapshots::new(store.clone(), schedule, &config.data_dir, &config.name, settings.clone());
         let presence = Presence {
             store: store.clone(),
             credentials,
@@ -181,7 +185,7 @@ impl Server {
             data_dir: config.data_dir.clone(),
             settings,
         };
-        let server = Self { store, api, ca, serving, dialer, presence, informers, port };
+        let server = Self { store, api, ca, serving, dialer, presence, informers, snapshots, port };
         server.add_routes(config, tokens, &signing_key)?;
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
@@ -298,8 +302,8 @@ impl Server {
             client,
             joins: joins.clone(),
         };
-        let tunnels = self.dialer.tunnels().clone();
-        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate }));
+        let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
+        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
         Ok(())
     }
 
@@ -340,6 +344,7 @@ impl Server {
                 })
             }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
+            tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
                     tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
