@@ -138,6 +138,7 @@ fn restore(data_dir: &Path, node: &str, file: &Path, token: Option<&str>) -> any
         written = opened.write_missing(data_dir)?;
     }
     if let Some(settings) = about.cluster.clone().filter(|_| !kept::is_there(data_dir)) {
+        // The store says which generation it is, once the server runs.
         Kept { settings, servers: Vec::new(), generation: 0 }.store(data_dir)?;
     }
     let member = Member { name: node.to_owned(), addresses: Vec::new() };
