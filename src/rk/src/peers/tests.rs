@@ -1,3 +1,5 @@
+//! The transport against peers that answer, turn away, cut, or are somebody else.
+
 use super::*;
 use crate::join::identity::certified_key;
 use http::{Response, StatusCode};
