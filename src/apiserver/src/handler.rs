@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header::CACHE_CONTROL, request::Parts};
 use objects::{
     selector::FieldSelector,
     status::{Qualified, Status},
@@ -82,7 +82,7 @@ pub(crate) async fn handle(inner: Arc<Inner>, origin: Origin, request: Request<R
     inner.metrics.in_flight.inc();
     let answered = AssertUnwindSafe(Box::pin(answer(inner.clone(), origin, request))).catch_unwind().await;
     inner.metrics.in_flight.dec();
-    let response = match answered {
+    let mut response = match answered {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => respond::status(&status),
         Err(_) => {
@@ -91,6 +91,8 @@ pub(crate) async fn handle(inner: Arc<Inner>, origin: Origin, request: Request<R
             respond::status(&Status::internal(format!("this request caused apiserver to panic: {}", uri.path())))
         }
     };
+    // Errors above all: kubectl keeps what it is not told to forget, and would go on waiting for a server that is up.
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     count(&inner, &method, &uri, response.status(), started.elapsed());
     response
 }

@@ -94,6 +94,16 @@ impl Store {
         self.inner.raft.server_metrics().borrow().state == ServerState::Leader
     }
 
+    /// Role, leader and membership, as a channel that changes with them.
+    pub(crate) fn metrics(&self) -> watch::Receiver<openraft::metrics::RaftServerMetrics<u64, Member>> {
+        self.inner.raft.server_metrics()
+    }
+
+    /// Whether there are other members.
+    pub(crate) fn has_peers(&self) -> bool {
+        self.inner.cluster.has_peers()
+    }
+
     /// Tells who leads, each time that changes.
     pub fn leader_changes(&self) -> LeaderChanges {
         LeaderChanges { metrics: self.inner.raft.server_metrics(), told: None }
@@ -110,6 +120,22 @@ impl Store {
         let metrics = metrics.borrow();
         let mut members = metrics.membership_config.nodes();
         members.next().is_some_and(|(id, _)| *id == metrics.id) && members.next().is_none()
+    }
+
+    /// Who leads, if this member is in touch with it: nothing for one that is cut off from the others, though it may
+    /// still serve what it has applied.
+    pub fn reachable_leader(&self) -> Option<MemberId> {
+        self.inner.cluster.reachable_leader()
+    }
+
+    /// Sets where clients reach this member, for other members that ask.
+    pub fn advertise(&self, urls: Vec<String>) {
+        self.inner.cluster.advertise(urls);
+    }
+
+    /// Asks a member where clients reach it; nothing when it does not answer soon.
+    pub async fn advertised_by(&self, id: MemberId) -> Option<Vec<String>> {
+        self.inner.cluster.advertised_by(id).await
     }
 
     /// Waits until this member is shut out of the cluster, and says why.

@@ -16,6 +16,7 @@ use crate::members::presence::{self, Presence};
 use crate::members::tokens::Tokens;
 use crate::peers::Peers;
 use crate::progress::Progress;
+use crate::snapshot::Snapshots;
 use crate::{Next, demo, kubeconfig, manifests, notify, preflight};
 use anyhow::{Context, bail, ensure};
 use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
@@ -102,6 +103,9 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             bail!(Removed::of(config))
         }
         Exclusion::Forked { generation } => {
+            if let Some(kept) = Kept::load(&config.data_dir)? {
+                Kept { generation, ..kept }.store(&config.data_dir)?;
+            }
             let store = storage::Config::new(kept::store_folder(&config.data_dir), 0);
             let aside = storage::move_aside(&store).context("move the store aside")?;
             tracing::warn!(
@@ -111,6 +115,7 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             );
             Ok(Next::Again)
         }
+        Exclusion::Twin => bail!(exclusion),
     }
 }
 
@@ -131,6 +136,7 @@ struct Server {
     presence: Presence,
     /// One watch per kind for all components of this process.
     informers: Informers,
+    snapshots: Snapshots,
     port: u16,
 }
 
@@ -172,6 +178,8 @@ impl Server {
         let observer = User::new("system:rk:informers", &["system:masters".to_owned()]);
         let informers = Informers::new(client::in_process(api.service_for(observer)));
         let settings = Settings::of(config);
+        let schedule = config.snapshots.clone();
+        let snapshots = Snapshots::new(store.clone(), schedule, &config.data_dir, &config.name, settings.clone());
         let presence = Presence {
             store: store.clone(),
             credentials,
@@ -180,7 +188,7 @@ impl Server {
             data_dir: config.data_dir.clone(),
             settings,
         };
-        let server = Self { store, api, ca, serving, dialer, presence, informers, port };
+        let server = Self { store, api, ca, serving, dialer, presence, informers, snapshots, port };
         server.add_routes(config, tokens, &signing_key)?;
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
@@ -297,8 +305,8 @@ impl Server {
             client,
             joins: joins.clone(),
         };
-        let tunnels = self.dialer.tunnels().clone();
-        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate }));
+        let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
+        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
         Ok(())
     }
 
@@ -339,6 +347,7 @@ impl Server {
                 })
             }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
+            tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
                     tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
