@@ -10,10 +10,12 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{StorageError, Types, decode, encode, is_synced, size};
 use crate::data_dir::DataDir;
@@ -48,6 +50,29 @@ pub(crate) struct LogFiles {
     recovering: AtomicBool,
     /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
     failed: AtomicBool,
+    flushes: Mutex<Flushes>,
+}
+
+/// How long flushes take, for those who wait for them.
+#[derive(Debug, Default)]
+struct Flushes {
+    /// When the one began that runs now.
+    began: Option<Instant>,
+    /// The slowest lately, and when it ended.
+    slowest: Option<(Instant, Duration)>,
+}
+
+/// A slow flush is remembered for so long.
+const LATELY: Duration = Duration::from_secs(120);
+
+impl Flushes {
+    fn end(&mut self) {
+        let Some(began) = self.began.take() else { return };
+        let (now, took) = (Instant::now(), began.elapsed());
+        if self.slowest.is_none_or(|(at, slowest)| took >= slowest || now - at > LATELY) {
+            self.slowest = Some((now, took));
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,6 +103,7 @@ impl LogFiles {
             membership: AtomicU64::new(0),
             recovering: AtomicBool::new(recovering),
             failed: AtomicBool::new(false),
+            flushes: Mutex::default(),
         }
     }
 
@@ -167,10 +193,24 @@ impl LogFiles {
             return Err(io::Error::other(EarlierFailure));
         }
         let Some(flush) = self.log().flush() else { return Ok(()) };
-        let synced = disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await?;
-        let flush = synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+        lock(&self.flushes).began = Some(Instant::now());
+        let synced = disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await;
+        lock(&self.flushes).end();
+        let flush = synced?.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.log().synced(&flush);
         Ok(())
+    }
+
+    /// How long the flush takes that runs now. The Raft core answers nothing before it ends.
+    pub(crate) fn flushing_for(&self) -> Option<Duration> {
+        lock(&self.flushes).began.map(|began| began.elapsed())
+    }
+
+    /// How long the slowest flush of late has taken, or the one that runs now.
+    pub(crate) fn slowest_flush(&self) -> Duration {
+        let flushes = lock(&self.flushes);
+        let now = flushes.began.map_or(Duration::ZERO, |began| began.elapsed());
+        flushes.slowest.map_or(now, |(_, took)| took.max(now))
     }
 
     /// Records an orderly end and lets others have the directory.
@@ -293,7 +333,9 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
         let (files, vote) = (self.0.clone(), *vote);
         let write = move || files.hard_state().update(|state| state.vote = Some(vote));
+        lock(&self.0.flushes).began = Some(Instant::now());
         let written = disk::blocking(&*self.0.disk, write).await.map_err(io::Error::from).flatten();
+        lock(&self.0.flushes).end();
         Ok(written.map_err(|error| StorageIOError::write_vote(&error))?)
     }
 
