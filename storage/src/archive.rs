@@ -27,10 +27,8 @@ pub use save::save_offline;
 /// The newest form that this version reads and writes.
 pub const FORMAT: u8 = 1;
 const MAGIC: [u8; 7] = *b"rksave\0";
-/// Heads hold what callers attach, which is small.
-const MAX_HEAD: u32 = 8 << 20;
-/// Bytes from the beginning that hold nearly every head.
-pub const USUAL_HEAD: u64 = 128 << 10;
+/// Heads hold what callers attach, and a few bytes of each lease.
+const MAX_HEAD: u32 = 256 << 20;
 
 /// Why an archive could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +150,14 @@ pub fn describe(path: &Path) -> Result<Manifest, ArchiveError> {
 /// The same of the first bytes of a file that is elsewhere; `name` is for errors.
 pub fn describe_bytes(name: &Path, beginning: &[u8]) -> Result<Manifest, ArchiveError> {
     read::Archive::read(name, beginning).map(|archive| archive.head.manifest())
+}
+
+/// How many bytes from the beginning [`describe_bytes`] needs, if this is the beginning of an archive.
+pub fn head_bytes(beginning: &[u8]) -> Option<u64> {
+    let (magic, rest) = beginning.split_first_chunk::<8>()?;
+    let (length, _) = rest.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length);
+    (magic.starts_with(&MAGIC) && length <= MAX_HEAD).then_some(16 + u64::from(length))
 }
 
 /// Compares a file with its own checksum. Blocking.

@@ -2,10 +2,11 @@
 //!
 //! openraft keeps the log in step; here are elections ([`election`], with a vote before the vote), carrying requests to
 //! whoever leads ([`propose`]), reads that are never stale ([`reads`]), answering other members ([`serve`]), taking in
-//! snapshots ([`receive`]) and changing the membership ([`change`]). openraft's own timers are off: a member without
+//! snapshots ([`receive`]), changing the membership ([`change`]) and what members tell of themselves ([`describe`]). openraft's own timers are off: a member without
 //! peers must not wake up when idle.
 
 pub(crate) mod change;
+pub(crate) mod describe;
 pub(crate) mod election;
 pub(crate) mod propose;
 pub(crate) mod reads;
@@ -101,6 +102,8 @@ pub(crate) struct Cluster {
     news: tokio::sync::Notify,
     /// Set by a leader that hands over to this member.
     taking_over: tokio::sync::Notify,
+    /// Where clients reach this member, for others who ask.
+    advertised: Mutex<Vec<String>>,
 }
 
 /// What a cluster is made of.
@@ -144,6 +147,7 @@ impl Cluster {
             handed_over: tokio::sync::Notify::new(),
             news: tokio::sync::Notify::new(),
             taking_over: tokio::sync::Notify::new(),
+            advertised: Mutex::default(),
         };
         (Arc::new(cluster), receiver)
     }

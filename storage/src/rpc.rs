@@ -81,6 +81,12 @@ pub(crate) enum Request {
     Alive {
         vote: Vote<u64>,
     },
+    /// Where do clients reach you?
+    Describe,
+    /// How long does a lease have yet?
+    TimeLeft {
+        lease: i64,
+    },
 }
 
 /// Why a request was not looked at.
@@ -135,6 +141,8 @@ pub(crate) enum Response {
     Lease(Result<u64, StoreError>),
     Change(Result<(), MemberError>),
     Done,
+    /// Where clients reach the member.
+    Described(Vec<String>),
 }
 
 fn put_log_id(out: &mut Vec<u8>, id: Option<LogId<u64>>) {
@@ -177,8 +185,16 @@ fn vote(input: &mut Decoder<'_>) -> Result<Vote<u64>, DecodeError> {
 fn put_member(out: &mut Vec<u8>, id: MemberId, member: &Member) {
     put_u64(out, id);
     put_bytes(out, member.name.as_bytes());
-    put_u64(out, member.addresses.len() as u64);
-    member.addresses.iter().for_each(|address| put_bytes(out, address.as_bytes()));
+    put_texts(out, &member.addresses);
+}
+
+fn put_texts(out: &mut Vec<u8>, texts: &[String]) {
+    put_u64(out, texts.len() as u64);
+    texts.iter().for_each(|text| put_bytes(out, text.as_bytes()));
+}
+
+fn texts(input: &mut Decoder<'_>) -> Result<Vec<String>, DecodeError> {
+    (0..input.len()?).map(|_| text(input)).collect()
 }
 
 fn text(input: &mut Decoder<'_>) -> Result<String, DecodeError> {
@@ -187,8 +203,7 @@ fn text(input: &mut Decoder<'_>) -> Result<String, DecodeError> {
 
 fn member(input: &mut Decoder<'_>) -> Result<(MemberId, Member), DecodeError> {
     let (id, name) = (input.u64()?, text(input)?);
-    let addresses = (0..input.len()?).map(|_| text(input)).collect::<Result<_, _>>()?;
-    Ok((id, Member { name, addresses }))
+    Ok((id, Member { name, addresses: texts(input)? }))
 }
 
 impl Request {
@@ -252,6 +267,11 @@ impl Request {
                 out.push(11);
                 put_vote(out, vote);
             }
+            Self::Describe => out.push(12),
+            Self::TimeLeft { lease } => {
+                out.push(13);
+                put_i64(out, *lease);
+            }
         }
         Ok(())
     }
@@ -284,6 +304,8 @@ impl Request {
             9 => Self::Change(change(input)?),
             10 => Self::TakeOver,
             11 => Self::Alive { vote: vote(input)? },
+            12 => Self::Describe,
+            13 => Self::TimeLeft { lease: input.i64()? },
             _ => return Err(DecodeError("request")),
         };
         if input.is_empty() { Ok(request) } else { Err(DecodeError("request")) }
@@ -445,6 +467,10 @@ impl Response {
                 outcome::put_change(out, outcome);
             }
             Self::Done => out.push(12),
+            Self::Described(urls) => {
+                out.push(13);
+                put_texts(out, urls);
+            }
         }
     }
 
@@ -476,6 +502,7 @@ impl Response {
             10 => Self::Lease(outcome::lease(input)?),
             11 => Self::Change(outcome::change(input)?),
             12 => Self::Done,
+            13 => Self::Described(texts(input)?),
             _ => return Err(DecodeError("answer")),
         };
         if input.is_empty() { Ok(response) } else { Err(DecodeError("answer")) }
@@ -521,6 +548,8 @@ mod tests {
             Request::Change(Change::Transfer(4)),
             Request::TakeOver,
             Request::Alive { vote: Vote::new_committed(4, 2) },
+            Request::Describe,
+            Request::TimeLeft { lease: 5 },
         ]
     }
 
@@ -539,6 +568,17 @@ mod tests {
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 assert!(!is_request(&flipped), "{request:?} with bit {bit} flipped was read");
             }
+        }
+    }
+
+    #[test]
+    fn a_description_comes_back() {
+        let mut bytes = Vec::new();
+        Response::Described(vec!["https://a:1".to_owned(), "b".to_owned()]).encode(&mut bytes);
+        let Ok(Response::Described(urls)) = Response::decode(&mut Decoder::new(&bytes)) else { unreachable!() };
+        assert_eq!(urls, ["https://a:1", "b"]);
+        for cut in 0..bytes.len() {
+            assert!(Response::decode(&mut Decoder::new(&bytes[..cut])).is_err(), "cut at {cut} was read");
         }
     }
 

@@ -3,7 +3,7 @@
 mod membership;
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,14 +26,14 @@ use crate::rpc::{Request, Response};
 use crate::state::Shared;
 use crate::transport::Transport;
 use crate::types::{
-    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, StateHash, Stats, Txn, TxnResponse,
-    WatchRequest,
+    Bytes, Compare, LeaseGrant, LeaseId, LeaseStatus, Ordering, RangeRequest, RangeResponse, Revision, StateHash,
+    Stats, Txn, TxnResponse, WatchRequest,
 };
 use crate::upkeep::{self, Snapshots};
 use crate::watch::Watcher;
 use crate::writer::{Pending, Writer};
 
-pub use membership::LeaderChanges;
+pub use membership::{LeaderChanges, MemberChanges};
 
 /// Requests that may wait for the writer; more wait in their callers.
 const QUEUE: usize = 4096;
@@ -302,10 +302,25 @@ impl Store {
     /// Has the leader renew a lease to its full time. Returns that time.
     pub async fn lease_renew(&self, id: LeaseId) -> Result<Duration, StoreError> {
         let cluster = &self.inner.cluster;
+        self.of_leader(Request::KeepAlive { lease: id }, cluster.keep_alive_here(id)).await
+    }
+
+    /// Asks the leader, whose clock alone counts, for the whole seconds that a lease has yet.
+    pub async fn lease_time_left(&self, id: LeaseId) -> Result<Duration, StoreError> {
+        let cluster = &self.inner.cluster;
+        self.of_leader(Request::TimeLeft { lease: id }, cluster.time_left_here(id)).await
+    }
+
+    /// What the leader says of a lease, in seconds: here, or there.
+    async fn of_leader(
+        &self,
+        request: Request,
+        here: impl Future<Output = Result<u64, StoreError>>,
+    ) -> Result<Duration, StoreError> {
+        let cluster = &self.inner.cluster;
         let outcome = match cluster.lead() {
-            Lead::Here => cluster.keep_alive_here(id).await,
+            Lead::Here => here.await,
             Lead::There { id: leader, member, .. } => {
-                let request = Request::KeepAlive { lease: id };
                 match cluster.link.call(leader, &member, &request, cluster.timing.answer).await {
                     Ok(Response::Lease(outcome)) => outcome,
                     Ok(_) | Err(CallError::Unreachable | CallError::Refused(_)) => Err(StoreError::NoLeader),
@@ -317,7 +332,8 @@ impl Store {
         outcome.map(Duration::from_secs)
     }
 
-    /// A lease's times and keys.
+    /// A lease's times and keys. The time it has yet is this member's guess unless it leads: see
+    /// [`Store::lease_time_left`].
     pub fn lease_status(&self, id: LeaseId) -> Option<LeaseStatus> {
         let state = self.inner.shared.read();
         let lease = state.mvcc.lease(id)?;
@@ -359,12 +375,22 @@ impl Store {
         if self.revision() == 0 { self.submit(Command::Skip(1)).await.map(drop) } else { Ok(()) }
     }
 
+    /// Finds out whether writes of `size` bytes are taken, by one that changes nothing.
+    pub(crate) async fn probe(&self, size: usize) -> Result<(), StoreError> {
+        let condition = Compare::Value { key: Bytes::new(), order: Ordering::Equal, value: vec![0; size].into() };
+        self.submit(Command::Txn(Txn { compares: vec![condition], ..Txn::default() })).await.map(drop)
+    }
+
     pub(crate) fn dir(&self) -> &std::path::Path {
         &self.inner.dir
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
+    }
+
+    pub(crate) fn timing(&self) -> Timing {
+        self.inner.cluster.timing
     }
 
     pub(crate) fn term(&self) -> u64 {
@@ -411,9 +437,9 @@ impl Store {
             live_bytes,
             watchers: shared.hub().watchers(),
             leases: state.mvcc.leases().count() as u64,
-            log_bytes: files.since_snapshot.load(Ordering::Relaxed),
+            log_bytes: files.since_snapshot.load(atomic::Ordering::Relaxed),
             fsyncs,
-            written_bytes: log_written + shared.snapshot_bytes.load(Ordering::Relaxed),
+            written_bytes: log_written + shared.snapshot_bytes.load(atomic::Ordering::Relaxed),
         }
     }
 

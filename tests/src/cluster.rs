@@ -64,6 +64,14 @@ impl Machine {
         command
     }
 
+    /// An `rk snapshot` command on this machine.
+    pub fn snapshot(&self, arguments: &[&str]) -> Command {
+        let mut command = self.rk(&["snapshot"]);
+        command.arg("--data-dir").arg(self.data_dir()).args(["--node-name", &self.name]).args(arguments);
+        command.env("KUBECONFIG", self.kubeconfig());
+        command
+    }
+
     /// Where this server is reached.
     pub fn url(&self) -> String {
         format!("https://{}:6443", self.host.address)

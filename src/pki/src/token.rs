@@ -51,6 +51,11 @@ impl JoinToken {
         &self.secret
     }
 
+    /// Of the CA certificate whose cluster it is for, in lower-case hex.
+    pub fn ca_hash(&self) -> &str {
+        &self.ca_hash
+    }
+
     /// Whether this token was made for the cluster of this CA certificate (DER).
     pub fn is_for(&self, ca_der: &[u8]) -> bool {
         self.ca_hash == ca_hash(ca_der)

@@ -1,5 +1,7 @@
 //! The command line: what each subcommand takes. Values are raw here; `config` resolves them.
 
+pub(crate) mod snapshot;
+
 use crate::config::{self, AgentConfig, ServerConfig};
 use crate::{Next, hello, images, kill_all, logging, member, supervisor, token};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Container images on this node
     Images(ImagesArgs),
+    /// Snapshots of the cluster's state: take, list, restore, remove
+    Snapshot(Box<snapshot::SnapshotArgs>),
     /// Show the token with which agents join, or servers
     Token(TokenArgs),
     /// The cluster's servers: list, remove, promote; recover from a lost majority
@@ -135,6 +139,8 @@ pub(crate) struct ServerArgs {
     /// written to server/tls/etcd in the data folder, which opens everything the cluster holds
     #[arg(long, env = "RK_ETCD_LISTEN")]
     pub(crate) etcd_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) snapshots: snapshot::ScheduleArgs,
     /// Run no node on this box
     #[arg(long, env = "RK_DISABLE_AGENT", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     pub(crate) disable_agent: bool,
@@ -313,6 +319,10 @@ impl Command {
                 Box::pin(supervisor::agent::run(AgentConfig::resolve(args)?)).await?;
             }
             Self::Images(args) => Box::pin(images::run(args)).await?,
+            Self::Snapshot(args) => {
+                logging::start(0, logging::Format::Text)?;
+                Box::pin(crate::snapshot::run(*args)).await?;
+            }
             Self::Token(args) => Box::pin(token::run(args)).await?,
             Self::Member(args) => Box::pin(member::run(args.command)).await?,
             Self::KillAll(args) => Box::pin(kill_all::run(args)).await?,

@@ -77,6 +77,7 @@ pub(crate) struct ServerConfig {
     /// `None` with `--disable-agent`.
     pub(crate) node: Option<NodeConfig>,
     pub(crate) demo: bool,
+    pub(crate) snapshots: crate::snapshot::Settings,
 }
 
 #[derive(Debug, Clone)]
@@ -130,6 +131,7 @@ impl ServerConfig {
             write_kubeconfig,
             write_kubeconfig_mode,
             etcd_listen,
+            snapshots,
             disable_agent,
             demo,
         } = args;
@@ -164,6 +166,7 @@ impl ServerConfig {
             kubeconfig: write_kubeconfig,
             kubeconfig_mode: mode,
             etcd_listen,
+            snapshots: crate::snapshot::Settings::resolve(snapshots, &node.data_dir)?,
             node: (!disable_agent).then_some(node),
             demo,
         })
@@ -215,11 +218,7 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         verbose: _,
         log_format: _,
     } = args;
-    let name = match node_name {
-        Some(name) => name,
-        None => address::host_name()?,
-    };
-    check_node_name(&name)?;
+    let name = self::node_name(node_name)?;
     let token = match (token, token_file) {
         (Some(token), _) => Some(token),
         (None, Some(path)) => Some(pki::files::read(&path).context("--token-file")?.trim().to_owned()),
@@ -244,6 +243,13 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         registries,
     };
     Ok((node, token))
+}
+
+/// The name of this machine, given or the host's.
+pub(crate) fn node_name(given: Option<String>) -> anyhow::Result<String> {
+    let name = given.map_or_else(address::host_name, Ok)?;
+    check_node_name(&name)?;
+    Ok(name)
 }
 
 /// The path as the kernel's mount table has it, whatever symbolic links lead there. It need not exist yet.

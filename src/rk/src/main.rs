@@ -23,6 +23,7 @@ mod peers;
 mod preflight;
 mod progress;
 mod server_list;
+mod snapshot;
 mod supervisor;
 mod token;
 mod tunnel;
@@ -31,7 +32,7 @@ use anyhow::Context;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-/// Exit status of a server that was removed from its cluster.
+/// Exit status of a server that its cluster has shut out for good.
 const REMOVED: u8 = 78;
 
 /// The Kubernetes API version served.
@@ -57,7 +58,8 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("rk: {error:#}");
             // The service's unit knows this one, and does not start rk again.
-            if error.is::<members::enter::Removed>() { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
+            let excluded = error.is::<members::enter::Removed>() || error.is::<storage::Exclusion>();
+            if excluded { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -33,6 +33,9 @@ pub(crate) struct Kept {
     pub(crate) settings: Settings,
     /// `HOST:PORT` of the other servers when they were last seen; none: this server is, or was, alone.
     pub(crate) servers: Vec<String>,
+    /// Of the cluster, as far as this server knows: it does not go back to an older one.
+    #[serde(default)]
+    pub(crate) generation: u64,
 }
 
 impl Kept {
@@ -54,6 +57,11 @@ impl Kept {
     pub(crate) fn store(&self, data_dir: &Path) -> anyhow::Result<()> {
         Ok(files::write_private(&Self::path(data_dir), &serde_json::to_vec_pretty(self)?)?)
     }
+}
+
+/// Whether the settings are known in a data folder.
+pub(crate) fn is_there(data_dir: &Path) -> bool {
+    Kept::path(data_dir).exists()
 }
 
 /// Whether there is a store in a data folder.

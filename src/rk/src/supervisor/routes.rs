@@ -5,6 +5,7 @@ use crate::join::server::{Joins, Proof, Refusal};
 use crate::join::{CA_PATH, JOIN_PATH};
 use crate::members::gate::{self, Gate};
 use crate::members::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH};
+use crate::snapshot::{Snapshots, route};
 use crate::tunnel::{self, server::Tunnels};
 use apiserver::{Body, ExtraRoute, RequestBody, SERVERS, User};
 use bytes::Bytes;
@@ -27,6 +28,7 @@ pub(crate) struct Routes {
     pub(crate) joins: Joins,
     pub(crate) tunnels: Tunnels,
     pub(crate) gate: Gate,
+    pub(crate) snapshots: Snapshots,
 }
 
 impl ExtraRoute for Routes {
@@ -40,6 +42,7 @@ impl ExtraRoute for Routes {
                 }
                 (&Method::POST, JOIN_PATH) => routes.join(request, &user).await,
                 (&Method::GET, tunnel::PATH) => routes.tunnel(request, &user),
+                (&Method::POST, route::PATH) => routes.snapshot(request, &user).await,
                 (&Method::POST, RAFT_PATH) => routes.raft(request, &user).await,
                 (&Method::POST, ENTER_PATH) => routes.enter(request, &user).await,
                 (&Method::POST, MEMBERS_PATH) => routes.place(request, &user).await,
@@ -68,6 +71,14 @@ impl Routes {
                 }
                 explain(refusal.status(), &refusal.to_string())
             }
+        }
+    }
+
+    async fn snapshot(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        let Some(body) = small(request.into_body()).await else { return too_large() };
+        match route::answer(&self.snapshots, &user.groups, &body).await {
+            Ok(json) => text(StatusCode::OK, "application/json", json),
+            Err(refusal) => explain(refusal.status(), &refusal.to_string()),
         }
     }
 

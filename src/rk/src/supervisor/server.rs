@@ -1,6 +1,7 @@
 //! `rk server`: the whole control plane, and a node on the same box.
 
 use super::dialer::Dialer;
+use super::elected::{self, Candidate};
 use super::routes::{PREFIX, Routes};
 use super::serving::Serving;
 use super::worker::{self, Worker};
@@ -15,6 +16,7 @@ use crate::members::presence::{self, Presence};
 use crate::members::tokens::Tokens;
 use crate::peers::Peers;
 use crate::progress::Progress;
+use crate::snapshot::Snapshots;
 use crate::{Next, demo, kubeconfig, manifests, notify, preflight};
 use anyhow::{Context, bail, ensure};
 use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
@@ -101,6 +103,9 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             bail!(Removed::of(config))
         }
         Exclusion::Forked { generation } => {
+            if let Some(kept) = Kept::load(&config.data_dir)? {
+                Kept { generation, ..kept }.store(&config.data_dir)?;
+            }
             let store = storage::Config::new(kept::store_folder(&config.data_dir), 0);
             let aside = storage::move_aside(&store).context("move the store aside")?;
             tracing::warn!(
@@ -110,6 +115,7 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             );
             Ok(Next::Again)
         }
+        Exclusion::Twin => bail!(exclusion),
     }
 }
 
@@ -130,6 +136,7 @@ struct Server {
     presence: Presence,
     /// One watch per kind for all components of this process.
     informers: Informers,
+    snapshots: Snapshots,
     port: u16,
 }
 
@@ -171,6 +178,8 @@ impl Server {
         let observer = User::new("system:rk:informers", &["system:masters".to_owned()]);
         let informers = Informers::new(client::in_process(api.service_for(observer)));
         let settings = Settings::of(config);
+        let schedule = config.snapshots.clone();
+        let snapshots = Snapshots::new(store.clone(), schedule, &config.data_dir, &config.name, settings.clone());
         let presence = Presence {
             store: store.clone(),
             credentials,
@@ -179,7 +188,7 @@ impl Server {
             data_dir: config.data_dir.clone(),
             settings,
         };
-        let server = Self { store, api, ca, serving, dialer, presence, informers, port };
+        let server = Self { store, api, ca, serving, dialer, presence, informers, snapshots, port };
         server.add_routes(config, tokens, &signing_key)?;
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
@@ -296,8 +305,8 @@ impl Server {
             client,
             joins: joins.clone(),
         };
-        let tunnels = self.dialer.tunnels().clone();
-        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate }));
+        let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
+        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
         Ok(())
     }
 
@@ -314,24 +323,31 @@ impl Server {
         kubeconfig::write(&config.kubeconfig, &kubeconfig, config.kubeconfig_mode)
     }
 
-    /// Controllers, scheduler and manifests: they wait for what they need by themselves.
+    /// Controllers and scheduler, on one server at a time, and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
         let mut settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
         settings.signer = Some(self.ca.clone());
         self.api.extend_metrics(|registry| settings.metrics.register(registry));
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
-        let informers = self.informers.clone();
+        let (informers, watched) = (self.informers.clone(), self.informers.clone());
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
         let folder = config.data_dir.join("server/manifests");
         let dns = embedded::KUBE_DNS.replace("${CLUSTER_DNS}", &config.network.dns.to_string());
-        let (own, ended) = (admin.clone(), stop.clone());
+        let own = admin.clone();
+        let candidate = Candidate::new(&self.store, &config.name, stop);
         vec![
-            tokio::spawn(controllers::run(controllers, informers.clone(), settings, stop.clone())),
-            tokio::spawn(persist("scheduler", move || {
-                scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), ended.clone())
-            })),
+            candidate.run(elected::CONTROLLERS, controllers.clone(), move |leading| {
+                controllers::run(controllers.clone(), watched.clone(), settings.clone(), leading)
+            }),
+            candidate.run(elected::SCHEDULER, scheduler.clone(), move |leading| {
+                let (scheduler, informers) = (scheduler.clone(), informers.clone());
+                persist("scheduler", move || {
+                    scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), leading.clone())
+                })
+            }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
+            tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
                     tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
