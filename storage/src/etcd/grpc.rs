@@ -46,16 +46,18 @@ impl Inbound {
     pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
         loop {
             if let Some(message) = take(&mut self.buffer)? {
-                let decoded = M::decode(message);
-                return decoded.map(Some).map_err(|error| {
-                    Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
-                });
+                return decode(message).map(Some);
             }
             match self.body.data().await {
-                Some(Ok(chunk)) => {
+                Some(Ok(mut chunk)) => {
                     // Fails only for a stream that is gone, which the next read tells.
                     let _released = self.body.flow_control().release_capacity(chunk.len());
+                    // Most messages come in one piece, which need not be copied.
+                    let whole = if self.buffer.is_empty() { take_whole(&mut chunk)? } else { None };
                     self.buffer.extend_from_slice(&chunk);
+                    if let Some(message) = whole {
+                        return decode(message).map(Some);
+                    }
                 }
                 Some(Err(error)) => return Err(Status::new(Code::Unavailable, error.to_string())),
                 None if self.buffer.is_empty() => return Ok(None),
@@ -75,6 +77,20 @@ impl Inbound {
     }
 }
 
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message)
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}")))
+}
+
+/// Cuts one message off the front of what has just come, if all of it is there.
+fn take_whole(chunk: &mut Bytes) -> Result<Option<Bytes>, Status> {
+    let Some(length) = length(chunk, MAX_MESSAGE)?.filter(|length| chunk.len() >= PREFIX + length) else {
+        return Ok(None);
+    };
+    let mut message = chunk.split_to(PREFIX + length);
+    Ok(Some(message.split_off(PREFIX)))
+}
+
 /// Cuts one message off the front, if it is there.
 fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
     take_upto(buffer, MAX_MESSAGE)
@@ -86,22 +102,27 @@ pub(super) fn take_any(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
 }
 
 fn take_upto(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Status> {
-    let Some((prefix, rest)) = buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
-    let [flag, length @ ..] = *prefix;
-    let length = u32::from_be_bytes(length) as usize;
-    if flag != 0 {
+    let Some(length) = length(buffer, max)? else { return Ok(None) };
+    if buffer.len() < PREFIX + length {
+        buffer.reserve(PREFIX + length - buffer.len());
+        return Ok(None);
+    }
+    let mut message = buffer.split_to(PREFIX + length);
+    Ok(Some(message.split_off(PREFIX).freeze()))
+}
+
+/// The length that a message's prefix announces, once that is there.
+fn length(buffer: &[u8], max: usize) -> Result<Option<usize>, Status> {
+    let Some(([flag, length @ ..], _)) = buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if *flag != 0 {
         return Err(Status::unimplemented("grpc: compressed messages are not supported"));
     }
     if length > max {
         let message = format!("grpc: received message larger than max ({length} vs. {max})");
         return Err(Status::new(Code::ResourceExhausted, message));
     }
-    if rest.len() < length {
-        buffer.reserve(PREFIX + length - buffer.len());
-        return Ok(None);
-    }
-    let mut message = buffer.split_to(PREFIX + length);
-    Ok(Some(message.split_off(PREFIX).freeze()))
+    Ok(Some(length))
 }
 
 /// A message with its prefix.

@@ -1,5 +1,8 @@
 //! One client's connection: accepts calls and hands each to its service.
 
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,12 +52,28 @@ impl Endpoint {
             .max_header_list_size(16 << 10);
         let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(io));
         let mut connection = handshake.await.map_err(|_| ServeError::Slow)??;
-        while let Some(accepted) = connection.accept().await {
+        // One more reference than there are calls.
+        let open = Arc::new(());
+        loop {
+            let accepted = match poll_fn(|cx| Poll::Ready(connection.poll_accept(cx))).await {
+                Poll::Ready(Some(accepted)) => accepted,
+                Poll::Ready(None) => return Ok(()),
+                Poll::Pending => {
+                    woken().await;
+                    // With several calls open, what else is ready to be answered goes out with what woke us.
+                    if Arc::strong_count(&open) > 2 {
+                        tokio::task::yield_now().await;
+                    }
+                    continue;
+                }
+            };
             let (request, respond) = accepted?;
-            let endpoint = self.clone();
-            tokio::spawn(async move { endpoint.call(request, respond).await });
+            let (endpoint, open) = (self.clone(), open.clone());
+            tokio::spawn(async move {
+                endpoint.call(request, respond).await;
+                drop(open);
+            });
         }
-        Ok(())
     }
 
     async fn call(self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
@@ -88,6 +107,12 @@ impl Endpoint {
             _ => call.unknown(path),
         }
     }
+}
+
+/// Waits until the task is woken by something that has its waker.
+async fn woken() {
+    let mut asked = false;
+    poll_fn(|_| if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 fn late() -> Status {
