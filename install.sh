@@ -5,7 +5,7 @@
 #   curl -sfL URL/install.sh | RK_URL=https://IP:6443 RK_TOKEN=T sh - an agent of that server
 #
 # Variables:
-#   RK_URL                    URL of a server: install an agent that joins it (takes RK_TOKEN too)
+#   RK_URL                    URL of a server, or several with commas: install an agent (takes RK_TOKEN too)
 #   RK_*                      every flag's variable is kept for the service (RK_TOKEN, RK_NODE_NAME, …)
 #   INSTALL_RK_EXEC           subcommand and flags of the service, for example "server --disable-agent"
 #   INSTALL_RK_VERSION        release to install                               [the latest]

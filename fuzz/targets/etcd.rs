@@ -13,7 +13,7 @@ use storage::{RangeRequest, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-const METHODS: [&str; 18] = [
+const METHODS: [&str; 22] = [
     "KV/Range",
     "KV/Put",
     "KV/DeleteRange",
@@ -28,10 +28,14 @@ const METHODS: [&str; 18] = [
     "Lease/LeaseTimeToLive",
     "Cluster/MemberList",
     "Cluster/MemberRemove",
+    "Cluster/MemberUpdate",
+    "Cluster/MemberPromote",
     "Maintenance/Status",
     "Maintenance/HashKV",
     "Maintenance/Snapshot",
     "Maintenance/Alarm",
+    "Maintenance/MoveLeader",
+    "Maintenance/Defragment",
 ];
 /// A watch has no end.
 const PATIENCE: Duration = Duration::from_millis(20);

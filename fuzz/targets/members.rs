@@ -23,11 +23,11 @@ static STORE: LazyLock<(TempDir, Store)> = LazyLock::new(|| {
 fn framed(body: &[u8]) -> Vec<u8> {
     let cluster = STORE.1.cluster();
     let mut rest = Vec::new();
-    for word in [cluster.id, cluster.generation, 2, 1] {
+    for word in [cluster.id, cluster.generation, 2, 1, 1, 1] {
         rest.extend_from_slice(&word.to_le_bytes());
     }
     rest.extend_from_slice(body);
-    let mut out = b"rkr\x01".to_vec();
+    let mut out = b"rkr\x02".to_vec();
     out.extend_from_slice(&crc32fast::hash(&rest).to_le_bytes());
     out.extend_from_slice(&rest);
     out

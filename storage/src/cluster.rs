@@ -2,10 +2,11 @@
 //!
 //! openraft keeps the log in step; here are elections ([`election`], with a vote before the vote), carrying requests to
 //! whoever leads ([`propose`]), reads that are never stale ([`reads`]), answering other members ([`serve`]), taking in
-//! snapshots ([`receive`]) and changing the membership ([`change`]). openraft's own timers are off: a member without
+//! snapshots ([`receive`]), changing the membership ([`change`]) and what members tell of themselves ([`describe`]). openraft's own timers are off: a member without
 //! peers must not wake up when idle.
 
 pub(crate) mod change;
+pub(crate) mod describe;
 pub(crate) mod election;
 pub(crate) mod propose;
 pub(crate) mod reads;
@@ -14,7 +15,7 @@ pub(crate) mod serve;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -81,7 +82,13 @@ pub(crate) struct Cluster {
     pub(crate) sequence: AtomicU64,
     /// When a leader was last heard of.
     heard_leader: Mutex<Instant>,
+    /// Set while this member stands for election.
+    standing: AtomicBool,
     forwarded: Mutex<HashMap<MemberId, serve::Window>>,
+    /// The session and process that each member was last heard as.
+    processes: Mutex<HashMap<MemberId, (u64, u64)>>,
+    /// When this member last gave up the leadership for want of space.
+    gave_up: Mutex<Option<Instant>>,
     receiving: tokio::sync::Mutex<Option<receive::Receiving>>,
     /// One change of the membership at a time.
     changing: tokio::sync::Mutex<()>,
@@ -91,6 +98,8 @@ pub(crate) struct Cluster {
     news: tokio::sync::Notify,
     /// Set by a leader that hands over to this member.
     taking_over: tokio::sync::Notify,
+    /// Where clients reach this member, for others who ask.
+    advertised: Mutex<Vec<String>>,
 }
 
 /// What a cluster is made of.
@@ -123,12 +132,16 @@ impl Cluster {
             session,
             sequence: AtomicU64::new(0),
             heard_leader: Mutex::new(Instant::now()),
+            standing: AtomicBool::new(false),
             forwarded: Mutex::default(),
+            processes: Mutex::default(),
+            gave_up: Mutex::default(),
             receiving: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             handing_over: watch::Sender::new(false),
             news: tokio::sync::Notify::new(),
             taking_over: tokio::sync::Notify::new(),
+            advertised: Mutex::default(),
         };
         (Arc::new(cluster), receiver)
     }

@@ -1,6 +1,7 @@
 //! The data directory: who holds it, which format and cluster it is of.
 
 use std::any::Any;
+use std::ffi::OsString;
 use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,22 @@ struct Identity {
     /// The member came to a cluster that was there already, so it must never begin one.
     #[serde(default)]
     joined: bool,
+    /// Another state is taking the place of what is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replacing: Option<Replacing>,
 }
+
+/// How far a replacement has come; whoever opens the directory next finishes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Replacing {
+    /// Where what was here goes, if there was something.
+    aside: Option<String>,
+    /// It has gone there.
+    cleared: bool,
+}
+
+/// Where a state lies that is to replace the one that is here.
+pub(crate) const INCOMING: &str = "incoming";
 
 /// What is to be in a data directory.
 #[derive(Clone, Copy, Debug)]
@@ -52,13 +68,9 @@ impl DataDir {
     /// Takes the directory, making it if there is none.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, wanted: &Wanted) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
-        disk::durable_path(disk, path).map_err(io)?;
-        let lock = match disk.lock(&path.join("LOCK")) {
-            Ok(lock) => lock,
-            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { dir: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io(source)),
-        };
-        let identity = identify(disk, path, wanted)?;
+        let lock = hold(disk, path)?;
+        let mut identity = identify(disk, path, wanted)?;
+        finish(disk, path, &mut identity).map_err(io)?;
         let damaged = |what| OpenError::Corrupt { file: path.join("FORMAT"), offset: 0, what };
         let id = u64::from_str_radix(&identity.cluster_id, 16);
         let id = id.map_err(|_| damaged("the cluster id is not a number"))?;
@@ -85,6 +97,7 @@ impl DataDir {
             node_id: self.node_id,
             generation: self.cluster.generation,
             joined: self.joined,
+            replacing: None,
         };
         write(disk, &self.path, &identity)
     }
@@ -106,22 +119,139 @@ impl DataDir {
     }
 }
 
-/// Reads or makes the identity file.
-fn identify(disk: &dyn Disk, dir: &Path, wanted: &Wanted) -> Result<Identity, OpenError> {
+/// Takes the directory for this process alone, making it if there is none.
+fn hold(disk: &dyn Disk, path: &Path) -> Result<Box<dyn Any + Send + Sync>, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    disk::durable_path(disk, path).map_err(io)?;
+    match disk.lock(&path.join("LOCK")) {
+        Ok(lock) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+/// A held directory whose state is to be replaced, whatever it holds, damage included.
+pub(crate) struct Vacating {
+    path: PathBuf,
+    /// What the identity file says, as far as it can be read.
+    pub(crate) present: Option<(ClusterId, u64)>,
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+impl Vacating {
+    /// Takes the directory, and makes room for what is to come in.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        let lock = hold(disk, path)?;
+        let mut identity = read(disk, path).ok();
+        if let Some(interrupted) = &mut identity {
+            finish(disk, path, interrupted).map_err(io)?;
+        }
+        let present = identity.as_ref().and_then(|identity| {
+            let id = u64::from_str_radix(&identity.cluster_id, 16).ok()?;
+            Some((ClusterId { id, generation: identity.generation }, identity.node_id))
+        });
+        let vacating = Self { path: path.to_owned(), present, _lock: lock };
+        for folder in FOLDERS {
+            let place = vacating.incoming().join(folder);
+            disk.create_dir_all(&place).map_err(io)?;
+            for name in files(disk, &vacating.incoming(), folder).map_err(io)? {
+                disk.remove(&place.join(name)).map_err(io)?;
+            }
+        }
+        disk.sync_dir(path).map_err(io)?;
+        Ok(vacating)
+    }
+
+    /// Where the other state is to be laid down, and flushed, before [`Vacating::replace`].
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.path.join(INCOMING)
+    }
+
+    /// Puts the incoming state in the place of what is here. Once it has begun it will be finished, if need be by the
+    /// next who opens the directory. Returns where the old one went, if there was one.
+    pub(crate) fn replace(self, disk: &dyn Disk, cluster: ClusterId, node_id: u64) -> io::Result<Option<PathBuf>> {
+        let there = disk.exists(&self.path.join("state"));
+        let numbered = |number: u32| format!("before-restore-{number}");
+        let aside = (1..).map(numbered).find(|name| !disk.exists(&self.path.join(name))).filter(|_| there);
+        if let Some(aside) = &aside {
+            let aside = self.path.join(aside);
+            disk.create_dir_all(&aside)?;
+            let format = disk.open(&self.path.join("FORMAT"), Mode::Existing).and_then(|file| file.content());
+            if let Ok(format) = format {
+                let file = disk.open(&aside.join("FORMAT"), Mode::Fresh)?;
+                file.write_all_at(&format, 0)?;
+                file.sync_all()?;
+            }
+            disk.sync_dir(&aside)?;
+            disk.sync_dir(&self.path)?;
+        }
+        let mut identity = Identity {
+            format: FORMAT,
+            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_id: format!("{:016x}", cluster.id),
+            node_id,
+            generation: cluster.generation,
+            joined: false,
+            replacing: Some(Replacing { aside: aside.clone(), cleared: false }),
+        };
+        write(disk, &self.path, &identity)?;
+        finish(disk, &self.path, &mut identity)?;
+        Ok(aside.map(|aside| self.path.join(aside)))
+    }
+}
+
+/// Where the files of a state are, below the directory.
+const FOLDERS: [&str; 3] = ["", "log", "snapshots"];
+
+/// The files of a state in one of its folders.
+fn files(disk: &dyn Disk, dir: &Path, folder: &str) -> io::Result<Vec<OsString>> {
+    let names = disk.list(&dir.join(folder))?;
+    Ok(names.into_iter().filter(|name| !folder.is_empty() || name == "state").collect())
+}
+
+/// Does what is left of a replacement. Each step can be done again.
+fn finish(disk: &dyn Disk, path: &Path, identity: &mut Identity) -> io::Result<()> {
+    while let Some(replacing) = identity.replacing.clone() {
+        let next = match (&replacing.aside, replacing.cleared) {
+            (Some(aside), false) => {
+                carry(disk, path, &path.join(aside))?;
+                Some(Replacing { cleared: true, ..replacing })
+            }
+            _ => {
+                carry(disk, &path.join(INCOMING), path)?;
+                None
+            }
+        };
+        identity.replacing = next;
+        write(disk, path, identity)?;
+    }
+    Ok(())
+}
+
+/// Moves the files of a state; they are in one place or the other, also after a power cut.
+fn carry(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    for folder in FOLDERS {
+        let (source, target) = (from.join(folder), to.join(folder));
+        disk.create_dir_all(&target)?;
+        if !disk.exists(&source) {
+            continue;
+        }
+        for name in files(disk, from, folder)? {
+            disk.rename(&source.join(&name), &target.join(&name))?;
+        }
+        disk.sync_dir(&target)?;
+        disk.sync_dir(&source)?;
+    }
+    disk.sync_dir(to)
+}
+
+/// Reads the identity file of a directory that has one.
+fn read(disk: &dyn Disk, dir: &Path) -> Result<Identity, OpenError> {
     let path = dir.join("FORMAT");
     let damaged = |what| OpenError::Corrupt { file: path.clone(), offset: 0, what };
-    let io = |source| OpenError::Io { path: path.clone(), source };
-    let text = match disk.open(&path, Mode::Existing).and_then(|file| file.content()) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if disk.exists(&dir.join("state")) {
-                return Err(damaged("it is missing although the directory holds data"));
-            }
-            let identity = Identity::new(disk, wanted);
-            return write(disk, dir, &identity).map(|()| identity).map_err(io);
-        }
-        Err(error) => return Err(io(error)),
-    };
+    let text = disk.open(&path, Mode::Existing).and_then(|file| file.content());
+    let text = text.map_err(|source| OpenError::Io { path: path.clone(), source })?;
     // The format number is read on its own first: a newer format may have changed everything else.
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|_| damaged("it is not JSON"))?;
     let found = value.get("format").and_then(serde_json::Value::as_u64).ok_or_else(|| damaged("no format number"))?;
@@ -130,7 +260,24 @@ fn identify(disk: &dyn Disk, dir: &Path, wanted: &Wanted) -> Result<Identity, Op
         let found = u32::try_from(found).unwrap_or(u32::MAX);
         return Err(OpenError::NewerFormat { dir: dir.to_owned(), found, supported: FORMAT, writer });
     }
-    let identity: Identity = serde_json::from_value(value).map_err(|_| damaged("a field is missing"))?;
+    serde_json::from_value(value).map_err(|_| damaged("a field is missing"))
+}
+
+/// Reads or makes the identity file.
+fn identify(disk: &dyn Disk, dir: &Path, wanted: &Wanted) -> Result<Identity, OpenError> {
+    let path = dir.join("FORMAT");
+    let io = |source| OpenError::Io { path: path.clone(), source };
+    let identity = match read(disk, dir) {
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            if disk.exists(&dir.join("state")) {
+                let what = "it is missing although the directory holds data";
+                return Err(OpenError::Corrupt { file: path, offset: 0, what });
+            }
+            let identity = Identity::new(disk, wanted);
+            return write(disk, dir, &identity).map(|()| identity).map_err(io);
+        }
+        read => read?,
+    };
     if wanted.node_id != 0 && identity.node_id != wanted.node_id {
         return Err(OpenError::WrongNode { dir: dir.to_owned(), found: identity.node_id, expected: wanted.node_id });
     }
@@ -148,6 +295,7 @@ impl Identity {
             node_id: if wanted.node_id == 0 { random() } else { wanted.node_id },
             generation: wanted.join.map_or(0, |cluster| cluster.generation),
             joined: wanted.join.is_some(),
+            replacing: None,
         }
     }
 }

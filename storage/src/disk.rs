@@ -14,6 +14,7 @@ use std::fs::TryLockError;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use files::Files;
 
@@ -38,6 +39,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// Opens a file that may lie where nothing can be written.
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path, Mode::Existing)
+    }
+
     /// Gives a file another name, over one that has it already; durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
@@ -60,6 +66,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Whether calls never wait, so that they need no thread of their own.
     fn is_instant(&self) -> bool {
         false
+    }
+
+    /// How long a disk that is instant pretends to take for what is worth a thread on others.
+    fn pretended(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -99,7 +110,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
     disk: &dyn Disk,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, tokio::task::JoinError> {
-    if disk.is_instant() { Ok(work()) } else { tokio::task::spawn_blocking(work).await }
+    if !disk.is_instant() {
+        return tokio::task::spawn_blocking(work).await;
+    }
+    let pretended = disk.pretended();
+    if !pretended.is_zero() {
+        tokio::time::sleep(pretended).await;
+    }
+    Ok(work())
 }
 
 /// Makes a directory if there is none, and makes sure of its name and of those in it. Also if it was there: whoever made

@@ -1,7 +1,7 @@
 //! The outgoing side: asks one member something, and remembers who has answered and who has shut this member out.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::metrics::RaftServerMetrics;
@@ -26,24 +26,46 @@ pub(crate) enum CallError {
     Refused(Refusal),
 }
 
+/// Whether who takes a request has space for more.
+fn proves_space(request: &Request) -> bool {
+    match request {
+        Request::Append(append) => !append.entries.is_empty(),
+        Request::Alive { .. } => true,
+        _ => false,
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) cluster: ClusterId,
     pub(crate) me: MemberId,
+    session: u64,
+    process: u64,
     transport: Option<Arc<dyn Transport>>,
     heard: Mutex<HashMap<MemberId, Instant>>,
+    /// Members whose disks are full, as far as they have said.
+    full: Mutex<BTreeSet<MemberId>>,
     pub(crate) excluded: watch::Sender<Option<Exclusion>>,
     /// Set once the Raft core runs.
     pub(crate) metrics: OnceLock<watch::Receiver<RaftServerMetrics<u64, Member>>>,
 }
 
 impl Link {
-    pub(crate) fn new(cluster: ClusterId, me: MemberId, transport: Option<Arc<dyn Transport>>) -> Self {
+    /// `session` grows each time the directory is opened, `process` is random.
+    pub(crate) fn new(
+        cluster: ClusterId,
+        me: MemberId,
+        (session, process): (u64, u64),
+        transport: Option<Arc<dyn Transport>>,
+    ) -> Self {
         Self {
             cluster,
             me,
+            session,
+            process,
             transport,
             heard: Mutex::default(),
+            full: Mutex::default(),
             excluded: watch::Sender::new(None),
             metrics: OnceLock::new(),
         }
@@ -58,7 +80,8 @@ impl Link {
         limit: Duration,
     ) -> Result<Response, CallError> {
         let Some(transport) = &self.transport else { return Err(CallError::Unreachable) };
-        let envelope = Envelope { cluster: self.cluster, from: self.me, to: id };
+        let Self { cluster, me, session, process, .. } = *self;
+        let envelope = Envelope { cluster, from: me, to: id, session, process };
         let bytes = frame::request(&envelope, request).map_err(|error| {
             tracing::error!(%error, "a request cannot be written");
             CallError::Unreachable
@@ -75,6 +98,9 @@ impl Link {
                 Err(CallError::Refused(refusal))
             }
             Ok(response) => {
+                if proves_space(request) {
+                    self.full().remove(&id);
+                }
                 self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Instant::now());
                 Ok(response)
             }
@@ -91,8 +117,31 @@ impl Link {
         heard.get(&id).map(Instant::elapsed)
     }
 
+    fn full(&self) -> MutexGuard<'_, BTreeSet<MemberId>> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a member has said that its disk is full, and not yet that it is no more.
+    pub(crate) fn is_full(&self, id: MemberId) -> bool {
+        self.full().contains(&id)
+    }
+
+    /// Forgets those who are no members any more.
+    pub(crate) fn forget_others(&self, members: &BTreeSet<MemberId>) {
+        self.full().retain(|id| members.contains(id));
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| members.contains(id));
+    }
+
     fn refused(&self, by: MemberId, refusal: Refusal) {
         match refusal {
+            Refusal::DiskFull => {
+                if self.full().insert(by) {
+                    tracing::warn!(member = by, "no space is left on a member's disk");
+                }
+                // It lives, and it follows.
+                self.heard.lock().unwrap_or_else(PoisonError::into_inner).insert(by, Instant::now());
+            }
+            Refusal::Twin => self.exclude(Exclusion::Twin),
             Refusal::NotAMember(index) if self.is_news(index) => self.exclude(Exclusion::Removed),
             Refusal::Forked(generation) if generation > self.cluster.generation => {
                 self.exclude(Exclusion::Forked { generation });

@@ -86,6 +86,11 @@ pub enum Exclusion {
          directory aside and join again"
     )]
     Forked { generation: u64 },
+    #[error(
+        "another process has come up as this very member, with a copy of its data directory; stop one of them, move its \
+         directory aside and join again"
+    )]
+    Twin,
 }
 
 /// Why the membership was not changed.

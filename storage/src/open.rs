@@ -167,7 +167,9 @@ pub(crate) async fn open(config: &Config) -> Result<Opened, OpenError> {
     let Recovered { dir, state, log, hard_state, membership, alone, power_cut } = recovered;
     let (cluster, joined, snapshots) = (dir.cluster, dir.joined, dir.snapshots());
     let session = hard_state.state.sequence;
-    let link = Arc::new(Link::new(cluster, dir.node_id, config.transport.clone()));
+    // A store that is alone by its nature speaks to nobody.
+    let process = (session, config.transport.as_ref().map_or(0, |_| config.disk.random()));
+    let link = Arc::new(Link::new(cluster, dir.node_id, process, config.transport.clone()));
     let shared = Arc::new(Shared::new(state));
     let files = Arc::new(LogFiles::new(config.disk.clone(), dir, log, hard_state, link.me, alone));
     if let Some((index, membership)) = membership {
@@ -226,7 +228,13 @@ async fn start(
     let mut reader = log.clone();
     let last = reader.get_log_state().await.map_err(failed)?.last_log_id.map_or(0, |last| last.index);
     let pause = config.timing.heartbeat / 2;
-    let network = Network { link: link.clone(), disk: config.disk.clone(), pause, patience: config.timing.answer };
+    let network = Network {
+        link: link.clone(),
+        disk: config.disk.clone(),
+        files: log.0.clone(),
+        pause,
+        patience: config.timing.answer,
+    };
     let raft = Raft::new(link.me, settings, network, log, machine).await.map_err(failed)?;
     link.metrics.get_or_init(|| raft.server_metrics());
     if !alone {

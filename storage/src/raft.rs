@@ -1,7 +1,9 @@
 //! The openraft side: its types, our log and state machine behind its traits, and the network.
 
+pub(crate) mod honest;
 pub(crate) mod log_store;
 pub(crate) mod network;
+mod runtime;
 pub(crate) mod state_machine;
 
 use std::sync::Arc;
@@ -22,6 +24,7 @@ openraft::declare_raft_types!(
         Node = Member,
         Entry = Entry<Types>,
         SnapshotData = SnapshotFile,
+        AsyncRuntime = runtime::Quiet,
 );
 
 /// A snapshot as the Raft core passes it around.

@@ -1,6 +1,6 @@
 //! What members say to each other, and how it is written.
 //!
-//! A request is `magic, version | crc of the rest | cluster, generation, from, to | kind, body`, an answer
+//! A request is `magic, version | crc of the rest | cluster, generation, from, to, session, process | kind, body`, an answer
 //! `magic, version | crc of the rest | kind, body`. Decoding is total: whatever comes in gives a message or an error.
 //! Written by `link`, read by `cluster::serve`.
 
@@ -77,6 +77,12 @@ pub(crate) enum Request {
     Change(Change),
     /// The leader hands over to the receiver.
     TakeOver,
+    /// The leader lives, though a flush keeps it or the receiver from saying anything else.
+    Alive {
+        vote: Vote<u64>,
+    },
+    /// Where do clients reach you?
+    Describe,
 }
 
 /// Why a request was not looked at.
@@ -103,6 +109,8 @@ pub(crate) enum Refusal {
     Stopped,
     #[error("no space is left on this member's disk")]
     DiskFull,
+    #[error("another process speaks as this member")]
+    Twin,
 }
 
 #[derive(Debug)]
@@ -129,6 +137,8 @@ pub(crate) enum Response {
     Lease(Result<u64, StoreError>),
     Change(Result<(), MemberError>),
     Done,
+    /// Where clients reach the member.
+    Described(Vec<String>),
 }
 
 fn put_log_id(out: &mut Vec<u8>, id: Option<LogId<u64>>) {
@@ -171,8 +181,16 @@ fn vote(input: &mut Decoder<'_>) -> Result<Vote<u64>, DecodeError> {
 fn put_member(out: &mut Vec<u8>, id: MemberId, member: &Member) {
     put_u64(out, id);
     put_bytes(out, member.name.as_bytes());
-    put_u64(out, member.addresses.len() as u64);
-    member.addresses.iter().for_each(|address| put_bytes(out, address.as_bytes()));
+    put_texts(out, &member.addresses);
+}
+
+fn put_texts(out: &mut Vec<u8>, texts: &[String]) {
+    put_u64(out, texts.len() as u64);
+    texts.iter().for_each(|text| put_bytes(out, text.as_bytes()));
+}
+
+fn texts(input: &mut Decoder<'_>) -> Result<Vec<String>, DecodeError> {
+    (0..input.len()?).map(|_| text(input)).collect()
 }
 
 fn text(input: &mut Decoder<'_>) -> Result<String, DecodeError> {
@@ -181,8 +199,7 @@ fn text(input: &mut Decoder<'_>) -> Result<String, DecodeError> {
 
 fn member(input: &mut Decoder<'_>) -> Result<(MemberId, Member), DecodeError> {
     let (id, name) = (input.u64()?, text(input)?);
-    let addresses = (0..input.len()?).map(|_| text(input)).collect::<Result<_, _>>()?;
-    Ok((id, Member { name, addresses }))
+    Ok((id, Member { name, addresses: texts(input)? }))
 }
 
 impl Request {
@@ -242,6 +259,11 @@ impl Request {
                 put_change(out, change);
             }
             Self::TakeOver => out.push(10),
+            Self::Alive { vote } => {
+                out.push(11);
+                put_vote(out, vote);
+            }
+            Self::Describe => out.push(12),
         }
         Ok(())
     }
@@ -273,6 +295,8 @@ impl Request {
             8 => Self::KeepAlive { lease: input.i64()? },
             9 => Self::Change(change(input)?),
             10 => Self::TakeOver,
+            11 => Self::Alive { vote: vote(input)? },
+            12 => Self::Describe,
             _ => return Err(DecodeError("request")),
         };
         if input.is_empty() { Ok(request) } else { Err(DecodeError("request")) }
@@ -350,6 +374,7 @@ impl Refusal {
             Self::WrongIdentity => (7, 0),
             Self::Stopped => (8, 0),
             Self::DiskFull => (9, 0),
+            Self::Twin => (10, 0),
         };
         out.push(kind);
         put_u64(out, value);
@@ -368,6 +393,7 @@ impl Refusal {
             7 => Self::WrongIdentity,
             8 => Self::Stopped,
             9 => Self::DiskFull,
+            10 => Self::Twin,
             _ => return Err(DecodeError("refusal")),
         })
     }
@@ -432,6 +458,10 @@ impl Response {
                 outcome::put_change(out, outcome);
             }
             Self::Done => out.push(12),
+            Self::Described(urls) => {
+                out.push(13);
+                put_texts(out, urls);
+            }
         }
     }
 
@@ -463,6 +493,7 @@ impl Response {
             10 => Self::Lease(outcome::lease(input)?),
             11 => Self::Change(outcome::change(input)?),
             12 => Self::Done,
+            13 => Self::Described(texts(input)?),
             _ => return Err(DecodeError("answer")),
         };
         if input.is_empty() { Ok(response) } else { Err(DecodeError("answer")) }
@@ -475,7 +506,8 @@ mod tests {
     use crate::members::ClusterId;
 
     fn framed(request: &Request) -> Bytes {
-        let envelope = frame::Envelope { cluster: ClusterId { id: 7, generation: 1 }, from: 2, to: 3 };
+        let cluster = ClusterId { id: 7, generation: 1 };
+        let envelope = frame::Envelope { cluster, from: 2, to: 3, session: 4, process: 5 };
         let bytes = frame::request(&envelope, request).unwrap();
         assert_eq!(frame::open_request(&bytes).unwrap().0, envelope);
         bytes
@@ -506,6 +538,8 @@ mod tests {
             Request::Change(Change::Update { id: 4, member }),
             Request::Change(Change::Transfer(4)),
             Request::TakeOver,
+            Request::Alive { vote: Vote::new_committed(4, 2) },
+            Request::Describe,
         ]
     }
 
@@ -524,6 +558,17 @@ mod tests {
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 assert!(!is_request(&flipped), "{request:?} with bit {bit} flipped was read");
             }
+        }
+    }
+
+    #[test]
+    fn a_description_comes_back() {
+        let mut bytes = Vec::new();
+        Response::Described(vec!["https://a:1".to_owned(), "b".to_owned()]).encode(&mut bytes);
+        let Ok(Response::Described(urls)) = Response::decode(&mut Decoder::new(&bytes)) else { unreachable!() };
+        assert_eq!(urls, ["https://a:1", "b"]);
+        for cut in 0..bytes.len() {
+            assert!(Response::decode(&mut Decoder::new(&bytes[..cut])).is_err(), "cut at {cut} was read");
         }
     }
 

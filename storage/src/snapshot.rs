@@ -22,10 +22,10 @@ use crate::types::{LeaseId, Revision};
 
 /// Where a snapshot of another member lies before it gets its name.
 pub(crate) const RECEIVED: &str = "received.tmp";
-const MAGIC: [u8; 8] = *b"rksnap\0\x01";
+pub(crate) const MAGIC: [u8; 8] = *b"rksnap\0\x01";
 const BLOCK: usize = 256 << 10;
 /// No block is larger: one key's versions are never split, and a record has a bounded size.
-const MAX_BLOCK: usize = 1 << 30;
+const MAX_BLOCK: u32 = 1 << 30;
 const LEVEL: i32 = 1;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    fn of(cluster_id: u64, state: &Applied) -> Self {
+    pub(crate) fn of(cluster_id: u64, state: &Applied) -> Self {
         Self {
             cluster_id,
             last: state.last,
@@ -65,7 +65,7 @@ impl Meta {
         SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone(), snapshot_id }
     }
 
-    fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         format!("{:016x}.snap", self.last.map_or(0, |last| last.index))
     }
 }
@@ -96,27 +96,92 @@ pub(crate) fn write(disk: &dyn Disk, shared: &Shared, cluster_id: u64, dir: &Pat
 
 fn write_file(disk: &dyn Disk, shared: &Shared, meta: &Meta, path: &Path) -> io::Result<u64> {
     let mut out = BufWriter::new(Sequential::new(disk.open(path, Mode::Fresh)?));
-    let body = serde_json::to_vec(meta)?;
-    out.write_all(&MAGIC)?;
+    let mut size = write_head(&mut out, MAGIC, meta)?;
+    size += write_state(&mut out, shared, meta.revision)?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.into_file().sync_all()?;
+    Ok(size)
+}
+
+/// Writes what stands before the blocks.
+pub(crate) fn write_head(out: &mut impl Write, magic: [u8; 8], head: &impl Serialize) -> io::Result<u64> {
+    let body = serde_json::to_vec(head)?;
+    out.write_all(&magic)?;
     out.write_all(&length(body.len())?.to_le_bytes())?;
     out.write_all(&crc32fast::hash(&body).to_le_bytes())?;
     out.write_all(&body)?;
-    let mut size = 16 + body.len() as u64;
-    let (mut after, mut keys) = (None, 0u64);
+    Ok(16 + body.len() as u64)
+}
+
+/// Writes the blocks of a state that is pinned.
+pub(crate) fn write_state(out: &mut impl Write, shared: &Shared, revision: Revision) -> io::Result<u64> {
+    let mut blocks = Blocks::new(out);
+    let mut after = None;
     loop {
-        let mut raw = Vec::with_capacity(BLOCK + BLOCK / 8);
-        after = fill(&shared.read().mvcc, after.as_ref(), meta.revision, &mut raw, &mut keys);
-        if !raw.is_empty() {
-            let stored = zstd::bulk::compress(&raw, LEVEL)?;
-            size += write_block(&mut out, raw.len(), &stored)?;
-        }
+        after = blocks.fill(&shared.read().mvcc, after.as_ref(), revision);
+        // Not under the lock: compressing takes a while, and so may the disk.
+        blocks.end_block()?;
         if after.is_none() {
-            break;
+            return blocks.finish();
         }
     }
-    size += write_block(&mut out, 0, &keys.to_le_bytes())?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.into_file().sync_all()?;
-    Ok(size)
+}
+
+/// Keys on their way into blocks.
+pub(crate) struct Blocks<'a, W> {
+    out: &'a mut W,
+    raw: Vec<u8>,
+    keys: u64,
+    size: u64,
+}
+
+impl<'a, W: Write> Blocks<'a, W> {
+    pub(crate) fn new(out: &'a mut W) -> Self {
+        Self { out, raw: Vec::with_capacity(BLOCK + BLOCK / 8), keys: 0, size: 0 }
+    }
+
+    /// Encodes keys that follow `after` until a block is full. Returns the last key, or nothing at the end of the map.
+    fn fill(&mut self, mvcc: &Mvcc, after: Option<&Bytes>, upto: Revision) -> Option<Bytes> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_ref()));
+        for (key, versions) in mvcc.keys_from(from) {
+            let wanted = versions.all().partition_point(|version| version.mod_revision <= upto);
+            if wanted > 0 {
+                self.push(key, &versions.all()[..wanted]);
+            }
+            if self.raw.len() >= BLOCK {
+                return Some(key.clone());
+            }
+        }
+        None
+    }
+
+    fn push(&mut self, key: &Bytes, versions: &[Version]) {
+        self.keys += 1;
+        put_bytes(&mut self.raw, key);
+        put_u64(&mut self.raw, versions.len() as u64);
+        versions.iter().for_each(|version| encode(&mut self.raw, version));
+    }
+
+    /// Adds a key with some of its versions; a full block is written.
+    pub(crate) fn add(&mut self, key: &Bytes, versions: &[Version]) -> io::Result<()> {
+        self.push(key, versions);
+        if self.raw.len() >= BLOCK { self.end_block() } else { Ok(()) }
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        if !self.raw.is_empty() {
+            let stored = zstd::bulk::compress(&self.raw, LEVEL)?;
+            self.size += write_block(self.out, self.raw.len(), &stored)?;
+            self.raw.clear();
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes written.
+    pub(crate) fn finish(mut self) -> io::Result<u64> {
+        self.end_block()?;
+        self.size += write_block(self.out, 0, &self.keys.to_le_bytes())?;
+        Ok(self.size)
+    }
 }
 
 fn length(length: usize) -> io::Result<u32> {
@@ -129,24 +194,6 @@ fn write_block(out: &mut impl Write, raw: usize, stored: &[u8]) -> io::Result<u6
     out.write_all(&crc32fast::hash(stored).to_le_bytes())?;
     out.write_all(stored)?;
     Ok(12 + stored.len() as u64)
-}
-
-/// Encodes keys that follow `after` until a block is full. Returns the last key, or nothing at the end of the map.
-fn fill(mvcc: &Mvcc, after: Option<&Bytes>, upto: Revision, raw: &mut Vec<u8>, keys: &mut u64) -> Option<Bytes> {
-    let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_ref()));
-    for (key, versions) in mvcc.keys_from(from) {
-        let wanted = versions.all().partition_point(|version| version.mod_revision <= upto);
-        if wanted > 0 {
-            *keys += 1;
-            put_bytes(raw, key);
-            put_u64(raw, wanted as u64);
-            versions.all()[..wanted].iter().for_each(|version| encode(raw, version));
-        }
-        if raw.len() >= BLOCK {
-            return Some(key.clone());
-        }
-    }
-    None
 }
 
 fn encode(out: &mut Vec<u8>, version: &Version) {
@@ -198,24 +245,41 @@ pub(crate) fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, Sna
     Ok(list(disk, dir)?.pop().map(|(_, path)| path))
 }
 
-struct Reader {
-    path: PathBuf,
-    input: BufReader<Sequential>,
-    offset: u64,
+/// Reads what [`write_head`] and [`Blocks`] wrote, and trusts none of it.
+pub(crate) struct Reader<R> {
+    pub(crate) path: PathBuf,
+    pub(crate) input: R,
+    pub(crate) offset: u64,
+    keys: u64,
 }
 
-impl Reader {
+impl Reader<BufReader<Sequential>> {
     fn open(disk: &dyn Disk, path: &Path) -> Result<Self, SnapshotError> {
         let io = |source| SnapshotError::Io { path: path.to_owned(), source };
         let file = disk.open(path, Mode::Existing).map_err(io)?;
-        Ok(Self { path: path.to_owned(), input: BufReader::new(Sequential::new(file)), offset: 0 })
+        Ok(Self::new(path, BufReader::new(Sequential::new(file))))
     }
 
-    fn damaged(&self, what: &'static str) -> SnapshotError {
+    fn meta(&mut self) -> Result<Meta, SnapshotError> {
+        if self.take(8)? != MAGIC {
+            self.offset = 0;
+            return Err(self.damaged("it is not a snapshot"));
+        }
+        let body = self.head(MAX_BLOCK)?;
+        serde_json::from_slice(&body).map_err(|_| self.damaged("its description is malformed"))
+    }
+}
+
+impl<R: Read> Reader<R> {
+    pub(crate) fn new(path: &Path, input: R) -> Self {
+        Self { path: path.to_owned(), input, offset: 0, keys: 0 }
+    }
+
+    pub(crate) fn damaged(&self, what: &'static str) -> SnapshotError {
         SnapshotError::Corrupt { path: self.path.clone(), offset: self.offset, what }
     }
 
-    fn take(&mut self, length: usize) -> Result<Vec<u8>, SnapshotError> {
+    pub(crate) fn take(&mut self, length: usize) -> Result<Vec<u8>, SnapshotError> {
         let mut bytes = Vec::new();
         let read = self.input.by_ref().take(length as u64).read_to_end(&mut bytes);
         match read {
@@ -243,31 +307,32 @@ impl Reader {
         Ok(bytes)
     }
 
-    fn meta(&mut self) -> Result<Meta, SnapshotError> {
-        if self.take(8)? != MAGIC {
-            self.offset = 0;
-            return Err(self.damaged("it is not a snapshot"));
-        }
+    /// The description, after the magic.
+    pub(crate) fn head(&mut self, most: u32) -> Result<Vec<u8>, SnapshotError> {
         let (length, crc) = (self.word()?, self.word()?);
-        let body = self.checked(length, crc)?;
-        serde_json::from_slice(&body).map_err(|_| self.damaged("its description is malformed"))
+        if length > most {
+            return Err(self.damaged("its description is too large"));
+        }
+        self.checked(length, crc)
     }
 
     /// Decodes one block into `keys`; false at the end block.
-    fn block(&mut self, keys: &mut Vec<(Bytes, Versions)>) -> Result<bool, SnapshotError> {
-        let (raw, stored, crc) = (self.word()? as usize, self.word()?, self.word()?);
-        let stored = self.checked(stored, crc)?;
-        if raw == 0 {
-            let complete = stored == (keys.len() as u64).to_le_bytes();
-            return if complete { Ok(false) } else { Err(self.damaged("keys are missing")) };
-        }
-        if raw > MAX_BLOCK {
+    pub(crate) fn block(&mut self, keys: &mut Vec<(Bytes, Versions)>) -> Result<bool, SnapshotError> {
+        let (raw, stored, crc) = (self.word()?, self.word()?, self.word()?);
+        if raw.max(stored) > MAX_BLOCK {
             return Err(self.damaged("a block is too large"));
         }
-        let raw = zstd::bulk::decompress(&stored, raw).map_err(|_| self.damaged("a block does not decompress"))?;
+        let stored = self.checked(stored, crc)?;
+        if raw == 0 {
+            let complete = stored == self.keys.to_le_bytes();
+            return if complete { Ok(false) } else { Err(self.damaged("keys are missing")) };
+        }
+        let raw =
+            zstd::bulk::decompress(&stored, raw as usize).map_err(|_| self.damaged("a block does not decompress"))?;
         let mut input = Decoder::new(&raw);
         while !input.is_empty() {
             keys.push(decode(&mut input).map_err(|_| self.damaged("a key is malformed"))?);
+            self.keys += 1;
         }
         Ok(true)
     }

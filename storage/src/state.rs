@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) snapshot_due: Notify,
     /// Bytes of log after which that is so; none before the store serves.
     snapshot_after: OnceLock<u64>,
+    /// Revision of the newest change that is worth keeping at once.
+    changed: AtomicU64,
     /// Index of the last applied log entry.
     applied: AtomicU64,
     /// Wakes in the order of arrival, unlike a watch channel, so that a simulated run can be repeated.
@@ -81,7 +83,9 @@ pub(crate) fn hash(shared: &Shared, revision: Option<Revision>) -> Result<StateH
 impl Shared {
     pub(crate) fn new(state: Applied) -> Self {
         let applied = AtomicU64::new(state.last.map_or(0, |last| last.index));
-        Self { state: RwLock::new(state), applied, ..Self::default() }
+        // Which of the changes in a snapshot were such is not known.
+        let changed = AtomicU64::new(state.mvcc.revision());
+        Self { state: RwLock::new(state), applied, changed, ..Self::default() }
     }
 
     /// Recovery is over: snapshots are made once the log has so many bytes, or as many as the live data.
@@ -101,6 +105,15 @@ impl Shared {
     /// Index of the last applied log entry.
     pub(crate) fn applied(&self) -> u64 {
         self.applied.load(Ordering::SeqCst)
+    }
+
+    /// Revision of the newest change that was not coalesced, or more.
+    pub(crate) fn changed(&self) -> Revision {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_changed(&self, revision: Revision) {
+        self.changed.store(revision, Ordering::Relaxed);
     }
 
     pub(crate) fn set_applied(&self, index: u64) {

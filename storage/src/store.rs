@@ -3,7 +3,7 @@
 mod membership;
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
+use crate::archive::{self, ArchiveError, Label, Manifest};
 use crate::cluster::{Cluster, Lead, Parts, Timing};
 use crate::command::{Command, Reply};
 use crate::disk::{self, Disk, Files};
@@ -25,14 +26,14 @@ use crate::rpc::{Request, Response};
 use crate::state::Shared;
 use crate::transport::Transport;
 use crate::types::{
-    LeaseGrant, LeaseId, LeaseStatus, RangeRequest, RangeResponse, Revision, StateHash, Stats, Txn, TxnResponse,
-    WatchRequest,
+    Bytes, Compare, LeaseGrant, LeaseId, LeaseStatus, Ordering, RangeRequest, RangeResponse, Revision, StateHash,
+    Stats, Txn, TxnResponse, WatchRequest,
 };
 use crate::upkeep::{self, Snapshots};
 use crate::watch::Watcher;
 use crate::writer::{Pending, Writer};
 
-pub use membership::LeaderChanges;
+pub use membership::{LeaderChanges, MemberChanges};
 
 /// Requests that may wait for the writer; more wait in their callers.
 const QUEUE: usize = 4096;
@@ -335,6 +336,19 @@ impl Store {
         self.inner.shared.read().mvcc.revision()
     }
 
+    /// The newest revision that is worth a copy elsewhere: that of the newest change that was not coalesced, as far as
+    /// this member knows since it was opened, or one after it.
+    pub fn changed(&self) -> Revision {
+        self.inner.shared.changed()
+    }
+
+    /// Writes everything to a file that [`restore`](crate::archive::restore) takes; writers do not wait.
+    pub async fn save(&self, target: PathBuf, label: Label) -> Result<Manifest, ArchiveError> {
+        let Inner { shared, files, cluster, .. } = &*self.inner;
+        let (shared, disk, cluster) = (shared.clone(), files.disk.clone(), cluster.link.cluster);
+        disk::blocking(&*files.disk, move || archive::save(&*disk, &shared, cluster, &target, label)).await?
+    }
+
     /// The oldest revision that can be read.
     pub fn compacted(&self) -> Revision {
         self.inner.shared.read().mvcc.compacted()
@@ -345,12 +359,22 @@ impl Store {
         if self.revision() == 0 { self.submit(Command::Skip(1)).await.map(drop) } else { Ok(()) }
     }
 
+    /// Finds out whether writes of `size` bytes are taken, by one that changes nothing.
+    pub(crate) async fn probe(&self, size: usize) -> Result<(), StoreError> {
+        let condition = Compare::Value { key: Bytes::new(), order: Ordering::Equal, value: vec![0; size].into() };
+        self.submit(Command::Txn(Txn { compares: vec![condition], ..Txn::default() })).await.map(drop)
+    }
+
     pub(crate) fn dir(&self) -> &std::path::Path {
         &self.inner.dir
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
+    }
+
+    pub(crate) fn timing(&self) -> Timing {
+        self.inner.cluster.timing
     }
 
     pub(crate) fn term(&self) -> u64 {
@@ -397,9 +421,9 @@ impl Store {
             live_bytes,
             watchers: shared.hub().watchers(),
             leases: state.mvcc.leases().count() as u64,
-            log_bytes: files.since_snapshot.load(Ordering::Relaxed),
+            log_bytes: files.since_snapshot.load(atomic::Ordering::Relaxed),
             fsyncs,
-            written_bytes: log_written + shared.snapshot_bytes.load(Ordering::Relaxed),
+            written_bytes: log_written + shared.snapshot_bytes.load(atomic::Ordering::Relaxed),
         }
     }
 

@@ -2,6 +2,10 @@
 //! Without them the tests say `SKIPPED` and pass.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "cluster/net.rs"]
+#[expect(dead_code, reason = "what else the tests of the cluster need")]
+mod net;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -37,8 +41,12 @@ async fn server() -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     // With `http://` before it etcdctl 3.4 sends an authority that is none, and HTTP/2 is refused; `https://` is well.
     let url = listener.local_addr().unwrap().to_string();
-    let config = Config { name: "one".to_owned(), client_urls: vec![format!("https://{url}")] };
-    let endpoint = Endpoint::new(store.clone(), config).await.unwrap();
+    let config = Config { name: "one".to_owned(), client_urls: vec![format!("https://{url}")], ..Config::default() };
+    serve(listener, Endpoint::new(store.clone(), config).await.unwrap());
+    Server { dir, store, url }
+}
+
+fn serve(listener: TcpListener, endpoint: Endpoint) {
     tokio::spawn(async move {
         loop {
             let (connection, _) = listener.accept().await.unwrap();
@@ -46,7 +54,6 @@ async fn server() -> Server {
             tokio::spawn(async move { endpoint.serve(connection).await });
         }
     });
-    Server { dir, store, url }
 }
 
 fn etcdctl(url: &str, args: &[&str]) -> Command {
@@ -210,6 +217,72 @@ async fn the_cluster_is_described() {
         server.fails(&["member", "add", "x", "--peer-urls=http://127.0.0.1:1"]).await.contains("rk server --server")
     );
     assert!(server.fails(&["auth", "enable"]).await.contains("client certificates decide"));
+}
+
+/// What etcdctl says as JSON, through the members at these addresses.
+async fn json(urls: &[String], args: &[&str]) -> serde_json::Value {
+    let output = finished(etcdctl(&urls.join(","), &[args, &["-w=json"]].concat())).await;
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_three_is_seen_checked_and_led_from_any_member() {
+    if !installed("etcdctl") {
+        return;
+    }
+    let members = net::Members::of(3).await;
+    let mut urls = Vec::new();
+    for store in members.stores() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = listener.local_addr().unwrap().to_string();
+        let config = Config { client_urls: vec![url.clone()], peer_scheme: "https://", ..Config::default() };
+        serve(listener, Endpoint::new(store, config).await.unwrap());
+        urls.push(url);
+    }
+    let servers = members.stores().into_iter().zip(&urls);
+    let servers: Vec<Server> =
+        servers.map(|(store, url)| Server { dir: tempfile::tempdir().unwrap(), store, url: url.clone() }).collect();
+    for (n, server) in servers.iter().enumerate() {
+        assert_eq!(server.run(&["put", &format!("k{n}"), "v"]).await, "OK");
+        let listed = server.run(&["member", "list"]).await;
+        for (id, url) in (1..).zip(&urls) {
+            assert!(
+                listed.contains(&format!("{id}, started, m{id}, https://10.0.0.{id}:6443, {url}, false")),
+                "{listed}"
+            );
+        }
+    }
+    let one = &urls[..1];
+    let healthy = json(one, &["endpoint", "health", "--cluster"]).await;
+    let healthy = healthy.as_array().unwrap();
+    assert!(healthy.len() == 3 && healthy.iter().all(|one| one["health"] == true), "{healthy:?}");
+    let revision = servers[0].store.read_barrier().await.unwrap().to_string();
+    let hashed = json(one, &["endpoint", "hashkv", "--cluster", "--rev", &revision]).await;
+    let hashes: Vec<_> = hashed.as_array().unwrap().iter().map(|one| one["HashKV"]["hash"].as_u64().unwrap()).collect();
+    assert!(hashes.len() == 3 && hashes.iter().all(|hash| *hash == hashes[0]), "{hashed}");
+    let leaders = async || {
+        let status = json(one, &["endpoint", "status", "--cluster"]).await;
+        let of = |one: &serde_json::Value| one["Status"]["leader"].as_u64().unwrap();
+        status.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let before = leaders().await;
+    let heir = before[0] % 3 + 1;
+    assert_eq!(before, [before[0]; 3]);
+    let moved = finished(etcdctl(&urls.join(","), &["move-leader", &format!("{heir:x}")])).await;
+    assert!(text(&moved.stdout).starts_with("Leadership transferred"), "{}", text(&moved.stderr));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while leaders().await != [heir; 3] {
+        assert!(std::time::Instant::now() < deadline, "not led by the heir");
+    }
+    // Endpoints are found by the list of members alone.
+    let table = servers[2].run(&["endpoint", "status", "--cluster", "-w=table"]).await;
+    assert!(urls.iter().all(|url| table.contains(url)), "{table}");
+    let updated = servers[1].run(&["member", "update", "2", "--peer-urls=https://10.0.0.22:6443"]).await;
+    assert!(updated.contains("updated"), "{updated}");
+    let removed = servers[1].run(&["member", "remove", "3"]).await;
+    assert!(removed.contains("removed"), "{removed}");
+    assert_eq!(servers[0].run(&["member", "list"]).await.lines().count(), 2);
 }
 
 /// A free port; somebody else may take it, which fails the test with a clear message.

@@ -1,4 +1,5 @@
-//! A cluster of the real executable: a server on one host, agents on others, each with folders of its own.
+//! A cluster of the real executable: a server on one host, further servers and agents on others, each with folders of its
+//! own.
 
 use crate::host::{Host, Network};
 use crate::kubectl::Kubectl;
@@ -15,6 +16,8 @@ pub const START: Duration = Duration::from_secs(60);
 /// One rk process with its host and folders.
 #[derive(Debug)]
 pub struct Machine {
+    /// Of its node, if it is one, and of the server.
+    pub name: String,
     pub host: Host,
     pub folder: PathBuf,
     /// `None` while stopped.
@@ -29,6 +32,8 @@ pub type Server = Machine;
 #[derive(Debug)]
 pub struct Cluster {
     pub server: Server,
+    /// Servers that joined the first one.
+    pub servers: Vec<Server>,
     pub agents: Vec<Machine>,
     folder: TempDir,
     network: Network,
@@ -37,7 +42,39 @@ pub struct Cluster {
 impl Machine {
     fn new(host: Host, folder: PathBuf, arguments: Vec<String>) -> Self {
         std::fs::create_dir_all(&folder).expect("make the machine's folder");
-        Self { host, folder, process: None, arguments }
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { name, host, folder, process: None, arguments }
+    }
+
+    /// kubectl on this machine, against its own server.
+    pub fn kubectl<T>(&self, use_it: impl FnOnce(&Kubectl<'_>) -> T) -> T {
+        let kubeconfig = self.kubeconfig();
+        use_it(&Kubectl { host: Some(&self.host), kubeconfig: &kubeconfig })
+    }
+
+    /// Waits until this server's API is ready.
+    pub fn api_answers(&self) {
+        self.kubectl(|kubectl| kubectl.until(START, &["get", "--raw", "/readyz"], |text| text == "ok"));
+    }
+
+    /// An `rk member` command on this machine, by its own server.
+    pub fn member(&self, arguments: &[&str]) -> Command {
+        let mut command = self.rk(&["member"]);
+        command.args(arguments).arg("--kubeconfig").arg(self.kubeconfig());
+        command
+    }
+
+    /// An `rk snapshot` command on this machine.
+    pub fn snapshot(&self, arguments: &[&str]) -> Command {
+        let mut command = self.rk(&["snapshot"]);
+        command.arg("--data-dir").arg(self.data_dir()).args(["--node-name", &self.name]).args(arguments);
+        command.env("KUBECONFIG", self.kubeconfig());
+        command
+    }
+
+    /// Where this server is reached.
+    pub fn url(&self) -> String {
+        format!("https://{}:6443", self.host.address)
     }
 
     /// An rk command on this host.
@@ -50,6 +87,11 @@ impl Machine {
     pub fn start(&mut self) {
         let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
         self.process = Some(Background::start(self.rk(&arguments), &self.folder.join("rk.log")));
+    }
+
+    /// Leaves out flags that begin so at the next start.
+    pub fn drop_flags(&mut self, beginning: &str) {
+        self.arguments.retain(|flag| !flag.starts_with(beginning));
     }
 
     /// A further flag for the next start; one given before gives way to it.
@@ -137,7 +179,7 @@ impl Cluster {
         arguments.extend(folders(&place));
         arguments.extend(extra.iter().map(|&flag| flag.to_owned()));
         let server = Machine::new(network.host(), place, arguments);
-        Self { server, agents: Vec::new(), folder, network }
+        Self { server, servers: Vec::new(), agents: Vec::new(), folder, network }
     }
 
     /// Waits until the API is ready.
@@ -154,6 +196,34 @@ impl Cluster {
     pub fn node_ready(&self, name: &str) {
         let path = "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}";
         self.kubectl_until_ready(&["get", "node", name, path], |text| text == "True");
+    }
+
+    /// A further server on a host of its own, named `name`, that is to join through the first one; not started yet.
+    pub fn further_server(&mut self, name: &str, extra: &[&str]) -> &mut Server {
+        let token = std::fs::read_to_string(self.server.data_dir().join("server/token")).expect("read the token");
+        let place = self.folder.path().join(name);
+        let mut arguments = vec!["server".to_owned(), format!("--node-name={name}")];
+        arguments.push(format!("--write-kubeconfig={}", place.join("rk.yaml").display()));
+        arguments.push(format!("--server={}", self.server.url()));
+        arguments.push(format!("--token={}", token.trim()));
+        arguments.extend(folders(&place));
+        arguments.extend(extra.iter().map(|&flag| flag.to_owned()));
+        let machine = Machine::new(self.network.host(), place, arguments);
+        self.servers.push(machine);
+        self.servers.last_mut().expect("just pushed")
+    }
+
+    /// The same, started, and with an API that answers.
+    pub fn join_server(&mut self, name: &str, extra: &[&str]) -> &mut Server {
+        let server = self.further_server(name, extra);
+        server.start();
+        server.api_answers();
+        server
+    }
+
+    /// Every server, the first one first.
+    pub fn all_servers(&mut self) -> impl Iterator<Item = &mut Server> {
+        std::iter::once(&mut self.server).chain(&mut self.servers)
     }
 
     /// Starts an agent on a host of its own, named `name`, with the server's token.
@@ -199,6 +269,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.agents.iter_mut().for_each(Machine::clear);
+        self.servers.iter_mut().for_each(Machine::clear);
         self.server.clear();
     }
 }

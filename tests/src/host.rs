@@ -15,8 +15,8 @@ pub struct Network {
     hosts: u8,
 }
 
-/// One machine of the network.
-#[derive(Debug)]
+/// One machine of the network. A copy is the same machine.
+#[derive(Debug, Clone)]
 pub struct Host {
     namespace: String,
     pub address: String,

@@ -153,11 +153,15 @@ fn variables_choose_version_role_and_command() {
     let error = place.refused(&[("RK_URL", "https://192.0.2.1:6443")]);
     assert!(error.contains("an agent needs RK_TOKEN"), "{error}");
     let asked = place.site.asked().len();
-    let variables = [("RK_URL", "https://192.0.2.1:6443"), ("RK_TOKEN", "t"), ("INSTALL_RK_SKIP_DOWNLOAD", "true")];
+    let variables = [
+        ("RK_URL", "https://192.0.2.1:6443,https://192.0.2.2:6443"),
+        ("RK_TOKEN", "t"),
+        ("INSTALL_RK_SKIP_DOWNLOAD", "true"),
+    ];
     place.install(&variables, "");
     assert_eq!(place.site.asked().len(), asked, "nothing is downloaded");
     assert!(place.read("systemd/rk-agent.service").contains("/rk agent\n"));
-    assert!(place.read("config/rk-agent.env").contains("RK_URL='https://192.0.2.1:6443'"));
+    assert!(place.read("config/rk-agent.env").contains("RK_URL='https://192.0.2.1:6443,https://192.0.2.2:6443'"));
     place.install(&[("INSTALL_RK_SKIP_DOWNLOAD", "true")], "server --node-name=y");
     assert!(place.read("systemd/rk.service").contains("/rk server --node-name=y\n"), "the role as an argument");
     let error = place.refused(&[("INSTALL_RK_EXEC", "serve")]);

@@ -20,8 +20,11 @@ enum Task {
     GenTables(gen_tables::Args),
     /// Measure the release executable against the budgets of docs/benchmarks.md. Takes root and about five minutes.
     Bench(bench::Args),
-    /// Run the store through power cuts or simulated clusters by the thousand.
+    /// Run the store through power cuts or simulated clusters by the thousand, or clusters of processes for some time.
     Chaos(chaos::Args),
+    /// One member of the clusters of `chaos --model processes`.
+    #[command(hide = true)]
+    ChaosMember,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -29,5 +32,6 @@ fn main() -> anyhow::Result<()> {
         Task::GenTables(args) => gen_tables::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Chaos(args) => chaos::run(&args),
+        Task::ChaosMember => proof::processes::main().map_err(|error| anyhow::anyhow!(error)),
     }
 }

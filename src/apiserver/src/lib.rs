@@ -47,6 +47,7 @@ mod role_sums;
 mod selection;
 mod serve;
 mod server;
+mod servers;
 mod strategies;
 mod subresource;
 mod validation;
@@ -54,7 +55,11 @@ mod views;
 mod virtuals;
 mod wire;
 
-pub use authn::{User, jwt::JwtError, user::ETCD_CLIENTS};
+pub use authn::{
+    User,
+    jwt::JwtError,
+    user::{ETCD_CLIENTS, SERVERS},
+};
 pub use body::{Body, BoxError, RequestBody, request_body};
 pub use config::{Config, ServiceAccountConfig, StaticToken};
 pub use dial::{NoNodes, NodeDialer, NodeStream};

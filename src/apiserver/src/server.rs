@@ -1,5 +1,8 @@
 //! The server's shared state, its start and its stop. Start: caches, then keys and roles that every cluster has,
 //! then ready; stop: no new connections, running requests drain, watches end.
+//!
+//! What is served before the start is done are questions after health, and the paths of [`ExtraRoute`]s: by these the servers of a
+//! cluster reach each other, and without each other they have no store to start on.
 
 use std::{
     sync::{
@@ -9,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use rustls::{
@@ -31,6 +34,7 @@ use crate::{
         service_account::TokenAuthenticator,
     },
     authz::Authorizer,
+    background,
     body::{Body, RequestBody},
     bootstrap,
     cache::Hub,
@@ -96,17 +100,30 @@ pub(crate) struct Inner {
     pub(crate) routes: ArcSwap<Vec<(String, Arc<dyn ExtraRoute>)>>,
     pub(crate) tls: TlsAcceptor,
     pub(crate) ready: AtomicBool,
+    /// What the start waits for; nothing once it is done.
+    pub(crate) starting: ArcSwapOption<String>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
 impl ApiServer {
-    /// Starts the server's own tasks and writes the objects every cluster has. No connection is accepted until
-    /// [`ApiServer::serve`]; [`ApiServer::service_for`] works at once.
+    /// [`ApiServer::new`] and [`ApiServer::bootstrap`] in one.
     ///
     /// # Errors
     /// When keys or certificates are unusable or the store refuses the first writes.
-    pub async fn start(mut config: Config) -> Result<ApiServer, StartError> {
+    pub async fn start(config: Config) -> Result<ApiServer, StartError> {
+        let server = ApiServer::new(config)?;
+        server.bootstrap().await?;
+        Ok(server)
+    }
+
+    /// A server that is starting: it answers requests with 503 but for questions after health, and the paths of
+    /// [`ExtraRoute`]s. No
+    /// connection is accepted until [`ApiServer::serve`].
+    ///
+    /// # Errors
+    /// When keys or certificates are unusable.
+    pub fn new(mut config: Config) -> Result<ApiServer, StartError> {
         let signing_key =
             Arc::new(SigningKey::from_pkcs8(&config.service_accounts.signing_key).map_err(StartError::SigningKey)?);
         config.service_accounts.signing_key.clear();
@@ -126,6 +143,7 @@ impl ApiServer {
             dialer: config.dialer.clone(),
             routes: ArcSwap::default(),
             ready: AtomicBool::new(false),
+            starting: ArcSwapOption::from_pointee("the store".to_owned()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             signing_key,
@@ -135,10 +153,29 @@ impl ApiServer {
             config,
         });
         inner.tasks.spawn(inner.hub.clone().run(inner.stop.clone()));
-        bootstrap::run(&inner).await.map_err(StartError::Bootstrap)?;
+        Ok(ApiServer { inner })
+    }
+
+    /// Says, while the server is starting, what it waits for; whoever asks is told.
+    pub fn waits_for(&self, what: &str) {
+        if self.inner.starting.load().is_some() {
+            self.inner.starting.store(Some(Arc::new(what.to_owned())));
+        }
+    }
+
+    /// Waits for what the cluster has, writes the objects every cluster has, and starts the server's own tasks. It may be
+    /// tried again when it fails.
+    ///
+    /// # Errors
+    /// When the store refuses the first writes.
+    pub async fn bootstrap(&self) -> Result<(), StartError> {
+        let inner = &self.inner;
+        bootstrap::run(inner).await.map_err(StartError::Bootstrap)?;
+        background::spawn(inner);
+        inner.starting.store(None);
         inner.ready.store(true, Ordering::Release);
         tracing::info!("api server ready");
-        Ok(ApiServer { inner })
+        Ok(())
     }
 
     /// Accepts connections until [`ApiServer::shutdown`].

@@ -26,6 +26,11 @@ impl Backoff {
     }
 }
 
+/// A random part of `within`: for those who would else all do the same at one moment.
+pub fn scatter(within: Duration) -> Duration {
+    within.mul_f64(rand::random_range(0.0..1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

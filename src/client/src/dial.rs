@@ -45,9 +45,23 @@ impl Dialer {
     pub async fn dial(&self, server: &str) -> Result<TlsStream<TcpStream>, DialError> {
         let target = Target::parse(server).ok_or(DialError::Address)?;
         let name = ServerName::try_from(target.host.clone()).map_err(|_invalid| DialError::Address)?;
+        self.first(&target, |address| self.handshake(address, &name)).await
+    }
+
+    /// The same without TLS, for `http://HOST:PORT`.
+    pub async fn dial_plain(&self, server: &str) -> Result<TcpStream, DialError> {
+        let target = Target::parse_as(server, "http", 80).ok_or(DialError::Address)?;
+        self.first(&target, connect).await
+    }
+
+    async fn first<T, F: Future<Output = io::Result<T>>>(
+        &self,
+        target: &Target,
+        connect: impl Fn(SocketAddr) -> F,
+    ) -> Result<T, DialError> {
         let mut last = DialError::Address;
         for address in self.resolver.resolve(&target.host).await? {
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.handshake((address, target.port).into(), &name)).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, connect((address, target.port).into())).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = error.into(),
                 Err(elapsed) => last = elapsed.into(),
@@ -57,10 +71,14 @@ impl Dialer {
     }
 
     async fn handshake(&self, address: SocketAddr, name: &ServerName<'static>) -> io::Result<TlsStream<TcpStream>> {
-        let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true)?;
-        self.tls.connect(name.clone(), tcp).await
+        self.tls.connect(name.clone(), connect(address).await?).await
     }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 /// One server's address, taken apart.
@@ -72,12 +90,16 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn parse(server: &str) -> Option<Self> {
+        Self::parse_as(server, "https", 443)
+    }
+
+    fn parse_as(server: &str, scheme: &str, port: u16) -> Option<Self> {
         let uri: Uri = server.parse().ok()?;
-        if uri.scheme_str() != Some("https") {
+        if uri.scheme_str() != Some(scheme) {
             return None;
         }
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-        Some(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(443) })
+        Some(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(port) })
     }
 }
 

@@ -1,55 +1,26 @@
 //! The HTTPS transport: TLS 1.3 by rustls and ring, trust in one CA only, HTTP/2 with one connection to one of
-//! several API servers. When the connection breaks, the next server of the list is tried.
+//! several API servers ([`crate::servers`]), and from one to another of them when a server is lost ([`transport`]).
 //!
 //! Names are resolved by hickory: a static executable must not call the C library's resolver.
 
-mod connect;
+mod again;
+#[cfg(test)]
+mod fake_servers;
+mod link;
+mod transport;
 #[cfg(test)]
 #[path = "https/tests.rs"]
 mod wire_tests;
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, Uri, header};
-use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use kube::client::Body;
+use http::HeaderValue;
 use rustls::client::ResolvesClientCert;
-use tower::BoxError;
 
-use self::connect::Connector;
-use crate::dial::{Dialer, Target};
+use self::transport::Transport;
+use crate::dial::{DialError, Dialer, Target};
+use crate::servers::ServerList;
 use crate::tls::{self, Identity, TlsError};
-
-/// The API servers to try, as `https://HOST:PORT`, in order of preference. Shared: the agent adds servers as it
-/// learns of them, and the next connection uses the new list.
-#[derive(Clone, Debug, Default)]
-pub struct ServerList {
-    servers: Arc<RwLock<Vec<String>>>,
-}
-
-impl ServerList {
-    pub fn new(servers: Vec<String>) -> Self {
-        Self { servers: Arc::new(RwLock::new(servers)) }
-    }
-
-    pub fn set(&self, servers: Vec<String>) {
-        *self.servers.write().unwrap_or_else(PoisonError::into_inner) = servers;
-    }
-
-    pub fn get(&self) -> Vec<String> {
-        self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl From<Vec<String>> for ServerList {
-    fn from(servers: Vec<String>) -> Self {
-        Self::new(servers)
-    }
-}
 
 /// Who the client says it is.
 #[derive(Clone)]
@@ -97,20 +68,24 @@ pub enum HttpsError {
     Tls(#[from] TlsError),
 }
 
-/// Connections are pooled under this name, whatever server they are made to: the list fails over beneath it.
-const AUTHORITY: &str = "kubernetes.default.svc";
-
-/// Bytes in flight per stream and per connection: watches of many kinds share one connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("no API server could be reached; last tried {server}")]
+    Unreachable { server: String, source: DialError },
+    #[error("{server} does not speak HTTP/2")]
+    Broken { server: String, source: hyper::Error },
+    #[error("the list of API servers is empty")]
+    NoServers,
+}
 
 /// A client of the servers in `config`. Must be called within a tokio runtime; connects on first use.
 pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
     let HttpsConfig { servers, ca_pem, credentials } = config;
-    if servers.get().is_empty() {
+    if servers.is_empty() {
         return Err(HttpsError::NoServers);
     }
-    for server in servers.get() {
+    for server in servers.candidates() {
         Target::parse(&server).ok_or(HttpsError::BadServer(server))?;
     }
     let (identity, authorization) = match &credentials {
@@ -123,34 +98,8 @@ pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
         tls.client_auth_cert_resolver = certificates.clone();
     }
     tls.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = Connector::new(servers, Dialer::new(tls));
-    let http = legacy::Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .http2_only(true)
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        // A server that vanished without a word is noticed by its silence while watches are open.
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .http2_keep_alive_timeout(Duration::from_secs(10))
-        .build::<_, Body>(connector);
-    let service = tower::service_fn(move |request| send(http.clone(), authorization.clone(), request));
-    Ok(kube::Client::new(service, "default"))
-}
-
-async fn send(
-    http: legacy::Client<Connector, Body>,
-    authorization: Option<HeaderValue>,
-    mut request: Request<Body>,
-) -> Result<Response<Incoming>, BoxError> {
-    let mut uri = std::mem::take(request.uri_mut()).into_parts();
-    uri.scheme = Some(Scheme::HTTPS);
-    uri.authority = Some(Authority::from_static(AUTHORITY));
-    *request.uri_mut() = Uri::from_parts(uri)?;
-    if let Some(value) = authorization {
-        request.headers_mut().insert(header::AUTHORIZATION, value);
-    }
-    Ok(http.request(request).await?)
+    let transport = Transport::new(servers, Dialer::new(tls), authorization);
+    Ok(kube::Client::new(tower::service_fn(move |request| transport.clone().send(request)), "default"))
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, HttpsError> {

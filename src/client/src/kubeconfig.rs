@@ -5,7 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::https::{Credentials, HttpsConfig, ServerList};
+use crate::https::{Credentials, HttpsConfig};
+use crate::servers::ServerList;
 use crate::tls::Identity;
 
 /// Where the API server is, and who one is to it. `Debug` would show the key.

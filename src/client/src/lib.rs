@@ -10,6 +10,7 @@
 pub mod api;
 pub mod backoff;
 pub mod dial;
+pub mod election;
 pub mod events;
 pub mod https;
 pub mod informer;
@@ -19,6 +20,7 @@ pub mod kubeconfig;
 pub mod persist;
 pub mod resolve;
 pub mod retry;
+pub mod servers;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tls;
@@ -26,11 +28,13 @@ pub mod transport;
 
 pub use api::Api;
 pub use dial::{DialError, Dialer};
+pub use election::Election;
 pub use events::{EventRecorder, EventType};
-pub use https::{Credentials, HttpsConfig, HttpsError, ServerList, https};
+pub use https::{Credentials, HttpsConfig, HttpsError, https};
 pub use informer::{Change, Index, Informer, Observed, Subscription};
 pub use informers::{Informers, Scope};
 pub use key::ObjectKey;
 pub use kubeconfig::{Kubeconfig, KubeconfigError};
 pub use retry::retry_on_conflict;
+pub use servers::{KnownServers, ServerList};
 pub use transport::in_process;

@@ -41,6 +41,12 @@ impl FakeApi {
         crate::in_process(tower::service_fn(move |request| serve::serve(api.clone(), request)))
     }
 
+    /// Answers one request, for tests that serve the fake by other means.
+    #[cfg(test)]
+    pub(crate) async fn answer(&self, request: http::Request<kube::client::Body>) -> serve::Reply {
+        serve::serve(self.clone(), request).await.unwrap()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

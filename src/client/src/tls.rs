@@ -56,6 +56,36 @@ fn show(
     Ok(builder.with_client_auth_cert(chain.map_err(TlsError::Identity)?, key)?)
 }
 
+/// Where distributions keep all certificate authorities in one file.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// For services that are not ours: trusts the machine's authorities, and those in `own`.
+pub fn public(own: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
+    let machine = AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
+    let mut roots = RootCertStore::empty();
+    for (pem, all) in machine.iter().map(|pem| (pem.as_slice(), false)).chain(own.map(|pem| (pem, true))) {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            // A machine's bundle may hold some that rustls does not take; the others count.
+            match certificate.map_err(TlsError::Ca).and_then(|certificate| Ok(roots.add(certificate)?)) {
+                Err(error) if all => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+    if roots.is_empty() {
+        return Err(TlsError::NoCa);
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let mut tls = builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
 /// Takes any server for whom it says it is: for those who check the answer by other means, and for probes, which ask
 /// whether a server lives and not who it is.
 pub fn unverified() -> Result<ClientConfig, rustls::Error> {

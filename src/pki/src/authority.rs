@@ -10,6 +10,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -182,14 +183,23 @@ fn describe(params: &mut CertificateParams, leaf: &Leaf) -> Result<(), CaError> 
         }
         Leaf::Server { common_name, dns_names, addresses } => {
             params.distinguished_name = subject(common_name, &[])?;
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            for name in dns_names {
-                let name = name.as_str().try_into().map_err(|_| CaError::Name(name.clone()))?;
-                params.subject_alt_names.push(SanType::DnsName(name));
-            }
-            params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+            serve(params, dns_names, addresses)?;
+        }
+        Leaf::Peer { identity: Identity { user, groups }, dns_names, addresses } => {
+            params.distinguished_name = subject(user, groups)?;
+            serve(params, dns_names, addresses)?;
         }
     }
+    Ok(())
+}
+
+fn serve(params: &mut CertificateParams, dns_names: &[String], addresses: &[IpAddr]) -> Result<(), CaError> {
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    for name in dns_names {
+        let name = name.as_str().try_into().map_err(|_| CaError::Name(name.clone()))?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
+    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
     Ok(())
 }
 
@@ -244,6 +254,22 @@ mod tests {
         certificate.verify_signature(Some(authority.public_key())).unwrap();
         assert!(certificate.extended_key_usage().unwrap().unwrap().value.client_auth);
         assert!(!certificate.extended_key_usage().unwrap().unwrap().value.server_auth);
+    }
+
+    #[test]
+    fn a_servers_certificate_says_which_server_it_is_and_is_of_no_use_to_a_client() {
+        let identity = Identity::server("one");
+        let leaf =
+            Leaf::Peer { identity: identity.clone(), dns_names: vec!["localhost".into()], addresses: Vec::new() };
+        let der = der(&ca().issue(&leaf, now()).unwrap().cert_pem);
+        let read = Identity::of_certificate(&der).unwrap();
+        assert_eq!(read.server_name(), Some("one"));
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.server_auth && !usage.client_auth);
+        assert_eq!(Identity::node("one").server_name(), None);
+        assert_eq!(Identity::new("system:rk:server:one", &["system:nodes"]).server_name(), None, "the group counts");
+        assert_eq!(Identity::new("system:rk:server:", &["system:rk:servers"]).server_name(), None);
     }
 
     #[test]

@@ -6,6 +6,11 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
+/// What the user of a server's certificate begins with; the server's name follows.
+pub const SERVER_USER: &str = "system:rk:server:";
+/// Group of a cluster's servers. Only they themselves give it out, never a certificate signing request.
+pub const SERVERS: &str = "system:rk:servers";
+
 /// A Kubernetes identity as certificates carry it: user in the common name, groups in organizations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -21,6 +26,17 @@ impl Identity {
     /// The identity the Node authorizer knows for a node's agent.
     pub fn node(name: &str) -> Self {
         Self::new(&format!("system:node:{name}"), &["system:nodes"])
+    }
+
+    /// The identity by which a cluster's servers know each other.
+    pub fn server(name: &str) -> Self {
+        Self::new(&format!("{SERVER_USER}{name}"), &[SERVERS])
+    }
+
+    /// The name of the server that this is, if it is one.
+    pub fn server_name(&self) -> Option<&str> {
+        let member = self.groups.iter().any(|group| group == SERVERS);
+        self.user.strip_prefix(SERVER_USER).filter(|name| member && !name.is_empty())
     }
 
     /// Reads the identity out of a client certificate (DER). `None` when it is no certificate or names nobody.
@@ -47,7 +63,17 @@ impl Identity {
 #[derive(Debug, Clone)]
 pub enum Leaf {
     Client(Identity),
-    Server { common_name: String, dns_names: Vec<String>, addresses: Vec<IpAddr> },
+    Server {
+        common_name: String,
+        dns_names: Vec<String>,
+        addresses: Vec<IpAddr>,
+    },
+    /// A server that its peers know by an identity, beyond its names.
+    Peer {
+        identity: Identity,
+        dns_names: Vec<String>,
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// A private key and the certificate for it, both PEM. `Debug` shows neither.

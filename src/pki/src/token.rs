@@ -51,9 +51,19 @@ impl JoinToken {
         &self.secret
     }
 
+    /// Of the CA certificate whose cluster it is for, in lower-case hex.
+    pub fn ca_hash(&self) -> &str {
+        &self.ca_hash
+    }
+
     /// Whether this token was made for the cluster of this CA certificate (DER).
     pub fn is_for(&self, ca_der: &[u8]) -> bool {
         self.ca_hash == ca_hash(ca_der)
+    }
+
+    /// Whether `secret` is this token's, in time that does not depend on where they differ.
+    pub fn has_secret(&self, secret: &str) -> bool {
+        Sha256::digest(&self.secret) == Sha256::digest(secret)
     }
 
     /// Whether `user` and `secret` are this token's, in time that does not depend on where they differ.

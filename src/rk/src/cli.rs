@@ -1,7 +1,9 @@
 //! The command line: what each subcommand takes. Values are raw here; `config` resolves them.
 
+pub(crate) mod snapshot;
+
 use crate::config::{self, AgentConfig, ServerConfig};
-use crate::{hello, images, kill_all, logging, supervisor, token};
+use crate::{Next, hello, images, kill_all, logging, member, supervisor, token};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -23,8 +25,12 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Container images on this node
     Images(ImagesArgs),
-    /// Show the token with which agents join
+    /// Snapshots of the cluster's state: take, list, restore, remove
+    Snapshot(Box<snapshot::SnapshotArgs>),
+    /// Show the token with which agents join, or servers
     Token(TokenArgs),
+    /// The cluster's servers: list, remove, promote; recover from a lost majority
+    Member(MemberArgs),
     /// End every container of this machine and remove its mounts, links, nftables table and cgroups; data stays
     KillAll(KillAllArgs),
     /// Serve a page with pod name, node and address (what the demo runs)
@@ -98,24 +104,31 @@ pub(crate) struct ServerArgs {
     /// Further name or address for the server's certificate; may be repeated
     #[arg(long, env = "RK_TLS_SAN", value_delimiter = ',')]
     pub(crate) tls_san: Vec<String>,
-    /// Addresses for pods
-    #[arg(long, env = "RK_CLUSTER_CIDR", default_value = "10.42.0.0/16")]
-    pub(crate) cluster_cidr: ipnet::Ipv4Net,
-    /// Addresses for services
-    #[arg(long, env = "RK_SERVICE_CIDR", default_value = "10.43.0.0/16")]
-    pub(crate) service_cidr: ipnet::Ipv4Net,
-    /// Ports for node ports
-    #[arg(long, env = "RK_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767")]
-    pub(crate) service_node_port_range: String,
+    /// URL of any server of a cluster, https://ADDRESS:6443, to join as a further server; may be repeated. No longer
+    /// needed once this is a server of it
+    #[arg(long, env = "RK_URL", value_delimiter = ',')]
+    pub(crate) server: Vec<String>,
+    /// Join token for agents alone; --token then is for servers alone
+    #[arg(long, env = "RK_AGENT_TOKEN", hide_env_values = true)]
+    pub(crate) agent_token: Option<String>,
+    /// Addresses for pods, the same on all servers [default: 10.42.0.0/16]
+    #[arg(long, env = "RK_CLUSTER_CIDR")]
+    pub(crate) cluster_cidr: Option<ipnet::Ipv4Net>,
+    /// Addresses for services, the same on all servers [default: 10.43.0.0/16]
+    #[arg(long, env = "RK_SERVICE_CIDR")]
+    pub(crate) service_cidr: Option<ipnet::Ipv4Net>,
+    /// Ports for node ports, the same on all servers [default: 30000-32767]
+    #[arg(long, env = "RK_SERVICE_NODE_PORT_RANGE")]
+    pub(crate) service_node_port_range: Option<String>,
     /// How long agents' certificates hold; agents renew them at two thirds of it
     #[arg(long, env = "RK_AGENT_CERTIFICATE_LIFE", default_value = "8760h")]
     pub(crate) agent_certificate_life: String,
-    /// Address of the DNS service [default: the tenth of the service addresses]
+    /// Address of the DNS service, the same on all servers [default: the tenth of the service addresses]
     #[arg(long, env = "RK_CLUSTER_DNS")]
     pub(crate) cluster_dns: Option<std::net::Ipv4Addr>,
-    /// DNS domain of the cluster
-    #[arg(long, env = "RK_CLUSTER_DOMAIN", default_value = "cluster.local")]
-    pub(crate) cluster_domain: String,
+    /// DNS domain of the cluster, the same on all servers [default: cluster.local]
+    #[arg(long, env = "RK_CLUSTER_DOMAIN")]
+    pub(crate) cluster_domain: Option<String>,
     /// Where to write the administrator's kubeconfig
     #[arg(long, env = "RK_WRITE_KUBECONFIG", default_value = "/etc/rk/rk.yaml")]
     pub(crate) write_kubeconfig: PathBuf,
@@ -126,6 +139,8 @@ pub(crate) struct ServerArgs {
     /// written to server/tls/etcd in the data folder, which opens everything the cluster holds
     #[arg(long, env = "RK_ETCD_LISTEN")]
     pub(crate) etcd_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) snapshots: snapshot::ScheduleArgs,
     /// Run no node on this box
     #[arg(long, env = "RK_DISABLE_AGENT", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     pub(crate) disable_agent: bool,
@@ -138,9 +153,10 @@ pub(crate) struct ServerArgs {
 pub(crate) struct AgentArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-    /// URL of a server, https://ADDRESS:6443
-    #[arg(long, env = "RK_URL")]
-    pub(crate) server: String,
+    /// URL of a server, https://ADDRESS:6443; may be repeated: any of them that lives will do, and the agent learns of
+    /// the cluster's other servers by itself
+    #[arg(long, env = "RK_URL", value_delimiter = ',', required = true)]
+    pub(crate) server: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +211,10 @@ pub(crate) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
+    /// Show the token with which servers join: whoever has it gets the whole cluster
+    Server,
+    /// Show the token with which agents join
+    Agent,
     /// Make a token that expires, for one machine or one afternoon
     Create {
         /// How long it is good for, such as 30m, 24h
@@ -204,6 +224,59 @@ pub(crate) enum TokenCommand {
         #[arg(long, env = "KUBECONFIG", default_value = "/etc/rk/rk.yaml")]
         kubeconfig: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MemberArgs {
+    #[command(subcommand)]
+    pub(crate) command: MemberCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// List the servers
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        api: MemberApi,
+        /// Form of the list
+        #[arg(short, long, value_enum, default_value_t = ListForm::Table)]
+        output: ListForm,
+    },
+    /// Take a server out of the cluster
+    #[command(visible_alias = "rm")]
+    Remove {
+        #[command(flatten)]
+        api: MemberApi,
+        /// Name or id
+        member: String,
+    },
+    /// Make a server that only follows a voter; servers do this by themselves when they join
+    Promote {
+        #[command(flatten)]
+        api: MemberApi,
+        /// Name or id
+        member: String,
+    },
+    /// When most servers are lost for good: make this one, which is stopped, a cluster of its own that keeps all it has
+    Recover {
+        /// Folder of the server's data
+        #[arg(long, env = "RK_DATA_DIR", default_value = config::DEFAULT_DATA_DIR)]
+        data_dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MemberApi {
+    /// The administrator's kubeconfig
+    #[arg(long, env = "KUBECONFIG", default_value = "/etc/rk/rk.yaml")]
+    pub(crate) kubeconfig: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ListForm {
+    Table,
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -235,21 +308,27 @@ pub(crate) fn parse(args: Vec<OsString>) -> anyhow::Result<Command> {
 }
 
 impl Command {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
+    pub(crate) async fn run(self) -> anyhow::Result<Next> {
         match self {
             Self::Server(args) => {
                 logging::start(args.node.verbose, args.node.log_format)?;
-                Box::pin(supervisor::server::run(ServerConfig::resolve(*args)?)).await
+                return Box::pin(supervisor::server::run(ServerConfig::resolve(*args)?)).await;
             }
             Self::Agent(args) => {
                 logging::start(args.node.verbose, args.node.log_format)?;
-                Box::pin(supervisor::agent::run(AgentConfig::resolve(args)?)).await
+                Box::pin(supervisor::agent::run(AgentConfig::resolve(args)?)).await?;
             }
-            Self::Images(args) => Box::pin(images::run(args)).await,
-            Self::Token(args) => Box::pin(token::run(args)).await,
-            Self::KillAll(args) => Box::pin(kill_all::run(args)).await,
-            Self::Hello(args) => hello::serve(args.listen).await,
+            Self::Images(args) => Box::pin(images::run(args)).await?,
+            Self::Snapshot(args) => {
+                logging::start(0, logging::Format::Text)?;
+                Box::pin(crate::snapshot::run(*args)).await?;
+            }
+            Self::Token(args) => Box::pin(token::run(args)).await?,
+            Self::Member(args) => Box::pin(member::run(args.command)).await?,
+            Self::KillAll(args) => Box::pin(kill_all::run(args)).await?,
+            Self::Hello(args) => hello::serve(args.listen).await?,
         }
+        Ok(Next::End)
     }
 }
 

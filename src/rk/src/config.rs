@@ -3,10 +3,13 @@
 //! Each `resolve` destructures its arguments exhaustively, so a new flag does not compile until it is handled here.
 
 mod address;
+pub(crate) mod cluster;
 pub(crate) mod file;
 pub(crate) mod registries;
 
 use crate::cli::{AgentArgs, NodeArgs, ServerArgs};
+use crate::config::cluster::Given;
+use crate::members::kept::Settings;
 use anyhow::{Context, bail, ensure};
 use ipnet::Ipv4Net;
 use jiff::SignedDuration;
@@ -42,7 +45,7 @@ impl NodeConfig {
 }
 
 /// Addresses and names that hold for the whole cluster; agents get them from the server when they join.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct ClusterNetwork {
     pub(crate) cluster_cidr: Ipv4Net,
     pub(crate) service_cidr: Ipv4Net,
@@ -60,8 +63,13 @@ pub(crate) struct ServerConfig {
     pub(crate) tls_sans: Vec<String>,
     pub(crate) network: ClusterNetwork,
     pub(crate) node_ports: RangeInclusive<u16>,
+    /// What was said of the settings that hold for the whole cluster.
+    pub(crate) given: Given,
     pub(crate) agent_certificate_life: SignedDuration,
+    /// Of the cluster to join, `https://HOST:PORT`; none: this server begins one, or is of one already.
+    pub(crate) servers: Vec<String>,
     pub(crate) token: Option<String>,
+    pub(crate) agent_token: Option<String>,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) kubeconfig_mode: u32,
     /// Where etcd's interface is served, if it is.
@@ -69,11 +77,13 @@ pub(crate) struct ServerConfig {
     /// `None` with `--disable-agent`.
     pub(crate) node: Option<NodeConfig>,
     pub(crate) demo: bool,
+    pub(crate) snapshots: crate::snapshot::Settings,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct AgentConfig {
-    pub(crate) server: String,
+    /// URLs with ports, in the order given, none twice.
+    pub(crate) servers: Vec<String>,
     pub(crate) token: pki::JoinToken,
     pub(crate) node: NodeConfig,
 }
@@ -83,7 +93,26 @@ pub(crate) fn node_token_path(data_dir: &Path) -> PathBuf {
     data_dir.join("server/node-token")
 }
 
+/// Where a server keeps the token that servers join with.
+pub(crate) fn server_token_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("server/token")
+}
+
 impl ServerConfig {
+    /// Where other servers reach this one; port 0 is none yet.
+    pub(crate) fn own_address(&self) -> String {
+        SocketAddr::new(self.advertise, self.listen.port()).to_string()
+    }
+
+    /// Takes over settings that the cluster has, or that were kept. A flag that says something else is an error, unless
+    /// this server is alone and may `change` them.
+    pub(crate) fn adopt(&mut self, settings: &Settings, change: bool) -> anyhow::Result<()> {
+        let settings = if change { self.given.over(settings)? } else { self.given.agree_with(settings)? };
+        self.node_ports = settings.node_ports();
+        self.network = settings.network;
+        Ok(())
+    }
+
     pub(crate) fn resolve(args: ServerArgs) -> anyhow::Result<Self> {
         let ServerArgs {
             node,
@@ -91,6 +120,8 @@ impl ServerConfig {
             https_listen_port,
             advertise_address,
             tls_san,
+            server,
+            agent_token,
             cluster_cidr,
             service_cidr,
             service_node_port_range,
@@ -100,17 +131,21 @@ impl ServerConfig {
             write_kubeconfig,
             write_kubeconfig_mode,
             etcd_listen,
+            snapshots,
             disable_agent,
             demo,
         } = args;
         ensure!(!(demo && disable_agent), "--demo needs a node on this box: leave out --disable-agent");
-        ensure!(
-            !overlap(cluster_cidr, service_cidr),
-            "--cluster-cidr {cluster_cidr} and --service-cidr {service_cidr} overlap"
-        );
         let (node, token) = resolve_node(node)?;
-        let dns = cluster_dns.unwrap_or_else(|| nth_address(service_cidr, 10));
-        ensure!(service_cidr.contains(&dns), "--cluster-dns {dns} is not in --service-cidr {service_cidr}");
+        let given = Given {
+            cluster_cidr,
+            service_cidr,
+            dns: cluster_dns,
+            domain: cluster_domain,
+            node_ports: service_node_port_range.as_deref().map(parse_port_range).transpose()?,
+        };
+        let settings = given.over(&Given::defaults())?;
+        let servers = server.iter().map(|url| server_url(url)).collect::<anyhow::Result<_>>()?;
         let mode = u32::from_str_radix(&write_kubeconfig_mode, 8)
             .ok()
             .filter(|mode| *mode <= 0o777)
@@ -121,13 +156,17 @@ impl ServerConfig {
             listen: SocketAddr::new(bind_address, https_listen_port),
             advertise: advertise_address.unwrap_or(node.ip),
             tls_sans: tls_san,
-            network: ClusterNetwork { cluster_cidr, service_cidr, dns, domain: cluster_domain },
-            node_ports: parse_port_range(&service_node_port_range)?,
+            node_ports: settings.node_ports(),
+            network: settings.network,
+            given,
             agent_certificate_life: parse_life(&agent_certificate_life)?,
+            servers,
             token,
+            agent_token,
             kubeconfig: write_kubeconfig,
             kubeconfig_mode: mode,
             etcd_listen,
+            snapshots: crate::snapshot::Settings::resolve(snapshots, &node.data_dir)?,
             node: (!disable_agent).then_some(node),
             demo,
         })
@@ -139,15 +178,26 @@ impl AgentConfig {
         let AgentArgs { node, server } = args;
         let (node, token) = resolve_node(node)?;
         let token = token.context("an agent needs --token (or RK_TOKEN): run `rk token` on the server to see it")?;
-        let server = server.trim_end_matches('/').to_owned();
-        let authority = server.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains('/'));
-        let Some(authority) = authority else {
-            bail!("--server {server:?} must look like https://ADDRESS:6443");
-        };
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let server = if has_port { server } else { format!("{server}:6443") };
-        Ok(Self { server, token: token.parse().context("--token")?, node })
+        let mut servers = Vec::new();
+        for url in &server {
+            let url = server_url(url)?;
+            if !servers.contains(&url) {
+                servers.push(url);
+            }
+        }
+        Ok(Self { servers, token: token.parse().context("--token")?, node })
     }
+}
+
+/// A server's URL, its port put in where it is left out.
+pub(crate) fn server_url(url: &str) -> anyhow::Result<String> {
+    let server = url.trim().trim_end_matches('/');
+    let authority = server.strip_prefix("https://").filter(|rest| !rest.is_empty() && !rest.contains('/'));
+    let Some(authority) = authority else {
+        bail!("--server {server:?} must look like https://ADDRESS:6443");
+    };
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok(if has_port { server.to_owned() } else { format!("{server}:6443") })
 }
 
 fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> {
@@ -168,11 +218,7 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
         verbose: _,
         log_format: _,
     } = args;
-    let name = match node_name {
-        Some(name) => name,
-        None => address::host_name()?,
-    };
-    check_node_name(&name)?;
+    let name = self::node_name(node_name)?;
     let token = match (token, token_file) {
         (Some(token), _) => Some(token),
         (None, Some(path)) => Some(pki::files::read(&path).context("--token-file")?.trim().to_owned()),
@@ -199,6 +245,13 @@ fn resolve_node(args: NodeArgs) -> anyhow::Result<(NodeConfig, Option<String>)> 
     Ok((node, token))
 }
 
+/// The name of this machine, given or the host's.
+pub(crate) fn node_name(given: Option<String>) -> anyhow::Result<String> {
+    let name = given.map_or_else(address::host_name, Ok)?;
+    check_node_name(&name)?;
+    Ok(name)
+}
+
 /// The path as the kernel's mount table has it, whatever symbolic links lead there. It need not exist yet.
 pub(crate) fn real_path(path: &Path) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
@@ -213,10 +266,6 @@ pub(crate) fn real_path(path: &Path) -> std::io::Result<PathBuf> {
         }
     }
     Ok(path)
-}
-
-fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
 }
 
 /// The `n`-th address of a network.
@@ -279,6 +328,18 @@ mod tests {
     }
 
     #[test]
+    fn urls_of_servers_get_the_usual_port() {
+        let url = |text| server_url(text).unwrap();
+        assert_eq!(url("https://10.0.0.1:6443"), "https://10.0.0.1:6443");
+        assert_eq!(url(" https://10.0.0.1/ "), "https://10.0.0.1:6443");
+        assert_eq!(url("https://[fd00::1]"), "https://[fd00::1]:6443");
+        assert_eq!(url("https://[fd00::1]:7443"), "https://[fd00::1]:7443");
+        for bad in ["", "10.0.0.1:6443", "http://10.0.0.1:6443", "https://", "https://10.0.0.1/x"] {
+            assert!(server_url(bad).unwrap_err().to_string().contains("must look like"), "{bad}");
+        }
+    }
+
+    #[test]
     fn port_ranges_are_checked() {
         assert_eq!(parse_port_range("30000-32767").unwrap(), 30000..=32767);
         for bad in ["", "1", "5-4", "0-10", "a-b", "1-70000"] {
@@ -307,12 +368,5 @@ mod tests {
         for bad in ["", "Edge", "a_b", "-a", "a..b"] {
             assert!(check_node_name(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn overlapping_networks_are_seen_from_both_sides() {
-        let (wide, narrow): (Ipv4Net, Ipv4Net) = ("10.0.0.0/8".parse().unwrap(), "10.43.0.0/16".parse().unwrap());
-        assert!(overlap(wide, narrow) && overlap(narrow, wide));
-        assert!(!overlap(narrow, "10.42.0.0/16".parse().unwrap()));
     }
 }

@@ -14,7 +14,6 @@ use rustls::ClientConfig;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// From the handshake to the head of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -22,6 +21,8 @@ const MAX_ANSWER: usize = 1 << 20;
 pub(crate) struct Https {
     server: String,
     dialer: Dialer,
+    /// Longest time from the handshake to the head of the answer.
+    patience: Duration,
 }
 
 /// The server answered with an error status; `text` is its explanation.
@@ -34,7 +35,12 @@ pub(crate) struct Refused {
 
 impl Https {
     pub(crate) fn new(server: &str, tls: ClientConfig) -> Self {
-        Self { server: server.to_owned(), dialer: Dialer::new(tls) }
+        Self { server: server.to_owned(), dialer: Dialer::new(tls), patience: ANSWER_TIMEOUT }
+    }
+
+    /// For answers that take long to make.
+    pub(crate) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Sends a request and reads the whole answer; an error status is a [`Refused`].
@@ -77,7 +83,7 @@ impl Https {
             });
             sender.send_request(request.map(Full::new)).await.context("send the request")
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.context("the server does not answer")?
+        tokio::time::timeout(self.patience, answer).await.context("the server does not answer")?
     }
 }
 

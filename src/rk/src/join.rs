@@ -33,4 +33,7 @@ pub(crate) struct JoinResponse {
     pub(crate) client_cert: String,
     pub(crate) serving_cert: String,
     pub(crate) network: ClusterNetwork,
+    /// URLs of the cluster's servers, as far as the one that answers knows them.
+    #[serde(default)]
+    pub(crate) servers: Vec<String>,
 }

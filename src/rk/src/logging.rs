@@ -32,13 +32,14 @@ fn parse(filter: &str) -> anyhow::Result<Targets> {
 }
 
 fn default_filter(verbose: u8) -> String {
-    let level = match verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
+    // openraft warns of what is usual when the leader or the membership changes.
+    let (level, openraft) = match verbose {
+        0 => ("info", "error"),
+        1 => ("debug", "warn"),
+        _ => ("trace", "warn"),
     };
     format!(
-        "{level},openraft=warn,hyper=warn,h2=warn,rustls=warn,kube=warn,tower=warn,libcontainer=warn,libcgroups=warn,hickory_resolver=warn,hickory_proto=warn,nlink=error"
+        "{level},openraft={openraft},hyper=warn,h2=warn,rustls=warn,kube=warn,tower=warn,libcontainer=warn,libcgroups=warn,hickory_resolver=warn,hickory_proto=warn,nlink=error"
     )
 }
 

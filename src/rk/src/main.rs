@@ -16,15 +16,24 @@ mod kubeconfig;
 mod local;
 mod logging;
 mod manifests;
+mod member;
+mod members;
 mod notify;
+mod peers;
 mod preflight;
 mod progress;
+mod server_list;
+mod snapshot;
 mod supervisor;
 mod token;
 mod tunnel;
 
 use anyhow::Context;
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
+
+/// Exit status of a server that its cluster has shut out for good.
+const REMOVED: u8 = 78;
 
 /// The Kubernetes API version served.
 const KUBERNETES_VERSION: &str = "1.36.0";
@@ -41,15 +50,29 @@ fn main() -> ExitCode {
     }
     runtime::bound_heap();
     match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Next::End) => ExitCode::SUCCESS,
+        Ok(Next::Again) => {
+            eprintln!("rk: cannot start itself again: {}", again());
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("rk: {error:#}");
-            ExitCode::FAILURE
+            // The service's unit knows this one, and does not start rk again.
+            let excluded = error.is::<members::enter::Removed>() || error.is::<storage::Exclusion>();
+            if excluded { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
         }
     }
 }
 
-fn run(args: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
+/// What to do when a command has come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    End,
+    /// Start anew, as the same process.
+    Again,
+}
+
+fn run(args: Vec<std::ffi::OsString>) -> anyhow::Result<Next> {
     let command = cli::parse(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -60,6 +83,14 @@ fn run(args: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
     // Blocking calls still under way (a read of a dead disk) must not hold up the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     outcome
+}
+
+/// Replaces this process by a new one of the same arguments; returns only when that fails.
+fn again() -> std::io::Error {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_else(|| "rk".into());
+    // By this name the executable is found even if another has taken its place on disk.
+    std::process::Command::new("/proc/self/exe").arg0(name).args(args).exec()
 }
 
 /// Edge boxes have few cores and little memory; more workers than this only add stacks.

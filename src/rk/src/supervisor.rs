@@ -1,16 +1,19 @@
 //! The only place that wires components: what starts after what, and the reverse on the way out.
 //!
 //! ```text
-//! server:  files ─► store ─► API server ─► listener ─► controllers, scheduler ─► node ─► manifests, demo
-//! agent:   join ─► client ─► node ─► tunnel
+//! server:  (join) ─► files ─► store ─► API server ─► listener ─► controllers, scheduler ─► node ─► manifests, demo
+//! agent:   join ─► client ─► node ─► tunnels
 //! ```
 //! Stopping goes the other way. Containers are not part of it: they go on running, and are found again.
 
 pub(crate) mod agent;
 pub(crate) mod dialer;
+mod elected;
 mod etcd;
+mod node_tunnels;
 pub(crate) mod routes;
 pub(crate) mod server;
+mod serving;
 pub(crate) mod worker;
 
 use tokio::signal::unix::{SignalKind, signal};

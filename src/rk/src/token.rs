@@ -1,11 +1,11 @@
-//! `rk token`: the server's own join token, and further ones that expire.
+//! `rk token`: the cluster's own join tokens, for agents and for servers, and further ones for agents that expire.
 //!
 //! A token with an end is a Secret of type `bootstrap.kubernetes.io/token` in kube-system: id, secret, expiration.
 
 use crate::cli::{TokenArgs, TokenCommand};
 use crate::config;
 use anyhow::{Context, ensure};
-use client::{Api, Kubeconfig};
+use client::Api;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -18,7 +18,8 @@ use std::path::Path;
 
 pub(crate) async fn run(args: TokenArgs) -> anyhow::Result<()> {
     match args.command {
-        None => print!("{}", files::read(&config::node_token_path(&args.data_dir))?),
+        None | Some(TokenCommand::Agent) => print!("{}", files::read(&config::node_token_path(&args.data_dir))?),
+        Some(TokenCommand::Server) => print!("{}", files::read(&config::server_token_path(&args.data_dir))?),
         Some(TokenCommand::Create { ttl, kubeconfig }) => {
             let ttl =
                 objects::duration::parse(&ttl).with_context(|| format!("--ttl {ttl:?} must look like 30m or 24h"))?;
@@ -53,7 +54,7 @@ async fn create(kubeconfig: &Path, ttl: SignedDuration) -> anyhow::Result<JoinTo
 }
 
 fn administrator(path: &Path) -> anyhow::Result<(Client, Vec<u8>)> {
-    let config = Kubeconfig::parse(&files::read(path)?).with_context(|| format!("read {}", path.display()))?;
+    let config = crate::kubeconfig::read(path)?;
     let ca_pem = config.ca_pem.clone();
     Ok((client::https(config.into_https())?, ca_pem))
 }

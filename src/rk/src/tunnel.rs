@@ -2,13 +2,15 @@
 //!
 //! The agent asks `GET /rk/v1/tunnel` on the API port with its node certificate and `Upgrade: rk-tunnel/1`. Both
 //! sides then speak yamux on that connection: the server opens streams, the agent answers each as an HTTP/1.1
-//! connection to its kubelet API. So an agent needs no open port and may sit behind NAT. Each side gives the other up
+//! connection to its kubelet API. So an agent needs no open port and may sit behind NAT. With several servers, every node
+//! keeps a tunnel to each ([`standing`]), the nodes of other servers included. Each side gives the other up
 //! when nothing is heard of it ([`pulse`]), and goes on reading when both have much to write ([`relief`]).
 
-pub(crate) mod agent;
+mod agent;
 mod pulse;
 mod relief;
 pub(crate) mod server;
+pub(crate) mod standing;
 #[cfg(test)]
 mod tests;
 

@@ -13,6 +13,7 @@ use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use storage::disk::{Disk, DiskFile, Mode};
 
@@ -64,6 +65,8 @@ struct State {
     off: bool,
     full: bool,
     failures: u64,
+    /// What a flush pretends to take.
+    slow: Duration,
 }
 
 /// The disk; clones are the same disk.
@@ -202,6 +205,7 @@ impl MemoryDisk {
             off: false,
             full: false,
             failures: 0,
+            slow: Duration::ZERO,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -220,6 +224,11 @@ impl MemoryDisk {
     /// Nothing takes space any more, or again.
     pub fn set_full(&self, full: bool) {
         self.state().full = full;
+    }
+
+    /// Flushes take so long from now on, by tokio's clock.
+    pub fn set_slow(&self, flush: Duration) {
+        self.state().slow = flush;
     }
 
     pub fn is_off(&self) -> bool {
@@ -400,6 +409,10 @@ impl Disk for MemoryDisk {
 
     fn is_instant(&self) -> bool {
         true
+    }
+
+    fn pretended(&self) -> Duration {
+        self.state().slow
     }
 }
 

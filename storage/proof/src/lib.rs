@@ -1,12 +1,13 @@
 //! What shows that the store keeps its promises: disks that lose power, clusters in one thread, and checks of histories.
 //!
-//! Invariants: everything random follows from a seed, everything in memory; nothing here is part of the product. Called
+//! Invariants: everything random follows from a seed, everything but [`processes`] in memory; nothing here is part of the product. Called
 //! by the store's tests and by `cargo xtask chaos`.
 #![forbid(unsafe_code)]
 
 pub mod disk;
 pub mod history;
 pub mod power_cut;
+pub mod processes;
 pub mod seeded;
 pub mod seeds;
 pub mod simulation;

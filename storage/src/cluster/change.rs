@@ -228,6 +228,7 @@ impl Cluster {
         }
         let members = self.members();
         let heirs = members.iter().filter(|(id, (_, role))| *role == Role::Voter && self.reachable(**id));
+        let heirs = heirs.filter(|(id, _)| !self.link.is_full(**id));
         let Some(heir) = heirs.map(|(id, _)| *id).min_by_key(|id| self.lag(*id).unwrap_or(u64::MAX)) else { return };
         let handed = tokio::time::timeout(self.timing.election.0, self.change_here(Change::Transfer(heir))).await;
         if !matches!(handed, Ok(Ok(()))) {

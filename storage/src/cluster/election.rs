@@ -5,7 +5,8 @@
 //! back. Only then does it stand for election, which begins a new term. Time is monotonic.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use crate::command::Command;
-use crate::members::MemberId;
+use crate::members::{Member, MemberId};
 use crate::rpc::{Request, Response};
 
 /// Tries to win when a leader hands over; the others may still be loyal to it for a heartbeat or two.
@@ -67,9 +68,11 @@ impl Cluster {
         let mut excluded = self.link.excluded.subscribe();
         let mut patience = self.patience();
         let mut leading = false;
+        let mut lost = 0;
         let mut settling = JoinSet::new();
         loop {
             self.news.notify_waiters();
+            self.forget_others();
             let now_leading = metrics.borrow_and_update().state == ServerState::Leader;
             if now_leading != leading {
                 leading = now_leading;
@@ -92,6 +95,7 @@ impl Cluster {
                     if self.raft.trigger().heartbeat().await.is_err() {
                         return;
                     }
+                    self.show_life();
                     Some(Instant::now() + self.timing.heartbeat)
                 }
                 Duty::Listen => {
@@ -99,10 +103,11 @@ impl Cluster {
                     if Instant::now() < due {
                         Some(due)
                     } else {
-                        self.campaign().await;
+                        lost = if self.campaign(lost).await { 0 } else { lost + 1 };
                         patience = self.patience();
                         // Not won yet: try again soon, but not in step with others.
-                        Some(Instant::now() + self.timing.heartbeat.mul_f64(0.5 + self.chance()))
+                        let soon = self.timing.heartbeat.max(self.election_time(lost) / 2);
+                        Some(Instant::now() + soon.mul_f64(0.5 + self.chance()))
                     }
                 }
             };
@@ -145,21 +150,78 @@ impl Cluster {
         }
     }
 
-    /// Stands for election if a quorum would vote for this member.
-    async fn campaign(&self) {
-        if self.files.recovering() {
-            return;
+    /// Stands for election if a quorum would vote for this member. False if nobody was elected.
+    async fn campaign(&self, lost: u32) -> bool {
+        // While its own vote is not on disk yet, it has stood already.
+        if self.files.recovering() || self.files.flushing_for().is_some() {
+            return true;
         }
         if !self.would_win().await || *self.heard_leader() + self.timing.election.0 > Instant::now() {
-            return;
+            return true;
         }
         tracing::info!(member = self.me(), "no leader is heard; standing for election");
+        let before = self.raft.metrics().borrow().current_term;
+        self.standing.store(true, Ordering::Relaxed);
         self.stand().await;
-        let wait = self.raft.wait(Some(self.timing.heartbeat * 2));
-        drop(
-            wait.metrics(|metrics| metrics.state != ServerState::Candidate && metrics.current_leader.is_some(), "")
-                .await,
-        );
+        // Until its vote is on disk, this member is what it was before.
+        let elected = |metrics: &openraft::RaftMetrics<u64, Member>| {
+            let decided = metrics.state != ServerState::Candidate && metrics.current_leader.is_some();
+            decided && metrics.current_term > before
+        };
+        let began = Instant::now();
+        let won = loop {
+            // It grows while this member's own vote is on its way to the disk.
+            let left = self.election_time(lost).saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break false;
+            }
+            if self.raft.wait(Some(left)).metrics(elected, "").await.is_ok() {
+                break true;
+            }
+        };
+        self.standing.store(false, Ordering::Relaxed);
+        won
+    }
+
+    /// How long an election may take. Votes are on disk before they count, here and there; perhaps there it takes longer
+    /// than is known here, so it is more after each one that was lost.
+    fn election_time(&self, lost: u32) -> Duration {
+        let usual = (self.timing.heartbeat * 2).max(self.files.slowest_flush() * 3);
+        usual.saturating_mul(2_u32.saturating_pow(lost.saturating_sub(1).min(8))).min(self.timing.answer)
+    }
+
+    /// Says to those that a leader lives whom its heartbeats do not reach, because a flush keeps it or them from speaking;
+    /// and asks those who had no space whether they have some. A leader whose disk hangs for good is not one.
+    fn show_life(&self) {
+        let flushing = self.files.flushing_for();
+        if flushing.is_some_and(|since| since > self.timing.answer) {
+            return;
+        }
+        let (vote, peers) = {
+            let metrics = self.metrics();
+            let metrics = metrics.borrow();
+            let others = metrics.membership_config.membership().nodes().filter(|(id, _)| **id != self.me());
+            let peers: Vec<_> = others.map(|(id, member)| (*id, member.clone())).collect();
+            (metrics.vote, peers)
+        };
+        for (id, member) in peers {
+            let silent = self.link.heard(id).is_none_or(|since| since > self.timing.heartbeat * 2);
+            if silent || flushing.is_some() || self.link.is_full(id) {
+                let (link, limit) = (self.link.clone(), self.timing.heartbeat * 2);
+                tokio::spawn(async move { link.call(id, &member, &Request::Alive { vote }, limit).await });
+            }
+        }
+    }
+
+    /// What is remembered of members goes with them.
+    fn forget_others(&self) {
+        let members: BTreeSet<MemberId> = {
+            let metrics = self.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().nodes().map(|(id, _)| *id).collect()
+        };
+        self.link.forget_others(&members);
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| members.contains(id));
     }
 
     async fn would_win(&self) -> bool {
@@ -194,10 +256,11 @@ impl Cluster {
         won(&granted)
     }
 
-    /// Whether this member would vote for one whose log ends with `last`.
+    /// Whether this member would vote for one whose log ends with `last`. While it stands itself it would not: of two who
+    /// stand at a time neither may win, and where disks are slow they would do so again and again.
     pub(super) fn would_vote(&self, last: Option<openraft::LogId<u64>>) -> bool {
         let silent = self.leading_term().is_none() && self.heard_leader().elapsed() >= self.timing.election.0 * 9 / 10;
-        silent && !self.files.recovering() && last >= self.last_log_id()
+        silent && !self.standing.load(Ordering::Relaxed) && !self.files.recovering() && last >= self.last_log_id()
     }
 
     /// The leader has asked this member to lead. The first try makes it step down; until the others notice they may

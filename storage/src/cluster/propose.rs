@@ -3,8 +3,11 @@
 //! Invariant: a batch goes to a second place only when it is certain that the first did not take it. When that is not
 //! certain its outcome is [`StoreError::Unknown`], and the caller must look before it asks again.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::time::Instant;
@@ -16,6 +19,9 @@ use crate::link::CallError;
 use crate::members::{Member, MemberId};
 use crate::rpc::{Forward, Request, Response};
 use crate::writer::{Pending, answer, is_full};
+
+/// Least time between two attempts of a leader without space to have another one lead.
+const BETWEEN_HAND_OVERS: Duration = Duration::from_secs(5);
 
 type Outcomes = Vec<Result<Reply, StoreError>>;
 
@@ -92,10 +98,13 @@ impl Cluster {
 
     async fn propose(&self, batch: &Arc<Batch>, size: usize) -> Attempt {
         if let Err(error) = self.reserve(size) {
-            return Attempt::Failed(error);
+            return self.without_space(error).await;
         }
         if self.alone() {
             return self.write(batch).await;
+        }
+        if let Some(dir) = self.others_without_space() {
+            return Attempt::Failed(StoreError::DiskFull { dir });
         }
         let mut handing_over = self.handing_over.subscribe();
         if tokio::time::timeout(self.timing.answer, handing_over.wait_for(|busy| !busy)).await.is_err()
@@ -107,6 +116,44 @@ impl Cluster {
             Ok(attempt) => attempt,
             Err(_) => Attempt::Failed(StoreError::Unknown),
         }
+    }
+
+    /// A leader that cannot write has another member lead, if there is one that can.
+    async fn without_space(&self, error: StoreError) -> Attempt {
+        if self.alone() || !matches!(error, StoreError::DiskFull { .. }) {
+            return Attempt::Failed(error);
+        }
+        let first = {
+            let mut gave_up = self.gave_up.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = gave_up.is_none_or(|at| at.elapsed() > BETWEEN_HAND_OVERS);
+            if first {
+                *gave_up = Some(Instant::now());
+            }
+            first
+        };
+        if first {
+            tracing::warn!(%error, "having another member lead");
+            self.hand_over().await;
+        } else {
+            let mut handing_over = self.handing_over.subscribe();
+            let over = handing_over.wait_for(|busy| !busy);
+            drop(tokio::time::timeout(self.timing.election.0, over).await);
+        }
+        if self.leading_term().is_none() { Attempt::NotTaken } else { Attempt::Failed(error) }
+    }
+
+    /// Whose full disks keep a quorum from writing.
+    fn others_without_space(&self) -> Option<PathBuf> {
+        let metrics = self.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let full = |id: &&MemberId| self.link.is_full(**id);
+        let blocked = |voters: &BTreeSet<MemberId>| voters.iter().filter(full).count() * 2 >= voters.len();
+        let configs = membership.get_joint_config();
+        let voters = configs.iter().find(|voters| blocked(voters))?;
+        let name = |id: &MemberId| membership.get_node(id).map(|member| member.name.clone());
+        let names: Vec<_> = voters.iter().filter(full).filter_map(name).collect();
+        Some(PathBuf::from(format!("the data directories of {}", names.join(", "))))
     }
 
     async fn write(&self, batch: &Arc<Batch>) -> Attempt {
@@ -130,7 +177,7 @@ impl Cluster {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let commands = batch.commands.clone();
         let request = Request::Forward(Forward { term, session: self.session, sequence, commands });
-        let limit = self.timing.answer + if batch.synced { std::time::Duration::ZERO } else { self.timing.hold };
+        let limit = self.timing.answer + if batch.synced { Duration::ZERO } else { self.timing.hold };
         match self.link.call(leader, member, &request, limit).await {
             Ok(Response::Outcomes { index, outcomes }) => {
                 // It is written, whether or not this member learns of it in time.

@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
+use openraft::Vote;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteResponse};
 
 use super::Cluster;
 use crate::codec::Decoder;
 use crate::error::StoreError;
 use crate::members::Exclusion;
-use crate::raft::{self, Types};
+use crate::raft::{self, Types, honest};
 use crate::rpc::frame::{self, Envelope};
 use crate::rpc::{Forward, Refusal, Request, Response};
 use crate::transport::PeerIdentity;
@@ -21,6 +22,8 @@ use crate::writer::is_full;
 
 /// Forwarded requests of one member that are remembered, so that a copy made on the way does not run again.
 const REMEMBERED: u64 = 1 << 16;
+/// Room in the log that a member must have to count as one with space.
+const PROBED: u64 = 64 << 10;
 
 /// The requests that one member has forwarded to this one.
 #[derive(Debug, Default)]
@@ -62,7 +65,13 @@ impl Cluster {
         let response = match frame::open_request(bytes) {
             Ok((envelope, body)) => match self.admit(&envelope, peer) {
                 Ok(()) => match Request::decode(&mut Decoder::new(body)) {
-                    Ok(request) => self.respond(&envelope, request).await,
+                    Ok(request) if honest::speaks_for_itself(envelope.from, self.me(), &request) => {
+                        self.respond(&envelope, request).await
+                    }
+                    Ok(_) => {
+                        tracing::warn!(from = envelope.from, "a member says what only another could say");
+                        Response::Refused(Refusal::Malformed)
+                    }
                     Err(error) => {
                         tracing::warn!(from = envelope.from, %error, "a member sent what cannot be read");
                         Response::Refused(Refusal::Malformed)
@@ -95,10 +104,22 @@ impl Cluster {
         let known = metrics.membership_config.membership().get_node(&envelope.from);
         match (known, &peer.name) {
             (Some(member), Some(name)) if !member.name.is_empty() && member.name != *name => {
-                Err(Refusal::WrongIdentity)
+                return Err(Refusal::WrongIdentity);
             }
-            _ => Ok(()),
+            (None, _) => return Ok(()),
+            (Some(_), _) => {}
         }
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = processes.entry(envelope.from).or_insert((envelope.session, envelope.process));
+        if *known == (envelope.session, envelope.process) {
+            return Ok(());
+        }
+        if envelope.session <= known.0 {
+            tracing::warn!(member = envelope.from, "two processes speak as one member; the older one is refused");
+            return Err(Refusal::Twin);
+        }
+        *known = (envelope.session, envelope.process);
+        Ok(())
     }
 
     /// Refuses one who is no member, as the one who leads knows it.
@@ -120,10 +141,12 @@ impl Cluster {
             Request::Offer(offer) => self.offered(*offer).await,
             Request::Chunk { crc, offset, data } => self.chunk(crc, offset, data).await,
             Request::Install { crc } => self.install(crc).await,
+            Request::Alive { vote } => self.alive(&vote),
             Request::TakeOver => {
                 self.taking_over.notify_one();
                 Response::Done
             }
+            Request::Describe => Response::Described(self.advertised()),
             Request::Forward(_) | Request::ReadIndex | Request::KeepAlive { .. } | Request::Change(_) => {
                 let Some(term) = self.leading_term() else { return Response::NotLeader };
                 match self.check_member(envelope) {
@@ -148,9 +171,37 @@ impl Cluster {
         }
     }
 
-    /// Whether entries contradict what this member has applied. No leader of this cluster sends such.
+    /// Hears the leader, before the Raft core does: a flush may keep that busy for seconds.
+    fn hear(&self, vote: &Vote<u64>) -> bool {
+        let follows = vote.committed && *vote >= self.metrics().borrow().vote;
+        if follows {
+            self.hear_leader();
+        }
+        follows
+    }
+
+    /// A sign of life, and the question whether there is space.
+    fn alive(&self, vote: &Vote<u64>) -> Response {
+        if !self.hear(vote) {
+            return Response::NotLeader;
+        }
+        match self.files.log().reserve(PROBED) {
+            Err(error) if is_full(&error) => Response::Refused(Refusal::DiskFull),
+            Ok(()) | Err(_) => Response::Done,
+        }
+    }
+
+    /// Whether entries, or what is before them, contradict what this member has applied. No leader of this cluster sends
+    /// such.
     fn contradicts(&self, request: &AppendEntriesRequest<Types>) -> bool {
         let applied = self.shared.applied();
+        if let Some(prev) = request.prev_log_id.filter(|prev| prev.index <= applied) {
+            let known = self.files.log_id(prev.index);
+            let purged = || self.files.last_log_id().is_none_or(|last| prev <= last);
+            if !known.map_or_else(purged, |known| known == prev) {
+                return true;
+            }
+        }
         let known = request.entries.iter().take_while(|entry| entry.log_id.index <= applied);
         known.into_iter().any(|entry| self.files.log_id(entry.log_id.index).is_some_and(|known| known != entry.log_id))
     }
@@ -160,6 +211,7 @@ impl Cluster {
             tracing::error!(leader = %request.vote, "a member sends other entries than those that are applied here");
             return Response::Refused(Refusal::Malformed);
         }
+        self.hear(&request.vote);
         // Space is taken first: the Raft core must never see an append fail for lack of it.
         let size: usize = request.entries.iter().map(raft::size).sum();
         if size > 0
@@ -185,7 +237,13 @@ impl Cluster {
             return Response::Vote(VoteResponse { vote, vote_granted: false, last_log_id: self.files.last_log_id() });
         }
         match self.raft.vote(request).await {
-            Ok(response) => Response::Vote(response),
+            Ok(response) => {
+                if response.vote_granted {
+                    // The winner is given time to say so.
+                    self.hear_leader();
+                }
+                Response::Vote(response)
+            }
             Err(_) => Response::Refused(Refusal::Stopped),
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,7 +33,12 @@ impl Disk for Files {
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let fresh = mode == Mode::Fresh;
-        Ok(Arc::new(File::options().read(true).write(true).create(fresh).truncate(fresh).open(path)?))
+        // What a store holds is nobody else's business, wherever its directory lies.
+        Ok(Arc::new(File::options().read(true).write(true).create(fresh).truncate(fresh).mode(0o600).open(path)?))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -25,6 +25,7 @@ pub enum CallError {
 #[derive(Clone, Debug)]
 pub struct Client {
     requests: SendRequest<Bytes>,
+    needs_leader: bool,
 }
 
 /// The sending half of a stream of messages.
@@ -54,7 +55,12 @@ impl Client {
                 tracing::debug!(%error, "the connection ended");
             }
         });
-        Ok(Self { requests })
+        Ok(Self { requests, needs_leader: false })
+    }
+
+    /// The same connection, for calls that fail and streams that end when there is no leader.
+    pub fn requiring_leader(&self) -> Self {
+        Self { needs_leader: true, ..self.clone() }
     }
 
     /// One message out, one in. `method` is like `KV/Range`.
@@ -78,11 +84,13 @@ impl Client {
         &self,
         method: &str,
     ) -> Result<(Asking, impl Future<Output = Result<Answers, CallError>> + use<>), CallError> {
-        let request = Request::post(format!("http://etcd/etcdserverpb.{method}"))
+        let mut request = Request::post(format!("http://etcd/etcdserverpb.{method}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .map_err(|_| CallError::Malformed("method"))?;
+            .header("te", "trailers");
+        if self.needs_leader {
+            request = request.header("hasleader", "true");
+        }
+        let request = request.body(()).map_err(|_| CallError::Malformed("method"))?;
         let mut requests = self.requests.clone().ready().await?;
         let (response, stream) = requests.send_request(request, false)?;
         let answers = async move {
@@ -106,7 +114,9 @@ impl Answers {
     /// The next message; nothing at a good end.
     pub async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, CallError> {
         loop {
-            if let Some(message) = grpc::take_any(&mut self.buffer).map_err(|_| CallError::Malformed("frame"))? {
+            if let Some(message) =
+                grpc::take(&mut self.buffer, u32::MAX as usize).map_err(|_| CallError::Malformed("frame"))?
+            {
                 return A::decode(message).map(Some).map_err(|_| CallError::Malformed("message"));
             }
             match self.body.data().await {

@@ -1,9 +1,11 @@
 //! gRPC over HTTP/2 streams: framed messages in, framed messages and a status in the trailers out.
 //!
-//! Invariants: no message above [`MAX_MESSAGE`] is buffered; a stream of answers is sent as fast as the client takes it
-//! and no faster; what cannot be decoded is answered with a status, never with a broken connection.
+//! Invariants: no message above [`MAX_MESSAGE`] is buffered, and large ones only as far as [`Limits`] has room; answers
+//! are sent as fast as the client takes them and no faster; what cannot be decoded is answered with a status, never with
+//! a broken connection.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,11 +15,15 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::limits::{Limits, SMALL};
 use super::status::{Code, Status};
 
 /// Longest message that is taken from a client: the store's largest transaction, and room for what frames it.
 pub const MAX_MESSAGE: usize = crate::request::MAX_TXN_BYTES + (512 << 10);
+/// Longest message on a stream of messages, which has two keys at the most.
+const MAX_STREAMED: usize = 64 << 10;
 /// The flag and the length before each message.
 const PREFIX: usize = 5;
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -35,29 +41,43 @@ pub(super) struct Gone;
 pub(super) struct Inbound {
     body: RecvStream,
     buffer: BytesMut,
+    max: usize,
+    limits: Arc<Limits>,
+    /// Of the message that is coming in.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Inbound {
-    pub(super) fn new(body: RecvStream) -> Self {
-        Self { body, buffer: BytesMut::new() }
+    pub(super) fn new(body: RecvStream, limits: Arc<Limits>) -> Self {
+        Self { body, buffer: BytesMut::new(), max: MAX_MESSAGE, limits, room: None }
+    }
+
+    /// Messages are short from now on.
+    pub(super) fn streamed(&mut self) {
+        self.max = MAX_STREAMED;
     }
 
     /// The next message, or nothing at the end of the stream. Cancel-safe.
     pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
         loop {
-            if let Some(message) = take(&mut self.buffer)? {
-                return decode(message).map(Some);
+            if let Some(message) = take(&mut self.buffer, self.max)? {
+                let decoded = M::decode(message);
+                self.room = None;
+                return decoded.map(Some).map_err(|error| {
+                    Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
+                });
+            }
+            if self.room.is_none()
+                && let Some(length) = announced(&self.buffer)
+            {
+                self.room = self.limits.incoming(length).await;
+                self.buffer.reserve(PREFIX + length - self.buffer.len());
             }
             match self.body.data().await {
-                Some(Ok(mut chunk)) => {
+                Some(Ok(chunk)) => {
                     // Fails only for a stream that is gone, which the next read tells.
                     let _released = self.body.flow_control().release_capacity(chunk.len());
-                    // Most messages come in one piece, which need not be copied.
-                    let whole = if self.buffer.is_empty() { take_whole(&mut chunk)? } else { None };
                     self.buffer.extend_from_slice(&chunk);
-                    if let Some(message) = whole {
-                        return decode(message).map(Some);
-                    }
                 }
                 Some(Err(error)) => return Err(Status::new(Code::Unavailable, error.to_string())),
                 None if self.buffer.is_empty() => return Ok(None),
@@ -77,52 +97,30 @@ impl Inbound {
     }
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message)
-        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}")))
+/// Length of the message whose prefix is there.
+fn announced(buffer: &BytesMut) -> Option<usize> {
+    let (prefix, _) = buffer.split_first_chunk::<PREFIX>()?;
+    let [_, length @ ..] = *prefix;
+    Some(u32::from_be_bytes(length) as usize)
 }
 
-/// Cuts one message off the front of what has just come, if all of it is there.
-fn take_whole(chunk: &mut Bytes) -> Result<Option<Bytes>, Status> {
-    let Some(length) = length(chunk, MAX_MESSAGE)?.filter(|length| chunk.len() >= PREFIX + length) else {
-        return Ok(None);
-    };
-    let mut message = chunk.split_to(PREFIX + length);
-    Ok(Some(message.split_off(PREFIX)))
-}
-
-/// Cuts one message off the front, if it is there.
-fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
-    take_upto(buffer, MAX_MESSAGE)
-}
-
-/// The same for a client, which has asked for what it gets.
-pub(super) fn take_any(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
-    take_upto(buffer, u32::MAX as usize)
-}
-
-fn take_upto(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Status> {
-    let Some(length) = length(buffer, max)? else { return Ok(None) };
-    if buffer.len() < PREFIX + length {
-        buffer.reserve(PREFIX + length - buffer.len());
-        return Ok(None);
-    }
-    let mut message = buffer.split_to(PREFIX + length);
-    Ok(Some(message.split_off(PREFIX).freeze()))
-}
-
-/// The length that a message's prefix announces, once that is there.
-fn length(buffer: &[u8], max: usize) -> Result<Option<usize>, Status> {
-    let Some(([flag, length @ ..], _)) = buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
-    let length = u32::from_be_bytes(*length) as usize;
-    if *flag != 0 {
+/// Cuts one message off the front, if it is there. A client takes any length: it has asked for what it gets.
+pub(super) fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Status> {
+    let Some((prefix, rest)) = buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
+    let [flag, length @ ..] = *prefix;
+    let length = u32::from_be_bytes(length) as usize;
+    if flag != 0 {
         return Err(Status::unimplemented("grpc: compressed messages are not supported"));
     }
     if length > max {
         let message = format!("grpc: received message larger than max ({length} vs. {max})");
         return Err(Status::new(Code::ResourceExhausted, message));
     }
-    Ok(Some(length))
+    if rest.len() < length {
+        return Ok(None);
+    }
+    let mut message = buffer.split_to(PREFIX + length);
+    Ok(Some(message.split_off(PREFIX).freeze()))
 }
 
 /// A message with its prefix.
@@ -169,16 +167,27 @@ pub(super) fn refuse_http(mut respond: SendResponse<Bytes>, code: StatusCode) {
     drop(respond.send_response(response, true));
 }
 
-/// Answers with one message, or with what went wrong.
-pub(super) fn answer<M: Message>(mut respond: SendResponse<Bytes>, outcome: Result<M, Status>) {
-    let framed = match outcome.and_then(|message| frame(&message)) {
+/// Answers with one message, or with what went wrong. Waits for as long as the client does not take a large one.
+pub(super) async fn answer<M: Message>(respond: SendResponse<Bytes>, outcome: Result<M, Status>, limits: &Limits) {
+    let message = match outcome {
+        Ok(message) => message,
+        Err(status) => return refuse(respond, &status),
+    };
+    let size = message.encoded_len();
+    let _room = limits.outgoing(size).await;
+    let framed = match frame(&message) {
         Ok(framed) => framed,
         Err(status) => return refuse(respond, &status),
     };
-    // HTTP/2 keeps what the client does not take yet; it is one message, and the client has asked for it.
-    let Ok(mut stream) = respond.send_response(head(), false) else { return };
-    if stream.send_data(framed, false).is_ok() {
-        finish(stream, &Status::ok());
+    drop(message);
+    let Ok(mut outbound) = Outbound::open(respond) else { return };
+    let sent = match size <= SMALL {
+        // HTTP/2 keeps what the client does not take yet.
+        true => outbound.stream.send_data(framed, false).is_ok(),
+        false => outbound.push(framed).await.is_ok(),
+    };
+    if sent {
+        outbound.finish(&Status::ok());
     }
 }
 
@@ -200,7 +209,10 @@ impl Outbound {
 
     /// Sends one message; waits for as long as the client does not take it.
     pub(super) async fn send(&mut self, message: &impl Message) -> Result<(), Gone> {
-        let mut framed = frame(message).map_err(|_| Gone)?;
+        self.push(frame(message).map_err(|_| Gone)?).await
+    }
+
+    async fn push(&mut self, mut framed: Bytes) -> Result<(), Gone> {
         while !framed.is_empty() {
             self.stream.reserve_capacity(framed.len());
             while self.stream.capacity() == 0 {
@@ -258,17 +270,17 @@ mod tests {
         let mut buffer = BytesMut::new();
         for byte in &framed[..framed.len() - 1] {
             buffer.put_u8(*byte);
-            assert_eq!(take(&mut buffer), Ok(None));
+            assert_eq!(take(&mut buffer, MAX_MESSAGE), Ok(None));
         }
         buffer.put_u8(framed[framed.len() - 1]);
         buffer.put_u8(0);
-        assert_eq!(take(&mut buffer), Ok(Some(framed.slice(PREFIX..))));
+        assert_eq!(take(&mut buffer, MAX_MESSAGE), Ok(Some(framed.slice(PREFIX..))));
         assert_eq!(buffer.len(), 1);
     }
 
     #[test]
     fn compression_and_size_are_refused_by_the_prefix_alone() {
-        let refused = |bytes: &[u8]| take(&mut BytesMut::from(bytes)).unwrap_err().code;
+        let refused = |bytes: &[u8]| take(&mut BytesMut::from(bytes), MAX_MESSAGE).unwrap_err().code;
         assert_eq!(refused(&[1, 0, 0, 0, 1]), Code::Unimplemented);
         assert_eq!(refused(&[0, 0xff, 0, 0, 0]), Code::ResourceExhausted);
     }

@@ -9,10 +9,13 @@ use super::{Endpoint, range, txn, wire};
 impl Endpoint {
     pub(super) async fn keys(&self, method: &str, call: Call) {
         match method {
-            "Range" => call.unary(async |request| self.range(request).await).await,
+            "Range" => call.in_turn(range::may_be_large, async |request| self.range(request).await).await,
             "Put" => call.unary(async |request| self.put(request).await).await,
-            "DeleteRange" => call.unary(async |request| self.delete_range(request).await).await,
-            "Txn" => call.unary(async |request| self.txn(request).await).await,
+            "DeleteRange" => {
+                let large = |request: &wire::DeleteRangeRequest| request.prev_kv && !request.range_end.is_empty();
+                call.in_turn(large, async |request| self.delete_range(request).await).await;
+            }
+            "Txn" => call.in_turn(txn::may_be_large, async |request| self.txn(request).await).await,
             "Compact" => call.unary(async |request| self.compact(request).await).await,
             _ => call.unknown(method),
         }
@@ -32,7 +35,7 @@ impl Endpoint {
     /// One operation as a transaction of its own.
     async fn one(&self, op: Op) -> Result<(OpResult, wire::ResponseHeader), Status> {
         let TxnResponse { revision, mut results, .. } =
-            self.store().txn(Txn { success: vec![op], ..Txn::default() }).await?;
+            self.wrote(self.store().txn(Txn { success: vec![op], ..Txn::default() }).await)?;
         let lost = || Status::new(Code::Internal, "an operation without a result");
         Ok((results.pop().ok_or_else(lost)?, self.header(revision)))
     }
@@ -52,7 +55,7 @@ impl Endpoint {
 
     async fn txn(&self, request: wire::TxnRequest) -> Result<wire::TxnResponse, Status> {
         let (txn, forms) = txn::split(request)?;
-        let response = self.store().txn(txn).await?;
+        let response = self.wrote(self.store().txn(txn).await)?;
         let header = self.header(response.revision);
         Ok(forms.write(response, header))
     }

@@ -29,7 +29,7 @@ impl Endpoint {
             return Err(Status::new(Code::OutOfRange, "etcdserver: too large lease TTL"));
         }
         let ttl = Duration::from_secs(u64::try_from(request.ttl).unwrap_or(0));
-        let granted = self.store().lease_grant(request.id, ttl).await?;
+        let granted = self.wrote(self.store().lease_grant(request.id, ttl).await)?;
         let ttl = seconds(granted.ttl);
         Ok(wire::LeaseGrantResponse { header: Some(self.header_now()), id: granted.id, ttl, error: String::new() })
     }

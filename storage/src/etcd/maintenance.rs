@@ -1,6 +1,6 @@
 //! The Maintenance service: status, checksums, alarms, backups.
 
-use crate::members::{MemberStatus, Role};
+use crate::members::{MemberError, MemberStatus, Role};
 
 use super::grpc::{Gone, Inbound, Outbound};
 use super::serve::Call;
@@ -16,7 +16,7 @@ impl Endpoint {
             "Snapshot" => {
                 call.stream(async |inbound, outbound| self.snapshot(inbound, outbound).await).await;
             }
-            "Alarm" => call.unary(async |request| self.alarm(request)).await,
+            "Alarm" => call.unary(async |request| self.alarm(request).await).await,
             "MoveLeader" => call.unary(async |request| self.move_leader(request).await).await,
             // Memory of superseded versions is freed as it becomes free, and files are rewritten by snapshots.
             "Defragment" => {
@@ -34,8 +34,12 @@ impl Endpoint {
     fn status(&self) -> wire::StatusResponse {
         let (status, stats) = (self.store().status(), self.store().stats());
         let mut errors = Vec::new();
-        if status.leader.is_none() {
-            errors.push("etcdserver: no leader".to_owned());
+        let leader = self.store().reachable_leader();
+        if leader.is_none() {
+            errors.push(super::leader::no_leader().message);
+        }
+        if self.alarmed() {
+            errors.push("etcdserver: mvcc: database space exceeded".to_owned());
         }
         errors.extend(status.excluded.map(|excluded| format!("etcdserver: {excluded}")));
         let learner = |member: &MemberStatus| member.id == status.id && member.role == Role::Learner;
@@ -43,7 +47,7 @@ impl Endpoint {
             header: Some(self.header_now()),
             version: VERSION.to_owned(),
             db_size: (stats.live_bytes + stats.log_bytes).cast_signed(),
-            leader: status.leader.unwrap_or(0),
+            leader: leader.unwrap_or(0),
             raft_index: status.last,
             raft_term: status.term,
             raft_applied_index: status.applied,
@@ -69,16 +73,11 @@ impl Endpoint {
         })
     }
 
-    /// No alarm is ever kept: a full disk refuses writes and takes them again by itself.
-    fn alarm(&self, request: wire::AlarmRequest) -> Result<wire::HeaderOnly, Status> {
-        if request.action == wire::AlarmAction::Activate as i32 {
-            return Err(Status::unimplemented("alarms cannot be raised by hand"));
-        }
-        Ok(wire::HeaderOnly { header: Some(self.header_now()) })
-    }
-
     async fn move_leader(&self, request: wire::MoveLeaderRequest) -> Result<wire::HeaderOnly, Status> {
-        self.store().transfer_leader(request.target_id).await?;
+        self.store().transfer_leader(request.target_id).await.map_err(|error| match error {
+            MemberError::NotFound(_) => Status::from(MemberError::NotAVoter(request.target_id)),
+            error => error.into(),
+        })?;
         Ok(wire::HeaderOnly { header: Some(self.header_now()) })
     }
 
@@ -90,7 +89,7 @@ impl Endpoint {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot write a backup");
             Status::new(Code::Internal, format!("etcdserver: {error}"))
         };
-        let members = self.members();
+        let members = self.members().await;
         let mut backup = match backup::write(self.store(), members).await {
             Ok(backup) => backup,
             Err(error) => return Ok(failed(error)),

@@ -16,6 +16,11 @@ pub(super) fn end(range_end: Vec<u8>) -> Option<Bytes> {
     }
 }
 
+/// Whether an answer may have more than one key's value.
+pub(super) fn may_be_large(request: &wire::RangeRequest) -> bool {
+    !request.range_end.is_empty() && !request.count_only
+}
+
 /// What is done to the store's answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {

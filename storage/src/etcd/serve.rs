@@ -12,15 +12,14 @@ use http::{Method, Request, StatusCode};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Endpoint;
 use super::grpc::{self, Gone, Inbound, Outbound};
+use super::limits::{CONNECTION_WINDOW, Limits, MAX_CALLS, STREAM_WINDOW};
 use super::status::{Code, Status};
+use super::{Endpoint, leader};
 
-/// Calls that one connection may have open at once; a watch stream is one, however many watches it carries.
-const MAX_CALLS: u32 = 16_384;
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// For the one message of a call to come in.
+const REQUEST: Duration = Duration::from_secs(60);
 
 /// Why a connection ended other than by the client's wish.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +33,11 @@ pub enum ServeError {
 /// One call.
 pub(super) struct Call {
     pub(super) inbound: Inbound,
+    pub(super) limits: Arc<Limits>,
     respond: SendResponse<Bytes>,
     timeout: Option<Duration>,
+    /// For an endpoint whose calls of this kind end with the leader.
+    leaderless: Option<Endpoint>,
 }
 
 impl Endpoint {
@@ -52,31 +54,27 @@ impl Endpoint {
             .max_header_list_size(16 << 10);
         let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(io));
         let mut connection = handshake.await.map_err(|_| ServeError::Slow)??;
-        // One more reference than there are calls.
-        let open = Arc::new(());
+        let limits = Arc::new(Limits::default());
         loop {
             let accepted = match poll_fn(|cx| Poll::Ready(connection.poll_accept(cx))).await {
                 Poll::Ready(Some(accepted)) => accepted,
                 Poll::Ready(None) => return Ok(()),
                 Poll::Pending => {
                     woken().await;
-                    // With several calls open, what else is ready to be answered goes out with what woke us.
-                    if Arc::strong_count(&open) > 2 {
+                    // Each call has a reference. With several open, what else is ready to be answered goes out together.
+                    if Arc::strong_count(&limits) > 2 {
                         tokio::task::yield_now().await;
                     }
                     continue;
                 }
             };
             let (request, respond) = accepted?;
-            let (endpoint, open) = (self.clone(), open.clone());
-            tokio::spawn(async move {
-                endpoint.call(request, respond).await;
-                drop(open);
-            });
+            let (endpoint, limits) = (self.clone(), limits.clone());
+            tokio::spawn(async move { endpoint.call(request, respond, limits).await });
         }
     }
 
-    async fn call(self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    async fn call(self, request: Request<RecvStream>, respond: SendResponse<Bytes>, limits: Arc<Limits>) {
         let (head, body) = request.into_parts();
         if head.method != Method::POST {
             return grpc::refuse_http(respond, StatusCode::METHOD_NOT_ALLOWED);
@@ -85,17 +83,25 @@ impl Endpoint {
         if !content.is_some_and(|content| content.starts_with("application/grpc")) {
             return grpc::refuse_http(respond, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
-        match grpc::timeout(&head.headers) {
-            Ok(timeout) => self.dispatch(head.uri.path(), Call { inbound: Inbound::new(body), respond, timeout }).await,
-            Err(status) => grpc::refuse(respond, &status),
+        let timeout = match grpc::timeout(&head.headers) {
+            Ok(timeout) => timeout,
+            Err(status) => return grpc::refuse(respond, &status),
+        };
+        let needs_leader = leader::asked_for(&head.headers);
+        if needs_leader && self.store().reachable_leader().is_none() {
+            return grpc::refuse(respond, &leader::no_leader());
         }
+        let leaderless = needs_leader.then(|| self.clone());
+        let inbound = Inbound::new(body, limits.clone());
+        self.dispatch(head.uri.path(), Call { inbound, limits, respond, timeout, leaderless }).await;
     }
 
     async fn dispatch(&self, path: &str, call: Call) {
         match path.strip_prefix("/etcdserverpb.").and_then(|path| path.split_once('/')) {
             Some(("KV", method)) => self.keys(method, call).await,
             Some(("Watch", "Watch")) => {
-                call.stream(async |inbound, outbound| self.watch(inbound, outbound).await).await
+                let limits = call.limits.clone();
+                call.stream(async |inbound, outbound| self.watch(inbound, outbound, &limits).await).await
             }
             Some(("Lease", method)) => self.leases(method, call).await,
             Some(("Cluster", method)) => self.cluster(method, call).await,
@@ -115,34 +121,71 @@ async fn woken() {
     poll_fn(|_| if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
+fn slow() -> Status {
+    Status::new(Code::DeadlineExceeded, "the request did not come in in time")
+}
+
 fn late() -> Status {
     Status::new(Code::DeadlineExceeded, "context deadline exceeded")
 }
 
 impl Call {
     /// One message in, one out.
-    pub(super) async fn unary<Q, A>(mut self, handle: impl AsyncFnOnce(Q) -> Result<A, Status>)
+    pub(super) async fn unary<Q, A>(self, handle: impl AsyncFnOnce(Q) -> Result<A, Status>)
     where
         Q: Message + Default,
         A: Message,
     {
-        let inbound = &mut self.inbound;
-        let work = async move { handle(inbound.only().await?).await };
+        self.in_turn(|_| false, handle).await;
+    }
+
+    /// The same; requests whose answers may be large take turns, until the client has taken what it got.
+    pub(super) async fn in_turn<Q, A>(
+        mut self,
+        large: impl Fn(&Q) -> bool,
+        handle: impl AsyncFnOnce(Q) -> Result<A, Status>,
+    ) where
+        Q: Message + Default,
+        A: Message,
+    {
+        let (inbound, limits) = (&mut self.inbound, &*self.limits);
+        let mut _turn = None;
+        let turn = &mut _turn;
+        let work = async move {
+            let request = tokio::time::timeout(REQUEST, inbound.only()).await.unwrap_or_else(|_| Err(slow()))?;
+            if large(&request) {
+                *turn = limits.reading().await;
+            }
+            handle(request).await
+        };
         let outcome = match self.timeout {
             None => work.await,
             Some(timeout) => tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(late())),
         };
-        grpc::answer(self.respond, outcome);
+        grpc::answer(self.respond, outcome, &self.limits).await;
     }
 
     /// Any number of messages both ways; ends with the status that `handle` returns.
     pub(super) async fn stream(self, handle: impl AsyncFnOnce(&mut Inbound, &mut Outbound) -> Result<Status, Gone>) {
-        let Self { mut inbound, respond, timeout } = self;
+        let Self { mut inbound, respond, timeout, leaderless, .. } = self;
+        inbound.streamed();
         let Ok(mut outbound) = Outbound::open(respond) else { return };
-        let work = handle(&mut inbound, &mut outbound);
-        let outcome = match timeout {
-            None => work.await,
-            Some(timeout) => tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Ok(late())),
+        let given_up = async {
+            match (timeout, &leaderless) {
+                (None, None) => std::future::pending().await,
+                (Some(timeout), None) => tokio::time::sleep(timeout).await,
+                (None, Some(endpoint)) => return endpoint.leaderless().await,
+                (Some(timeout), Some(endpoint)) => {
+                    if let Ok(status) = tokio::time::timeout(timeout, endpoint.leaderless()).await {
+                        return status;
+                    }
+                }
+            }
+            late()
+        };
+        let outcome = tokio::select! {
+            outcome = handle(&mut inbound, &mut outbound) => outcome,
+            status = given_up => Ok(status),
         };
         if let Ok(status) = outcome {
             outbound.finish(&status);

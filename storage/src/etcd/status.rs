@@ -85,9 +85,7 @@ impl From<StoreError> for Status {
             StoreError::LeaseNotFound(_) => Self::lease_not_found(),
             StoreError::LeaseExists(_) => Self::new(Code::FailedPrecondition, "etcdserver: lease already exists"),
             StoreError::NoLeader => Self::new(Code::Unavailable, "etcdserver: no leader"),
-            StoreError::Unknown => {
-                Self::new(Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure")
-            }
+            StoreError::Unknown => Self::new(Code::Unavailable, "etcdserver: request timed out"),
             StoreError::Excluded(_) => Self::new(Code::Unavailable, format!("etcdserver: {error}")),
             StoreError::Failed | StoreError::Closed => Self::stopped(),
         }

@@ -24,6 +24,16 @@ pub(super) struct Forms {
     failure: Vec<Form>,
 }
 
+/// Whether an answer may have more than a value for each operation.
+pub(super) fn may_be_large(request: &wire::TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|op| match &op.request {
+        Some(Request::Range(range)) => range::may_be_large(range),
+        Some(Request::DeleteRange(delete)) => delete.prev_kv && !delete.range_end.is_empty(),
+        Some(Request::Txn(_)) => true,
+        Some(Request::Put(_)) | None => false,
+    })
+}
+
 /// The store's transaction, and how to write its answer.
 pub(super) fn split(request: wire::TxnRequest) -> Result<(types::Txn, Forms), Status> {
     nested(request, MAX_OPS)

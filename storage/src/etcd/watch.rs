@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::error::WatchError;
@@ -18,6 +18,7 @@ use crate::types::{EventKind, WatchBatch, WatchRequest};
 use crate::watch::Watcher;
 
 use super::grpc::{Gone, Inbound, Outbound};
+use super::limits::Limits;
 use super::status::Status;
 use super::{Endpoint, range, wire};
 
@@ -28,8 +29,6 @@ const REPORT_BYTES: usize = 256 << 10;
 const REPORT_EVENTS: usize = 1024;
 /// Largest message to a client that asked for fragments: etcd's default bound of requests.
 const FRAGMENT: usize = 3 << 19;
-/// Time without changes after which a watch that asked for progress is told of it.
-const PROGRESS_EVERY: Duration = Duration::from_secs(600);
 /// Stands for all watches of a stream, or for none.
 const NO_WATCH: i64 = -1;
 
@@ -52,6 +51,7 @@ struct Running {
     progress: Arc<Notify>,
     notify: bool,
     fragment: bool,
+    _counted: OwnedSemaphorePermit,
 }
 
 impl Drop for Running {
@@ -71,6 +71,7 @@ struct Gathering {
 struct Stream<'a> {
     endpoint: &'a Endpoint,
     outbound: &'a mut Outbound,
+    limits: &'a Limits,
     sender: mpsc::Sender<Report>,
     watches: HashMap<i64, Running>,
     next_id: i64,
@@ -79,10 +80,16 @@ struct Stream<'a> {
 }
 
 impl Endpoint {
-    pub(super) async fn watch(&self, inbound: &mut Inbound, outbound: &mut Outbound) -> Result<Status, Gone> {
+    pub(super) async fn watch(
+        &self,
+        inbound: &mut Inbound,
+        outbound: &mut Outbound,
+        limits: &Limits,
+    ) -> Result<Status, Gone> {
         let (sender, mut reports) = mpsc::channel(WAITING);
         let watches = HashMap::new();
-        let mut stream = Stream { endpoint: self, outbound, sender, watches, next_id: 0, serial: 0, gathering: None };
+        let mut stream =
+            Stream { endpoint: self, outbound, limits, sender, watches, next_id: 0, serial: 0, gathering: None };
         let mut listening = true;
         while listening || !stream.watches.is_empty() {
             tokio::select! {
@@ -123,6 +130,7 @@ impl Stream<'_> {
         let end = range::end(create.range_end);
         // The smallest key there can be.
         let key = if create.key.is_empty() { vec![0] } else { create.key };
+        let counted = self.limits.watch();
         let refusal = if end.as_ref().is_some_and(|end| !end.is_empty() && key.as_slice() >= end.as_ref()) {
             Some("mvcc: watcher range is empty")
         } else if create.watch_id != 0 && self.watches.contains_key(&create.watch_id) {
@@ -130,7 +138,12 @@ impl Stream<'_> {
         } else {
             None
         };
-        if let Some(reason) = refusal {
+        let (refusal, counted) = match (refusal, counted) {
+            (None, None) => (Some("etcdserver: too many watches on one connection"), None),
+            other => other,
+        };
+        let (None, Some(counted)) = (refusal, counted) else {
+            let reason = refusal.unwrap_or_default();
             let cancel_reason = reason.to_owned();
             let refused = wire::WatchResponse {
                 watch_id: NO_WATCH,
@@ -140,7 +153,7 @@ impl Stream<'_> {
                 ..Default::default()
             };
             return self.send(now, refused).await;
-        }
+        };
         let watch_id = if create.watch_id == 0 { self.free_id() } else { create.watch_id };
         let from = u64::try_from(create.start_revision).unwrap_or(0);
         // From a fixed revision on, so that nothing which happens from now is missed however often the watch reopens.
@@ -156,13 +169,14 @@ impl Stream<'_> {
             serial: self.serial,
             reports: self.sender.clone(),
             progress: progress.clone(),
-            periodic: create.progress_notify,
+            periodic: create.progress_notify.then_some(self.endpoint.inner.config.progress_every),
             puts: !filtered(wire::WatchFilter::NoPut),
             deletions: !filtered(wire::WatchFilter::NoDelete),
         };
         let task = tokio::spawn(following.run(request)).abort_handle();
         let (notify, fragment) = (create.progress_notify, create.fragment);
-        self.watches.insert(watch_id, Running { serial: self.serial, task, progress, notify, fragment });
+        self.watches
+            .insert(watch_id, Running { serial: self.serial, task, progress, notify, fragment, _counted: counted });
         Ok(())
     }
 
@@ -291,7 +305,7 @@ struct Following {
     serial: u64,
     reports: mpsc::Sender<Report>,
     progress: Arc<Notify>,
-    periodic: bool,
+    periodic: Option<Duration>,
     puts: bool,
     deletions: bool,
 }
@@ -324,7 +338,7 @@ impl Following {
                     *asked = true;
                     continue;
                 }
-                () = tokio::time::sleep(PROGRESS_EVERY), if self.periodic => {
+                () = tokio::time::sleep(self.periodic.unwrap_or_default()), if self.periodic.is_some() => {
                     *asked = true;
                     continue;
                 }

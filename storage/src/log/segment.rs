@@ -11,8 +11,7 @@ use crate::disk::{Disk, DiskFile, Mode};
 pub(crate) const SEGMENT_HEADER: u64 = 32;
 /// Zeros are written ahead up to a multiple of this.
 const AHEAD: u64 = 64 << 10;
-const PAGE: u64 = 4096;
-static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+static ZEROS: [u8; 4096] = [0; 4096];
 /// Records from this size on do without: what they would save is little of what they cost.
 const WORTH_ZEROS: u64 = 32 << 10;
 const MAGIC: [u8; 8] = *b"rklog\0\0\x01";
@@ -183,9 +182,12 @@ impl Segment {
             let upto = end.next_multiple_of(AHEAD).min(self.capacity);
             // The page that the record ends in is written whole anyway. A larger piece would make the kernel keep the
             // file in larger pieces, and count all of one as written for each record in it.
-            for page in (end.next_multiple_of(PAGE)..upto).step_by(PAGE as usize) {
-                let length = (upto - page).min(PAGE);
-                self.file.write_all_at(&ZEROS[..usize::try_from(length).unwrap_or(0)], page)?;
+            let page = ZEROS.len() as u64;
+            let mut at = end.next_multiple_of(page);
+            while at < upto {
+                let length = (upto - at).min(page);
+                self.file.write_all_at(&ZEROS[..usize::try_from(length).unwrap_or(0)], at)?;
+                at += length;
                 written += length;
             }
             self.zeroed = upto;

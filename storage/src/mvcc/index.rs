@@ -40,8 +40,8 @@ impl Index {
     }
 
     pub(super) fn from_keys(keys: Vec<(Bytes, Versions)>) -> Self {
-        let mut index = Self::default();
-        index.order = keys.iter().enumerate().map(|(at, (key, _))| (key.clone(), Self::position(at))).collect();
+        let order = keys.iter().enumerate().map(|(at, (key, _))| (key.clone(), Self::position(at))).collect();
+        let mut index = Self { order, ..Self::default() };
         index.table.reserve(keys.len(), |_| 0);
         index.slots.reserve_exact(keys.len());
         for (at, (key, versions)) in keys.into_iter().enumerate() {

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
@@ -30,8 +31,8 @@ const REPLICATED_AT_ONCE: usize = 2 << 20;
 /// Larger ones are freed: an idle store needs little memory.
 const BUFFER_KEPT: usize = 256 << 10;
 
-/// Flushes that take so many microseconds or less, on average, and have few bytes are not worth another thread.
-const QUICK_FLUSH: u64 = 1000;
+/// Flushes that take this long or less, on average, and have few bytes are not worth another thread.
+const QUICK_FLUSH: Duration = Duration::from_millis(1);
 const QUICK_BYTES: u64 = 32 << 10;
 
 /// The log's files, shared by the Raft core, the writer and the flusher.
@@ -43,8 +44,6 @@ pub(crate) struct LogFiles {
     recent: Mutex<VecDeque<Entry<Types>>>,
     /// What the last entry was encoded in.
     buffer: Mutex<Vec<u8>>,
-    /// How long flushes take, in microseconds: an average in which the newest counts an eighth.
-    flush_time: AtomicU64,
     /// There is something that no synced write has flushed.
     pub(crate) unsynced: Notify,
     /// Bytes of entries that no snapshot covers.
@@ -60,6 +59,39 @@ pub(crate) struct LogFiles {
     recovering: AtomicBool,
     /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
     failed: AtomicBool,
+    flushes: Mutex<Flushes>,
+}
+
+/// How long flushes take, for those who wait for them.
+#[derive(Debug)]
+struct Flushes {
+    /// When the one began that runs now.
+    began: Option<Instant>,
+    /// The slowest lately, and when it ended.
+    slowest: Option<(Instant, Duration)>,
+    /// Over all, the newest counting an eighth.
+    average: Duration,
+}
+
+impl Default for Flushes {
+    fn default() -> Self {
+        // A disk is slow until it has shown that it is quick.
+        Self { began: None, slowest: None, average: QUICK_FLUSH * 2 }
+    }
+}
+
+/// A slow flush is remembered for so long.
+const LATELY: Duration = Duration::from_secs(120);
+
+impl Flushes {
+    fn end(&mut self) {
+        let Some(began) = self.began.take() else { return };
+        let (now, took) = (Instant::now(), began.elapsed());
+        self.average = (self.average * 7 + took) / 8;
+        if self.slowest.is_none_or(|(at, slowest)| took >= slowest || now - at > LATELY) {
+            self.slowest = Some((now, took));
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,7 +115,6 @@ impl LogFiles {
             hard_state: Mutex::new(hard_state),
             recent: Mutex::default(),
             buffer: Mutex::default(),
-            flush_time: AtomicU64::new(2 * QUICK_FLUSH),
             unsynced: Notify::new(),
             since_snapshot,
             dir: Mutex::new(Some(dir)),
@@ -92,6 +123,7 @@ impl LogFiles {
             membership: AtomicU64::new(0),
             recovering: AtomicBool::new(recovering),
             failed: AtomicBool::new(false),
+            flushes: Mutex::default(),
         }
     }
 
@@ -181,19 +213,33 @@ impl LogFiles {
             return Err(io::Error::other(EarlierFailure));
         }
         let Some(flush) = self.log().flush() else { return Ok(()) };
-        let began = Instant::now();
-        let average = self.flush_time.load(Ordering::Relaxed);
+        let average = {
+            let mut flushes = lock(&self.flushes);
+            flushes.began = Some(Instant::now());
+            flushes.average
+        };
         // Waking another thread, and being woken by it, takes about as long as the flush itself on a good disk.
         let synced = if average <= QUICK_FLUSH && flush.bytes() <= QUICK_BYTES {
-            flush.file.sync_data().map(|()| flush)
+            Ok(flush.file.sync_data().map(|()| flush))
         } else {
-            disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await?
+            disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await
         };
-        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX / 8);
-        self.flush_time.store((average * 7 + took) / 8, Ordering::Relaxed);
-        let flush = synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+        lock(&self.flushes).end();
+        let flush = synced?.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.log().synced(&flush);
         Ok(())
+    }
+
+    /// How long the flush takes that runs now. The Raft core answers nothing before it ends.
+    pub(crate) fn flushing_for(&self) -> Option<Duration> {
+        lock(&self.flushes).began.map(|began| began.elapsed())
+    }
+
+    /// How long the slowest flush of late has taken, or the one that runs now.
+    pub(crate) fn slowest_flush(&self) -> Duration {
+        let flushes = lock(&self.flushes);
+        let now = flushes.began.map_or(Duration::ZERO, |began| began.elapsed());
+        flushes.slowest.map_or(now, |(_, took)| took.max(now))
     }
 
     /// Records an orderly end and lets others have the directory.
@@ -324,7 +370,9 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
         let (files, vote) = (self.0.clone(), *vote);
         let write = move || files.hard_state().update(|state| state.vote = Some(vote));
+        lock(&self.0.flushes).began = Some(Instant::now());
         let written = disk::blocking(&*self.0.disk, write).await.map_err(io::Error::from).flatten();
+        lock(&self.0.flushes).end();
         Ok(written.map_err(|error| StorageIOError::write_vote(&error))?)
     }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RaftNetwork, RaftNetworkFactory, StorageError, StorageIOError, Vote};
 
 use super::Types;
+use super::honest::{self, Sent};
+use super::log_store::LogFiles;
 use crate::disk::{self, Disk, DiskFile};
 use crate::link::{CallError, Link};
 use crate::members::Member;
@@ -38,7 +40,8 @@ struct Damaged(u64);
 pub(crate) struct Network {
     pub(crate) link: Arc<Link>,
     pub(crate) disk: Arc<dyn Disk>,
-    /// How long to leave a member alone that could not be reached.
+    pub(crate) files: Arc<LogFiles>,
+    /// How long to leave a member alone that could not be reached, after a few shorter pauses.
     pub(crate) pause: Duration,
     /// How long to wait for the answer to a part of a snapshot.
     pub(crate) patience: Duration,
@@ -60,11 +63,22 @@ impl RaftNetworkFactory<Types> for Network {
     }
 }
 
-fn failed<E: std::error::Error>(error: CallError) -> Failure<E> {
-    match error {
-        CallError::Unreachable | CallError::Refused(_) => RPCError::Unreachable(Unreachable::new(&error)),
-        CallError::Lost => RPCError::Network(NetworkError::new(&error)),
-    }
+/// The first pause after something went wrong; the next ones are longer.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whatever went wrong, the next try comes after a pause: the Raft core tries again at once after all other errors, and a
+/// member that refuses quickly would be asked thousands of times in a second.
+fn failed<E: std::error::Error>(error: &(impl std::error::Error + 'static)) -> Failure<E> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+fn gone(error: &(impl std::error::Error + 'static)) -> SnapshotFailure {
+    Unreachable::new(error).into()
+}
+
+/// Pauses that grow to `most`.
+fn pauses(most: Duration) -> impl Iterator<Item = Duration> {
+    std::iter::successors(Some(FIRST_PAUSE.min(most)), move |pause| Some((*pause * 2).min(most)))
 }
 
 impl Peer {
@@ -73,7 +87,13 @@ impl Peer {
     }
 
     fn wrong<E: std::error::Error>(&self) -> Failure<E> {
-        RPCError::Network(NetworkError::new(&WrongAnswer(self.id)))
+        tracing::info!(member = self.id, "a member's answer does not fit what it was asked");
+        failed(&WrongAnswer(self.id))
+    }
+
+    /// How long an answer may take that comes after a flush. Where this member's disk is slow, so may be the others'.
+    fn patience(&self, usual: Duration) -> Duration {
+        usual.max(self.network.files.slowest_flush() * 3).min(self.network.patience)
     }
 
     /// Asks until there is an answer; each request of a transfer may be repeated.
@@ -83,8 +103,7 @@ impl Peer {
             match self.call(request, limit).await {
                 Ok(response) => return Ok(response),
                 Err(CallError::Lost) if tries < TRIES => tries += 1,
-                Err(CallError::Lost) => return Err(NetworkError::new(&CallError::Lost).into()),
-                Err(error) => return Err(Unreachable::new(&error).into()),
+                Err(error) => return Err(gone(&error)),
             }
         }
     }
@@ -107,8 +126,8 @@ impl Peer {
                 Response::Have { vote: theirs, .. } if theirs > vote => return Ok(SnapshotResponse::new(theirs)),
                 Response::Have { offset, .. } if offset < size => offset,
                 Response::Have { .. } => break,
-                Response::Restart => return Err(NetworkError::new(&Damaged(self.id)).into()),
-                _ => return Err(NetworkError::new(&WrongAnswer(self.id)).into()),
+                Response::Restart => return Err(gone(&Damaged(self.id))),
+                _ => return Err(gone(&WrongAnswer(self.id))),
             };
             let from = file.clone();
             let data = reading(disk, move || chunk(&*from, size, offset)).await?;
@@ -116,8 +135,8 @@ impl Peer {
         }
         match self.insist(&Request::Install { crc }, limit).await? {
             Response::Installed(vote) => Ok(SnapshotResponse::new(vote)),
-            Response::Restart => Err(NetworkError::new(&Damaged(self.id)).into()),
-            _ => Err(NetworkError::new(&WrongAnswer(self.id)).into()),
+            Response::Restart => Err(gone(&Damaged(self.id))),
+            _ => Err(gone(&WrongAnswer(self.id))),
         }
     }
 }
@@ -157,18 +176,22 @@ impl RaftNetwork<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure> {
-        match self.call(&Request::Append(request), option.hard_ttl()).await {
-            Ok(Response::Append(response)) => Ok(response),
+        let sent = Sent::from(&request);
+        let limit = self.patience(option.hard_ttl());
+        match self.call(&Request::Append(request), limit).await {
+            Ok(Response::Append(response)) if sent.fits(&response, self.network.link.me) => Ok(response),
             Ok(_) => Err(self.wrong()),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(failed(&error)),
         }
     }
 
-    async fn vote(&mut self, request: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
-        match self.call(&Request::Vote(request), option.hard_ttl()).await {
-            Ok(Response::Vote(response)) => Ok(response),
+    /// A voter has its vote on disk before it answers, however long that takes.
+    async fn vote(&mut self, request: VoteRequest<u64>, _option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
+        let (asked, limit) = (request.vote, self.network.patience);
+        match self.call(&Request::Vote(request), limit).await {
+            Ok(Response::Vote(response)) if honest::vote_fits(&asked, &response, self.network.link.me) => Ok(response),
             Ok(_) => Err(self.wrong()),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(failed(&error)),
         }
     }
 
@@ -187,6 +210,6 @@ impl RaftNetwork<Types> for Peer {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(self.network.pause))
+        Backoff::new(pauses(self.network.pause))
     }
 }

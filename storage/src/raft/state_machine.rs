@@ -37,6 +37,9 @@ impl StateMachine {
         match command {
             Command::Txn(txn) => {
                 let (response, events) = mvcc.txn(txn)?;
+                if command.synced() && !events.is_empty() {
+                    self.shared.set_changed(mvcc.revision());
+                }
                 self.publish(mvcc, &events);
                 return Ok(Reply::Txn(response));
             }
@@ -221,6 +224,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.files.committed_membership(index, state.membership.membership());
         drop(state);
         self.files.applied(index);
+        self.shared.set_changed(from - 1);
         self.shared.start_leases();
         self.shared.set_applied(index);
         Ok(())

@@ -8,9 +8,9 @@ use crate::members::{ClusterId, MemberId};
 use crate::transport::MAX_RPC_BYTES;
 
 const MAGIC: [u8; 3] = *b"rkr";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD: usize = 8;
-const ADDRESS: usize = 32;
+const ADDRESS: usize = 48;
 
 /// Who speaks to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub(crate) struct Envelope {
     pub(crate) cluster: ClusterId,
     pub(crate) from: MemberId,
     pub(crate) to: MemberId,
+    /// Grows each time the sender's directory is opened.
+    pub(crate) session: u64,
+    /// Random, another one for each process: two that share a session are copies of each other.
+    pub(crate) process: u64,
 }
 
 fn begin() -> Vec<u8> {
@@ -48,7 +52,8 @@ fn open(bytes: &[u8]) -> Result<&[u8], Refusal> {
 
 pub(crate) fn request(envelope: &Envelope, request: &Request) -> serde_json::Result<Bytes> {
     let mut out = begin();
-    for word in [envelope.cluster.id, envelope.cluster.generation, envelope.from, envelope.to] {
+    let Envelope { cluster, from, to, session, process } = *envelope;
+    for word in [cluster.id, cluster.generation, from, to, session, process] {
         out.extend_from_slice(&word.to_le_bytes());
     }
     request.encode(&mut out)?;
@@ -63,7 +68,8 @@ pub(crate) fn open_request(bytes: &[u8]) -> Result<(Envelope, &[u8]), Refusal> {
     let (address, body) = open(bytes)?.split_at_checked(ADDRESS).ok_or(Refusal::Malformed)?;
     let word = |at: usize| address[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
     let cluster = ClusterId { id: word(0), generation: word(8) };
-    Ok((Envelope { cluster, from: word(16), to: word(24) }, body))
+    let (from, to, session, process) = (word(16), word(24), word(32), word(40));
+    Ok((Envelope { cluster, from, to, session, process }, body))
 }
 
 pub(crate) fn response(response: &Response) -> Bytes {

@@ -82,3 +82,43 @@ async fn coalesced_writes_share_entries_and_none_is_lost_by_a_kill() {
     assert!((0..60).all(|n| value(&store, &format!("beat-{n}")).is_some()));
     members.agree().await;
 }
+
+/// Flushes per minute on each member while so many keys are renewed every 10 s.
+async fn flushes_with(voters: u64, keys: u32) -> Vec<u64> {
+    const MINUTES: u64 = 5;
+    let members = Members::with(voters, Timing::default()).await;
+    let flushes = |members: &Members| members.stores().iter().map(|store| store.stats().fsyncs).collect::<Vec<_>>();
+    let before = flushes(&members);
+    let end = Instant::now() + Duration::from_secs(60 * MINUTES);
+    let mut tasks = Vec::new();
+    for n in 0..keys {
+        let store = members.store(u64::from(n) % voters + 1);
+        tasks.push(tokio::spawn(async move {
+            let mut due = Instant::now() + Duration::from_millis(100 * u64::from(n));
+            while due < end {
+                tokio::time::sleep_until(due).await;
+                let beat = Op::put(format!("lease-{n}"), "renewed");
+                let txn = Txn { success: vec![beat], durability: Durability::Coalesced, ..Txn::default() };
+                store.txn(txn).await.unwrap();
+                due += Duration::from_secs(10);
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let after = flushes(&members);
+    before.iter().zip(after).map(|(before, after)| (after - before) / MINUTES).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn flushes_do_not_grow_with_the_number_of_heartbeats() {
+    for voters in [1, 3] {
+        for keys in [1, 100] {
+            let flushes = flushes_with(voters, keys).await;
+            assert!(flushes.iter().all(|each| *each <= 12), "{flushes:?} a minute, {keys} keys, {voters} voters");
+            assert!(flushes.iter().all(|each| *each > 0), "{flushes:?}: nothing is ever flushed");
+            println!("{flushes:?} flushes a minute, {keys} keys, {voters} voters");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 mod damage;
 mod elections;
+mod faults;
 mod keeping;
 mod membership;
 mod net;

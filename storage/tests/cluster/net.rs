@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proof::disk::MemoryDisk;
 use storage::{
     Answer, Bytes, ClusterId, Config, Member, MemberId, Op, OpenError, PeerIdentity, RangeRequest, Role, Status, Store,
     StoreError, Timing, Transport, TransportError, Txn,
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a request says what it is, and the kind that carries a part of a snapshot.
-const KIND_AT: usize = 40;
+const KIND_AT: usize = 56;
 const SNAPSHOT_PART: u8 = 4;
 
 /// Quick, but not so quick that a busy machine makes elections by itself all the time.
@@ -46,6 +47,10 @@ pub(crate) struct Net {
     /// Who can no longer be reached once so many bytes of snapshots have been carried there.
     carry_at_most: Mutex<Option<(MemberId, u64)>>,
     carried: Mutex<BTreeMap<MemberId, u64>>,
+    /// Who answers everything at once with this, or not at all.
+    instead: Mutex<BTreeMap<MemberId, Option<Bytes>>>,
+    /// How often each member was asked something.
+    asked: Mutex<BTreeMap<MemberId, u64>>,
 }
 
 #[derive(Debug)]
@@ -75,6 +80,10 @@ impl Net {
     }
 
     async fn carry(&self, wire: &Wire, to: MemberId, request: Bytes) -> Result<Bytes, TransportError> {
+        *self.asked.lock().unwrap().entry(to).or_default() += 1;
+        if let Some(answer) = self.instead.lock().unwrap().get(&to).cloned() {
+            return answer.ok_or(TransportError::Lost);
+        }
         let store = self.target(wire.from, to).ok_or(TransportError::Unreachable)?;
         let faults = *self.faults.lock().unwrap();
         self.delay().await;
@@ -128,6 +137,20 @@ impl Net {
         *self.faults.lock().unwrap() = faults;
     }
 
+    /// Has a member answer everything at once with these bytes, or not at all.
+    pub(crate) fn answer_instead(&self, by: MemberId, answer: Option<Bytes>) {
+        self.instead.lock().unwrap().insert(by, answer);
+    }
+
+    pub(crate) fn answer_again(&self, by: MemberId) {
+        self.instead.lock().unwrap().remove(&by);
+    }
+
+    /// How often a member was asked something.
+    pub(crate) fn asked(&self, who: MemberId) -> u64 {
+        self.asked.lock().unwrap().get(&who).copied().unwrap_or(0)
+    }
+
     pub(crate) fn carry_at_most(&self, limit: Option<(MemberId, u64)>) {
         *self.carry_at_most.lock().unwrap() = limit;
     }
@@ -151,6 +174,8 @@ pub(crate) struct Members {
     pub(crate) cluster: ClusterId,
     timing: Timing,
     small: bool,
+    /// In memory instead of in the directories.
+    disks: Option<BTreeMap<MemberId, MemoryDisk>>,
 }
 
 pub(crate) fn member(id: MemberId) -> Member {
@@ -169,16 +194,25 @@ impl Members {
 
     /// One voter whose files are small, so that snapshots are made after little.
     pub(crate) async fn with_small_files(timing: Timing) -> Self {
-        Self::begin(1, timing, true).await
+        Self::begin(1, timing, true, None).await
     }
 
     pub(crate) async fn with(voters: u64, timing: Timing) -> Self {
-        Self::begin(voters, timing, false).await
+        Self::begin(voters, timing, false, None).await
     }
 
-    async fn begin(voters: u64, timing: Timing, small: bool) -> Self {
+    /// Voters whose disks are in memory, and do what the test wants.
+    pub(crate) async fn in_memory(voters: u64, timing: Timing) -> Self {
+        Self::begin(voters, timing, true, Some(BTreeMap::new())).await
+    }
+
+    pub(crate) fn disk(&self, id: MemberId) -> &MemoryDisk {
+        &self.disks.as_ref().unwrap()[&id]
+    }
+
+    async fn begin(voters: u64, timing: Timing, small: bool, disks: Option<BTreeMap<MemberId, MemoryDisk>>) -> Self {
         let cluster = ClusterId { id: 0, generation: 0 };
-        let mut this = Self { net: Arc::default(), dirs: BTreeMap::new(), cluster, timing, small };
+        let mut this = Self { net: Arc::default(), dirs: BTreeMap::new(), cluster, timing, small, disks };
         let first = this.start(1).await;
         this.cluster = first.cluster();
         for id in 2..=voters {
@@ -193,19 +227,27 @@ impl Members {
 
     fn config(&mut self, id: MemberId) -> Config {
         let dir = self.dirs.entry(id).or_insert_with(|| tempfile::tempdir().unwrap()).path().join("db");
-        let wire = Wire { net: self.net.clone(), from: id, name: member(id).name };
         let mut config = Config {
             member: member(id),
             join: (id != 1).then_some(self.cluster),
-            transport: Some(Arc::new(wire)),
+            transport: Some(self.wire(id)),
             timing: self.timing,
             ..Config::new(dir, id)
         };
+        if let Some(disks) = &mut self.disks {
+            config.disk = Arc::new(disks.entry(id).or_insert_with(|| MemoryDisk::new(id)).clone());
+            config.dir = "/data/store".into();
+        }
         if self.small {
             config.segment_bytes = 64 << 10;
             config.snapshot_after_bytes = 64 << 10;
         }
         config
+    }
+
+    /// A member's way to the others.
+    pub(crate) fn wire(&self, id: MemberId) -> Arc<dyn Transport> {
+        Arc::new(Wire { net: self.net.clone(), from: id, name: member(id).name })
     }
 
     /// Starts a member: anew, or with what it has.

@@ -71,6 +71,15 @@ async fn a_cut_transfer_is_taken_up_where_it_ended() {
             (oldest != *"0000000000000000.log" && newest_snapshot(members)? > 6 << 20).then_some(())
         })
         .await;
+    let (mut last, mut polls) = (0, 0);
+    // Another snapshot, made meanwhile, would be sent from its beginning.
+    let no_newer = |members: &Members| {
+        let newest = newest_snapshot(members)?;
+        polls = if newest == last { polls + 1 } else { 0 };
+        last = newest;
+        (polls > 100).then_some(())
+    };
+    members.wait("the last snapshot", no_newer).await;
     members.start(2).await;
     let net = members.net.clone();
     net.carry_at_most(Some((2, 6 << 20)));

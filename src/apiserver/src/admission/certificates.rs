@@ -9,13 +9,15 @@ use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x5
 
 use super::{Operation, Review};
 use crate::{
-    authn::user::{ETCD_CLIENTS, MASTERS},
+    authn::user::{ETCD_CLIENTS, MASTERS, SERVERS},
     authz::{Attributes, Decision},
     encoded::meta_str,
 };
 
 const GROUP: &str = "certificates.k8s.io";
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+/// What the names of the signers begin with that the cluster's CA signs for.
+const BUILT_IN: &str = "kubernetes.io/";
 
 /// Checks a write of a certificate signing request.
 pub(super) fn validate(review: &Review<'_>, object: &Value) -> Result<(), Status> {
@@ -58,9 +60,13 @@ fn permit(review: &Review<'_>, verb: &str, object: &Value) -> Result<(), Status>
 
 fn restrict_subject(review: &Review<'_>, object: &Value) -> Result<(), Status> {
     let request = CertificateSigningRequest::deserialize(object).map_err(Status::internal)?;
-    if request.spec.signer_name != CLIENT {
-        return Ok(());
-    }
+    let signer = request.spec.signer_name.as_str();
+    // Servers know each other by both sides' certificates, so no signer of the cluster's CA may give one out.
+    let reserved: &[&str] = match signer {
+        CLIENT => &[MASTERS, ETCD_CLIENTS, SERVERS],
+        _ if signer.starts_with(BUILT_IN) => &[SERVERS],
+        _ => return Ok(()),
+    };
     let name = meta_str(object, "name");
     let Ok((_, pem)) = parse_x509_pem(&request.spec.request.0) else {
         return Err(review.forbid(name, "unable to parse CSR: PEM block type must be CERTIFICATE REQUEST"));
@@ -69,9 +75,8 @@ fn restrict_subject(review: &Review<'_>, object: &Value) -> Result<(), Status> {
         return Err(review.forbid(name, "unable to parse CSR: malformed certification request"));
     };
     let mut groups = parsed.certification_request_info.subject.iter_organization();
-    let reserved = [MASTERS, ETCD_CLIENTS];
-    if let Some(group) = groups.find_map(|group| reserved.into_iter().find(|reserved| group.as_str() == Ok(reserved))) {
-        let why = format!("use of {CLIENT} signer with {group} group is not allowed");
+    if let Some(group) = groups.find_map(|group| reserved.iter().find(|reserved| group.as_str() == Ok(**reserved))) {
+        let why = format!("use of {signer} signer with {group} group is not allowed");
         return Err(review.forbid(name, &why));
     }
     Ok(())

@@ -11,6 +11,9 @@ pub(crate) const MASTERS: &str = "system:masters";
 /// Whose certificates open the store itself, past every rule of the API. Only the cluster's CA gives them out, never a
 /// certificate signing request.
 pub const ETCD_CLIENTS: &str = "system:rk:etcd";
+/// Group of a cluster's servers. It opens the paths on which they speak to each other, and nothing of the API: whoever has
+/// such a certificate has the CA's key as well. Only servers give it out, never a certificate signing request.
+pub const SERVERS: &str = "system:rk:servers";
 /// Group of nodes.
 pub(crate) const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";

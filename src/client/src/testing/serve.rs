@@ -15,7 +15,7 @@ use super::FakeApi;
 use super::path::{self, Collection, ROWS, Target};
 use super::state::{Failure, Logged, State};
 
-type Reply = Response<UnsyncBoxBody<Bytes, std::convert::Infallible>>;
+pub(crate) type Reply = Response<UnsyncBoxBody<Bytes, std::convert::Infallible>>;
 
 pub(super) async fn serve(api: FakeApi, request: Request<Body>) -> Result<Reply, kube::Error> {
     let (parts, body) = request.into_parts();

@@ -68,6 +68,17 @@ fn ready_endpoints_of_all_slices_are_taken_once() {
 }
 
 #[test]
+fn endpoints_outside_of_the_pod_network_are_taken_this_nodes_own_among_them() {
+    // The servers of the cluster, as the Service `kubernetes` has them: no node is named, and one has failed.
+    let address = |ip: &str, ready: bool| json!({"addresses": [ip], "conditions": {"ready": ready}});
+    let servers = json!([address("10.99.0.11", true), address("10.99.0.12", false), address("10.99.0.13", true)]);
+    let spec = json!({"clusterIP": "10.43.0.1", "ports": [{"name": "https", "port": 443, "targetPort": 6443}]});
+    let rows = build_one(service(spec), &[slice(json!({"name": "https", "port": 6443}), servers)]);
+    assert_eq!(ips(&rows[0]), ["10.99.0.11:6443", "10.99.0.13:6443"]);
+    assert_eq!((rows[0].port, rows[0].internal_policy), (443, TrafficPolicy::Cluster));
+}
+
+#[test]
 fn ending_endpoints_serve_when_nobody_else_is_left() {
     let gone =
         json!({"addresses": ["10.42.0.9"], "conditions": {"ready": false, "serving": false, "terminating": true}});

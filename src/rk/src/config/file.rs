@@ -19,7 +19,9 @@ pub(crate) fn merge(command: &clap::Command, args: Vec<OsString>) -> anyhow::Res
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !explicit => return Ok(args),
         Err(error) => return Err(error).with_context(|| format!("read configuration file {}", path.display())),
     };
-    let entries = entries(subcommand, &path, &text)?;
+    // Short-lived commands share the file of the server, and take what concerns them.
+    let others = command.find_subcommand("server").filter(|_| subcommand.has_subcommands());
+    let entries = entries(subcommand, others, &path, &text)?;
     let (head, typed) = args.split_at(2);
     Ok(head.iter().cloned().chain(entries.into_iter().map(OsString::from)).chain(typed.iter().cloned()).collect())
 }
@@ -40,7 +42,13 @@ fn config_path(typed: &[OsString]) -> (PathBuf, bool) {
     }
 }
 
-fn entries(subcommand: &clap::Command, path: &Path, text: &str) -> anyhow::Result<Vec<String>> {
+/// Keys of `others` are left out.
+fn entries(
+    subcommand: &clap::Command,
+    others: Option<&clap::Command>,
+    path: &Path,
+    text: &str,
+) -> anyhow::Result<Vec<String>> {
     let place = || format!("configuration file {}", path.display());
     let document: Value = serde_yaml_ng::from_str(text).with_context(place)?;
     let mapping = match document {
@@ -51,8 +59,14 @@ fn entries(subcommand: &clap::Command, path: &Path, text: &str) -> anyhow::Resul
     let mut arguments = Vec::new();
     for (key, value) in mapping {
         let key = key.as_str().with_context(|| format!("{}: every key must be a text", place()))?;
-        let known = subcommand.get_arguments().find(|arg| arg.get_long() == Some(key) && key != "config");
+        let find = |command: &'_ clap::Command| -> Option<usize> {
+            command.get_arguments().position(|arg| arg.get_long() == Some(key) && key != "config")
+        };
+        let known = find(subcommand).and_then(|index| subcommand.get_arguments().nth(index));
         let Some(argument) = known else {
+            if others.and_then(find).is_some() {
+                continue;
+            }
             bail!("{}: unknown key {key:?}{}", place(), nearest(subcommand, key));
         };
         if argument.get_env().and_then(|name: &OsStr| std::env::var_os(name)).is_some() {
@@ -101,7 +115,7 @@ mod tests {
 
     fn read(text: &str) -> anyhow::Result<Vec<String>> {
         let command = Cli::command();
-        entries(command.find_subcommand("server").unwrap(), Path::new("/etc/rk/config.yaml"), text)
+        entries(command.find_subcommand("server").unwrap(), None, Path::new("/etc/rk/config.yaml"), text)
     }
 
     #[test]

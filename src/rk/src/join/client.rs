@@ -8,7 +8,8 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use client::tls;
+use client::backoff::Backoff;
+use client::{ServerList, tls};
 use http::{Request, StatusCode, header};
 use jiff::Timestamp;
 use pki::{Identity, JoinToken, KeyCert, files};
@@ -30,25 +31,25 @@ pub(crate) struct Membership {
     pub(crate) network: ClusterNetwork,
 }
 
-/// The membership kept on disk when it is still good; else joins, waiting for the server as long as it takes.
+/// The membership kept on disk when it is still good; else joins, waiting for a server as long as it takes.
 /// A refusal (token, name, other cluster) is final.
-pub(crate) async fn membership(config: &AgentConfig) -> anyhow::Result<Membership> {
+pub(crate) async fn membership(config: &AgentConfig, servers: &ServerList) -> anyhow::Result<Membership> {
     let files = Files::of(config);
     if let Some(kept) = files.load(&config.node.name, &config.token, Timestamp::now())? {
         return Ok(kept);
     }
-    let mut wait = FIRST_RETRY;
+    let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    let mut told = false;
     loop {
-        match join(config, &files).await {
+        match rejoin(config, servers).await {
             Ok(membership) => return Ok(membership),
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
-                if wait == FIRST_RETRY {
-                    let server = &config.server;
-                    tracing::warn!(%server, error = format!("{error:#}"), "server not reachable; trying until it is");
+                if !std::mem::replace(&mut told, true) {
+                    let servers = servers.candidates().join(" ");
+                    tracing::warn!(%servers, error = format!("{error:#}"), "server not reachable; trying until it is");
                 }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LAST_RETRY);
+                tokio::time::sleep(backoff.next_delay()).await;
             }
         }
     }
@@ -62,40 +63,89 @@ pub(crate) async fn membership(config: &AgentConfig) -> anyhow::Result<Membershi
 )]
 struct OtherCluster(String);
 
-fn is_final(error: &anyhow::Error) -> bool {
-    error.is::<OtherCluster>()
-        || error.downcast_ref::<Refused>().is_some_and(|refused| refused.status != StatusCode::SERVICE_UNAVAILABLE)
+/// Whether the cluster has refused: every server of it would.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.status != StatusCode::SERVICE_UNAVAILABLE)
 }
 
-async fn join(config: &AgentConfig, files: &Files) -> anyhow::Result<Membership> {
-    let ca_pem = trusted_ca(&config.server, &config.token).await?;
-    let credentials = STANDARD.encode(format!("{}:{}", config.token.user(), config.token.secret()));
-    let https = Https::new(&config.server, verified_tls(&ca_pem, None)?);
-    certify(config, files, ca_pem, &https, Some(format!("Basic {credentials}"))).await
+pub(crate) fn is_final(error: &anyhow::Error) -> bool {
+    error.is::<OtherCluster>() || is_refusal(error)
 }
 
-/// Joins again, by the token.
-pub(super) async fn rejoin(config: &AgentConfig) -> anyhow::Result<Membership> {
-    join(config, &Files::of(config)).await
+/// The Authorization header that shows a token.
+pub(crate) fn basic(token: &JoinToken) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{}:{}", token.user(), token.secret())))
+}
+
+/// What a machine is let in for.
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    /// The cluster's CA is not known yet but by the token's hash.
+    Token,
+    Certificate(&'a Membership, &'a Arc<Presented>),
+}
+
+/// Joins, by the token, at any server; again, if need be.
+pub(super) async fn rejoin(config: &AgentConfig, servers: &ServerList) -> anyhow::Result<Membership> {
+    certified(config, servers, Shown::Token).await
 }
 
 /// New keys and certificates for a member, who shows the certificate it has.
 pub(super) async fn renew(
     config: &AgentConfig,
+    servers: &ServerList,
     membership: &Membership,
     presented: &Arc<Presented>,
 ) -> anyhow::Result<Membership> {
-    let https = Https::new(&config.server, verified_tls(&membership.ca_pem, Some(presented))?);
-    certify(config, &Files::of(config), membership.ca_pem.clone(), &https, None).await
+    certified(config, servers, Shown::Certificate(membership, presented)).await
 }
 
+/// Asks one server after another until one answers. Of the errors, one that may pass is told rather than that some
+/// server is another cluster's.
+async fn certified(config: &AgentConfig, servers: &ServerList, shown: Shown<'_>) -> anyhow::Result<Membership> {
+    let mut last: Option<anyhow::Error> = None;
+    for server in servers.candidates() {
+        match certified_by(&server, config, servers, shown).await {
+            Ok(membership) => return Ok(membership),
+            Err(error) if is_refusal(&error) => return Err(error),
+            Err(error) => {
+                servers.failed(&server);
+                if !error.is::<OtherCluster>() || last.is_none() {
+                    last = Some(error);
+                }
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| anyhow::anyhow!("the list of servers is empty")))
+}
+
+async fn certified_by(
+    server: &str,
+    config: &AgentConfig,
+    servers: &ServerList,
+    shown: Shown<'_>,
+) -> anyhow::Result<Membership> {
+    let (ca_pem, identity, authorization) = match shown {
+        Shown::Token => {
+            let ca_pem = trusted_ca(server, &config.token).await?;
+            (ca_pem, None, Some(basic(&config.token)))
+        }
+        Shown::Certificate(membership, presented) => (membership.ca_pem.clone(), Some(presented), None),
+    };
+    let https = Https::new(server, verified_tls(&ca_pem, identity)?);
+    let (membership, known) = certify(config, ca_pem, &https, authorization).await?;
+    servers.learn(known);
+    Ok(membership)
+}
+
+/// Has fresh keys certified. Also says which servers the one that answered knows.
 async fn certify(
     config: &AgentConfig,
-    files: &Files,
     ca_pem: String,
     https: &Https,
     authorization: Option<String>,
-) -> anyhow::Result<Membership> {
+) -> anyhow::Result<(Membership, Vec<String>)> {
+    let files = Files::of(config);
     let (client_key, client_request) = pki::authority::signing_request()?;
     let (serving_key, serving_request) = pki::authority::signing_request()?;
     let request = JoinRequest {
@@ -115,11 +165,11 @@ async fn certify(
     let serving = KeyCert { key_pem: serving_key, cert_pem: answer.serving_cert };
     let membership = Membership { ca_pem, client, network: answer.network };
     files.store(&membership, &serving)?;
-    Ok(membership)
+    Ok((membership, answer.servers))
 }
 
 /// Fetches the CA certificate, and trusts it only when the token's hash says so.
-async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
+pub(crate) async fn trusted_ca(server: &str, token: &JoinToken) -> anyhow::Result<String> {
     let https = Https::new(server, tls::unverified()?);
     let pem = https.send(Request::get(CA_PATH).body(Bytes::new())?).await?;
     let der = CertificateDer::from_pem_slice(&pem).context("the server sent no CA certificate")?;

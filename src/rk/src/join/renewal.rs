@@ -3,6 +3,7 @@
 use super::client::{Membership, rejoin, renew};
 use super::identity::Presented;
 use crate::config::AgentConfig;
+use client::ServerList;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,14 @@ const LONGEST: SignedDuration = SignedDuration::from_hours(1);
 /// Renews at two thirds of a certificate's life, until `stop`. What fails is tried again at the next look.
 pub(crate) async fn keep_fresh(
     config: AgentConfig,
+    servers: ServerList,
     mut membership: Membership,
     presented: Arc<Presented>,
     stop: CancellationToken,
 ) {
     loop {
         if pki::leaf::due_for_renewal(&membership.client.cert_pem, Timestamp::now()) {
-            match fresh(&config, &membership, &presented).await {
+            match fresh(&config, &servers, &membership, &presented).await {
                 Ok(renewed) => {
                     tracing::info!("certificates renewed");
                     membership = renewed;
@@ -38,12 +40,13 @@ pub(crate) async fn keep_fresh(
 
 async fn fresh(
     config: &AgentConfig,
+    servers: &ServerList,
     membership: &Membership,
     presented: &Arc<Presented>,
 ) -> anyhow::Result<Membership> {
-    let renewed = match renew(config, membership, presented).await {
-        // The server was away for too long: its token lets this machine in once more.
-        Err(_) if pki::leaf::expired(&membership.client.cert_pem, Timestamp::now()) => rejoin(config).await?,
+    let renewed = match renew(config, servers, membership, presented).await {
+        // The servers were away for too long: the token lets this machine in once more.
+        Err(_) if pki::leaf::expired(&membership.client.cert_pem, Timestamp::now()) => rejoin(config, servers).await?,
         renewed => renewed?,
     };
     presented.set(&renewed.client)?;

@@ -2,15 +2,18 @@
 
 use super::{JoinRequest, JoinResponse};
 use crate::config::ClusterNetwork;
+use crate::members::tokens::Tokens;
+use crate::server_list;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::Api;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
 use objects::names::dns1123_subdomain;
-use pki::{Ca, Identity, JoinToken, Leaf};
+use pki::{Ca, Identity, Leaf};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -54,7 +57,7 @@ impl Refusal {
 #[derive(Clone)]
 pub(crate) struct Joins {
     pub(crate) ca: Ca,
-    pub(crate) token: JoinToken,
+    pub(crate) tokens: Tokens,
     pub(crate) network: ClusterNetwork,
     /// How long an agent's certificates hold.
     pub(crate) certificate_life: SignedDuration,
@@ -103,11 +106,26 @@ impl Joins {
             client_cert: self.ca.sign_request(&request.client_request, &client, now, self.certificate_life)?,
             serving_cert: self.ca.sign_request(&request.serving_request, &serving, now, self.certificate_life)?,
             network: self.network.clone(),
+            servers: self.servers().await,
         })
     }
 
-    async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {
-        if self.token.accepts(user, secret) {
+    /// What a machine could learn as a node, told at once: it need not begin at the server that it joins by.
+    async fn servers(&self) -> Vec<String> {
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), server_list::NAMESPACE);
+        let label = format!("{}={}", server_list::SERVICE_LABEL, server_list::SERVICE);
+        match slices.list(&ListParams::default().labels(&label)).await {
+            Ok(slices) => server_list::of_slices(&slices),
+            Err(error) => {
+                tracing::debug!(%error, "the joining machine is not told of the servers");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(crate) async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {
+        // Whoever may be a server may as well be less.
+        if self.tokens.node.accepts(user, secret) || self.tokens.server.accepts(user, secret) {
             return Ok(());
         }
         let name = format!("bootstrap-token-{user}");
@@ -185,7 +203,7 @@ impl Joins {
 }
 
 /// Names that the API server's own certificate is for: a node must not get one for them.
-fn is_servers_own(node: &str) -> bool {
+pub(crate) fn is_servers_own(node: &str) -> bool {
     node == "localhost" || node == "kubernetes" || node.starts_with("kubernetes.default")
 }
 
@@ -193,7 +211,7 @@ fn claims(claim: &Secret, hash: &str) -> bool {
     claim.data.as_ref().and_then(|data| data.get(HASH_KEY)).is_some_and(|value| value.0 == hash.as_bytes())
 }
 
-fn basic(header: &str) -> Option<(String, String)> {
+pub(crate) fn basic(header: &str) -> Option<(String, String)> {
     let decoded = STANDARD.decode(header.strip_prefix("Basic ")?).ok()?;
     let (user, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some((user.to_owned(), secret.to_owned()))

@@ -1,24 +1,34 @@
-//! rk's own paths on the API port, below `/rk/v1/`: the CA certificate, joins, and agents' tunnels.
+//! rk's own paths on the API port, below `/rk/v1/`: the CA certificate, joins of agents and servers, agents' tunnels, and
+//! what servers say to each other. Each path decides by itself who may use it; none counts against the API's limits.
 
 use crate::join::server::{Joins, Proof, Refusal};
 use crate::join::{CA_PATH, JOIN_PATH};
+use crate::members::gate::{self, Gate};
+use crate::members::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH};
+use crate::snapshot::{Snapshots, route};
 use crate::tunnel::{self, server::Tunnels};
-use apiserver::{Body, ExtraRoute, RequestBody, User};
+use apiserver::{Body, ExtraRoute, RequestBody, SERVERS, User};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
+use pki::leaf::SERVER_USER;
+use serde::Serialize;
 use std::sync::Arc;
+use storage::{MAX_RPC_BYTES, PeerIdentity};
 
 pub(crate) const PREFIX: &str = "/rk/v1/";
 const MAX_JOIN_BYTES: usize = 64 * 1024;
 const NODE_USER: &str = "system:node:";
+const ADMINISTRATORS: &str = "system:masters";
 
 #[derive(Clone)]
 pub(crate) struct Routes {
     pub(crate) joins: Joins,
     pub(crate) tunnels: Tunnels,
+    pub(crate) gate: Gate,
+    pub(crate) snapshots: Snapshots,
 }
 
 impl ExtraRoute for Routes {
@@ -32,6 +42,13 @@ impl ExtraRoute for Routes {
                 }
                 (&Method::POST, JOIN_PATH) => routes.join(request, &user).await,
                 (&Method::GET, tunnel::PATH) => routes.tunnel(request, &user),
+                (&Method::POST, route::PATH) => routes.snapshot(request, &user).await,
+                (&Method::POST, RAFT_PATH) => routes.raft(request, &user).await,
+                (&Method::POST, ENTER_PATH) => routes.enter(request, &user).await,
+                (&Method::POST, MEMBERS_PATH) => routes.place(request, &user).await,
+                (method, path) if path.starts_with(MEMBERS_PATH) => {
+                    routes.members(method, path, request.uri().query(), &user).await
+                }
                 _ => explain(StatusCode::NOT_FOUND, "no such path"),
             }
         })
@@ -41,12 +58,10 @@ impl ExtraRoute for Routes {
 impl Routes {
     async fn join(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, MAX_JOIN_BYTES).boxed_unsync().collect().await else {
-            return explain(StatusCode::PAYLOAD_TOO_LARGE, "the join request is too large");
-        };
+        let Some(body) = small(body).await else { return too_large() };
         let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let proof = Proof { authorization, node: user.name.strip_prefix(NODE_USER) };
-        let joined = self.joins.join(proof, &body.to_bytes()).await;
+        let joined = self.joins.join(proof, &body).await;
         match joined.map(|response| serde_json::to_string(&response)) {
             Ok(Ok(json)) => text(StatusCode::OK, "application/json", json),
             Ok(Err(error)) => explain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -56,6 +71,59 @@ impl Routes {
                 }
                 explain(refusal.status(), &refusal.to_string())
             }
+        }
+    }
+
+    async fn snapshot(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        let Some(body) = small(request.into_body()).await else { return too_large() };
+        match route::answer(&self.snapshots, &user.groups, &body).await {
+            Ok(json) => text(StatusCode::OK, "application/json", json),
+            Err(refusal) => explain(refusal.status(), &refusal.to_string()),
+        }
+    }
+
+    /// A request of another server's store. It is carried out to its end even if the sender stops waiting.
+    async fn raft(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        let Some(name) = server_name(user).map(str::to_owned) else {
+            return explain(StatusCode::FORBIDDEN, "this path is for the cluster's servers");
+        };
+        let Ok(body) = Limited::new(request.into_body(), MAX_RPC_BYTES).boxed_unsync().collect().await else {
+            return explain(StatusCode::PAYLOAD_TOO_LARGE, "the request broke off, or is too large");
+        };
+        let (store, body) = (self.gate.store.clone(), body.to_bytes());
+        let peer = PeerIdentity { name: Some(name) };
+        match tokio::spawn(async move { store.handle(body, &peer).await }).await {
+            Ok(answer) => Response::new(Body::Full(answer)),
+            Err(_) => explain(StatusCode::INTERNAL_SERVER_ERROR, "the request was not answered"),
+        }
+    }
+
+    async fn enter(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let Some(body) = small(body).await else { return too_large() };
+        let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        answer(self.gate.enter(authorization, server_name(user), &body).await)
+    }
+
+    async fn place(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        let Some(name) = server_name(user) else {
+            return explain(StatusCode::FORBIDDEN, "this path is for the cluster's servers");
+        };
+        let Some(body) = small(request.into_body()).await else { return too_large() };
+        answer(self.gate.place(name, &body).await)
+    }
+
+    async fn members(&self, method: &Method, path: &str, query: Option<&str>, user: &User) -> Response<Body> {
+        let administrator = user.in_group(ADMINISTRATORS);
+        let rest: Vec<_> = path.trim_start_matches(MEMBERS_PATH).trim_matches('/').split('/').collect();
+        match (method, rest.as_slice()) {
+            (&Method::GET, [""]) if administrator || server_name(user).is_some() => {
+                answer(Ok(self.gate.list(query == Some("here")).await))
+            }
+            _ if !administrator => explain(StatusCode::FORBIDDEN, "this takes an administrator's certificate"),
+            (&Method::DELETE, [which]) => answer(self.gate.remove(which).await),
+            (&Method::POST, [which, "promote"]) => answer(self.gate.promote(which).await),
+            _ => explain(StatusCode::NOT_FOUND, "no such path"),
         }
     }
 
@@ -79,6 +147,32 @@ impl Routes {
         response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
         response.headers_mut().insert(header::UPGRADE, header::HeaderValue::from_static(tunnel::PROTOCOL));
         response
+    }
+}
+
+/// The name of the server that this user is, if it is one.
+fn server_name(user: &User) -> Option<&str> {
+    user.name.strip_prefix(SERVER_USER).filter(|name| !name.is_empty() && user.in_group(SERVERS))
+}
+
+/// A body that is no larger than joins are.
+async fn small(body: RequestBody) -> Option<Bytes> {
+    Limited::new(body, MAX_JOIN_BYTES).boxed_unsync().collect().await.ok().map(|body| body.to_bytes())
+}
+
+fn too_large() -> Response<Body> {
+    explain(StatusCode::PAYLOAD_TOO_LARGE, "the request broke off, or is too large")
+}
+
+fn answer<T: Serialize>(outcome: Result<T, gate::Refusal>) -> Response<Body> {
+    match outcome.map(|answer| serde_json::to_string(&answer)) {
+        Ok(Ok(json)) => text(StatusCode::OK, "application/json", json),
+        Ok(Err(error)) => explain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(refusal) => {
+            let (status, text) = (refusal.status(), refusal.to_string());
+            tracing::info!(error = format!("{:#}", anyhow::Error::new(refusal)), "a server was not let in, or changed");
+            explain(status, &text)
+        }
     }
 }
 

@@ -1,72 +1,119 @@
 //! `rk server`: the whole control plane, and a node on the same box.
 
 use super::dialer::Dialer;
-use super::etcd;
+use super::elected::{self, Candidate};
 use super::routes::{PREFIX, Routes};
+use super::serving::Serving;
 use super::worker::{self, Worker};
-use crate::config::{ServerConfig, nth_address};
-use crate::join::identity::certified_key;
+use super::{etcd, node_tunnels};
+use crate::config::ServerConfig;
 use crate::join::server::Joins;
+use crate::members::credentials::Credentials;
+use crate::members::enter::{Removed, enter};
+use crate::members::gate::Gate;
+use crate::members::kept::{self, Kept, Settings};
+use crate::members::presence::{self, Presence};
+use crate::members::tokens::Tokens;
+use crate::peers::Peers;
 use crate::progress::Progress;
-use crate::{demo, kubeconfig, manifests, notify, preflight};
-use anyhow::{Context, ensure};
+use crate::snapshot::Snapshots;
+use crate::{Next, demo, kubeconfig, manifests, notify, preflight};
+use anyhow::{Context, bail, ensure};
 use apiserver::{ApiServer, Limits, ServiceAccountConfig, User};
+use client::backoff::Backoff;
 use client::persist::persist;
 use client::{Api, Informers, Kubeconfig, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
-use pki::{Ca, Identity, JoinToken, KeyCert, Leaf, files};
-use rustls::sign::SingleCertAndKey;
+use pki::{Ca, Identity, KeyCert, Leaf, files};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::Store;
+use storage::{ClusterId, Exclusion, Member, Store, StoreError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// A start that takes longer says what it waits for.
+const PATIENCE: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(5);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-pub(crate) async fn run(config: ServerConfig) -> anyhow::Result<()> {
+pub(crate) async fn run(mut config: ServerConfig) -> anyhow::Result<Next> {
     let progress = Progress::new();
     if config.node.is_some() {
         worker::check("rk server")?;
     }
     let listener = preflight::bind(config.listen)?;
     let etcd_listener = config.etcd_listen.map(etcd::bind).transpose()?;
-    let server = Server::start(&config, listener).await?;
-    if let Some(listener) = etcd_listener {
-        etcd::start(&config, listener, &server.store, &server.ca, &server.serving).await?;
-    }
-    let local = SocketAddr::new(preflight::local_address(config.listen).ip(), server.port);
-    progress.step(&format!("server ready at https://{local}, kubeconfig {}", config.kubeconfig.display()));
-    notify::ready();
-    let stop = CancellationToken::new();
-    let loops = server.start_loops(&config, &stop);
-    let outcome = tokio::select! {
-        stopped = super::asked_to_stop() => stopped.map(|()| None),
-        node = server.start_node(&config, &progress, &stop) => node,
-    };
-    let ended = match &outcome {
-        Ok(Some(_)) => super::asked_to_stop().await,
-        _ => Ok(()),
+    let joining = enter(&mut config).await?;
+    let server = Server::open(&config, listener, joining).await?;
+    let mut running = Running { etcd_listener, stop: CancellationToken::new(), loops: Vec::new(), worker: None };
+    let ended = tokio::select! {
+        failed = server.live(&config, joining.is_some(), &progress, &mut running) => Err(failed),
+        stopped = super::asked_to_stop() => stopped.map(|()| Ended::Asked),
+        exclusion = server.store.excluded() => Ok(Ended::Excluded(exclusion)),
     };
     progress.line("stopping; containers go on running (rk kill-all ends them)");
-    stop.cancel();
-    if let Ok(Some(worker)) = &outcome {
-        worker.node.stopped().await;
+    running.stop().await;
+    server.stop().await;
+    match ended? {
+        Ended::Asked => Ok(Next::End),
+        Ended::Excluded(exclusion) => leave(&config, exclusion),
     }
-    for task in loops {
-        if let Err(error) = task.await {
-            tracing::error!(%error, "a component ended badly");
+}
+
+/// Why a server stops.
+enum Ended {
+    Asked,
+    Excluded(Exclusion),
+}
+
+/// What runs on top of the API server.
+struct Running {
+    /// Until it serves.
+    etcd_listener: Option<std::net::TcpListener>,
+    stop: CancellationToken,
+    loops: Vec<JoinHandle<()>>,
+    worker: Option<Worker>,
+}
+
+impl Running {
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(worker) = &self.worker {
+            worker.node.stopped().await;
+        }
+        for task in self.loops.drain(..) {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a component ended badly");
+            }
         }
     }
-    server.stop().await;
-    outcome.map(drop).and(ended)
+}
+
+/// The others have shut this server out. Called when all has stopped.
+fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
+    match exclusion {
+        Exclusion::Removed => {
+            files::write_private(&kept::removed_path(&config.data_dir), b"removed from the cluster\n")?;
+            bail!(Removed::of(config))
+        }
+        Exclusion::Forked { generation } => {
+            let store = storage::Config::new(kept::store_folder(&config.data_dir), 0);
+            let aside = storage::move_aside(&store).context("move the store aside")?;
+            tracing::warn!(
+                generation,
+                aside = %aside.display(),
+                "the cluster went on without this server; what it had is kept aside, and it joins again"
+            );
+            Ok(Next::Again)
+        }
+        Exclusion::Twin => bail!(exclusion),
+    }
 }
 
 /// Connections leave half of the files for all else: the store, pods, and the far ends of what is proxied.
@@ -81,60 +128,65 @@ struct Server {
     store: Store,
     api: ApiServer,
     ca: Ca,
-    serving: Arc<SingleCertAndKey>,
+    serving: Arc<Serving>,
     dialer: Dialer,
+    presence: Presence,
     /// One watch per kind for all components of this process.
     informers: Informers,
+    snapshots: Snapshots,
     port: u16,
 }
 
 impl Server {
-    async fn start(config: &ServerConfig, listener: std::net::TcpListener) -> anyhow::Result<Self> {
+    /// Opens the store and serves what the other servers need of this one; the API itself comes later.
+    async fn open(
+        config: &ServerConfig,
+        listener: std::net::TcpListener,
+        join: Option<ClusterId>,
+    ) -> anyhow::Result<Self> {
         let folder = config.data_dir.join("server");
         // Keys, and the store with every secret in it.
         preflight::private_folder(&folder)?;
         let tls = folder.join("tls");
         let now = Timestamp::now();
-        let store = Store::open(storage::Config::new(folder.join("db"), 1)).await.context("open the store")?;
-        let ca = Ca::load_or_create(&tls, "ca", &format!("rk-{:016x}", store.cluster_id()), now)?;
-        let signing_key = pki::authority::load_or_create_signing_key(&tls.join("service-account.key"))?;
-        let signing_key =
-            PrivatePkcs8KeyDer::from_pem_slice(signing_key.as_bytes()).context("read service-account.key")?;
         let port = listener.local_addr().context("read the listener's address")?.port();
-        let dialer = Dialer::default();
-        let serving = Arc::new(serving_certificate(config, &ca, now)?);
-        let limits = limits(runtime::open_files::raise().context("raise the limit of open files")?);
-        let api = ApiServer::start(apiserver::Config {
-            store: store.clone(),
-            service_cidrs: vec![config.network.service_cidr.into()],
-            node_ports: config.node_ports.clone(),
-            advertise: SocketAddr::new(config.advertise, port),
-            serving: serving.clone(),
-            client_ca_pem: ca.cert_pem().to_owned(),
-            service_accounts: ServiceAccountConfig {
-                issuer: format!("https://kubernetes.default.svc.{}", config.network.domain),
-                audiences: vec![
-                    format!("https://kubernetes.default.svc.{}", config.network.domain),
-                    "https://kubernetes.default.svc".into(),
-                    "rk".into(),
-                ],
-                signing_key: signing_key.secret_pkcs8_der().to_vec(),
-                max_expiration: YEAR,
-            },
-            tokens: Vec::new(),
-            dialer: Arc::new(dialer.clone()),
-            anonymous: true,
-            event_ttl: Duration::from_secs(3600),
-            compaction_interval: Duration::from_secs(300),
-            limits,
-            version: crate::version(),
+        let me =
+            Member { name: config.name.clone(), addresses: vec![SocketAddr::new(config.advertise, port).to_string()] };
+        let peers = Arc::new(Peers::default());
+        let store = Store::open(storage::Config {
+            member: me.clone(),
+            join,
+            transport: Some(peers.clone()),
+            ..storage::Config::new(kept::store_folder(&config.data_dir), 0)
         })
         .await
-        .context("start the API server")?;
+        .context("open the store")?;
+        check_place(config, &store, join.is_some())?;
+        let ca = Ca::load_or_create(&tls, "ca", &format!("rk-{:016x}", store.cluster_id()), now)?;
+        let credentials = Credentials::issue(&ca, &config.name)?;
+        peers.start(credentials.clone())?;
+        let key_path = tls.join("service-account.key");
+        let signing_key = pki::authority::load_or_create_signing_key(&key_path)?;
+        let tokens = Tokens::settle(config, ca.cert_der())?;
+        let dialer = Dialer::default();
+        let serving = Serving::issue(config, &ca)?;
+        let api = ApiServer::new(api_config(config, port, &store, &ca, &signing_key, serving.clone(), &dialer)?)
+            .context("start the API server")?;
         let observer = User::new("system:rk:informers", &["system:masters".to_owned()]);
         let informers = Informers::new(client::in_process(api.service_for(observer)));
-        let server = Self { store, api, ca, serving, dialer, informers, port };
-        server.add_routes(config)?;
+        let settings = Settings::of(config);
+        let schedule = config.snapshots.clone();
+        let snapshots = Snapshots::new(store.clone(), schedule, &config.data_dir, &config.name, settings.clone());
+        let presence = Presence {
+            store: store.clone(),
+            credentials,
+            me,
+            hints: hints(config)?,
+            data_dir: config.data_dir.clone(),
+            settings,
+        };
+        let server = Self { store, api, ca, serving, dialer, presence, informers, snapshots, port };
+        server.add_routes(config, tokens, &signing_key)?;
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
         let serving = server.api.clone();
@@ -142,27 +194,116 @@ impl Server {
         Ok(server)
     }
 
+    /// Brings everything up, in order; returns only when something fails.
+    async fn live(
+        &self,
+        config: &ServerConfig,
+        joining: bool,
+        progress: &Progress,
+        running: &mut Running,
+    ) -> anyhow::Error {
+        match self.bring_up(config, joining, progress, running).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
+    }
+
+    async fn bring_up(
+        &self,
+        config: &ServerConfig,
+        joining: bool,
+        progress: &Progress,
+        running: &mut Running,
+    ) -> anyhow::Result<()> {
+        self.come_up(joining).await?;
+        if joining {
+            progress.step(&format!("joined as server {} of {}", config.name, self.store.members().len()));
+        }
+        if let Some(listener) = running.etcd_listener.take() {
+            etcd::start(config, listener, &self.store, &self.ca, self.serving.clone()).await?;
+        }
+        let local = SocketAddr::new(preflight::local_address(config.listen).ip(), self.port);
+        progress.step(&format!("server ready at https://{local}, kubeconfig {}", config.kubeconfig.display()));
+        notify::ready();
+        running.loops = self.start_loops(config, &running.stop);
+        self.start_node(config, progress, running).await
+    }
+
+    /// Waits for the store, says what it waits for, and starts the API.
+    async fn come_up(&self, joining: bool) -> anyhow::Result<()> {
+        let mut rising = std::pin::pin!(self.rise(joining));
+        let mut told = String::new();
+        loop {
+            if let Ok(risen) = tokio::time::timeout(PATIENCE, &mut rising).await {
+                return risen;
+            }
+            let what = presence::obstacle(&self.store.status());
+            if what != told {
+                tracing::warn!("waiting for {what}");
+                self.api.waits_for(&what);
+                told = what;
+            }
+        }
+    }
+
+    async fn rise(&self, joining: bool) -> anyhow::Result<()> {
+        self.presence.check()?;
+        if joining {
+            self.presence.settle().await?;
+        } else {
+            tokio::spawn(self.presence.clone().keep_place());
+        }
+        loop {
+            match self.store.read_barrier().await {
+                Ok(_) => break,
+                Err(StoreError::NoLeader | StoreError::Unknown) => {}
+                // Whoever waits for the exclusion ends this.
+                Err(StoreError::Excluded(_)) => std::future::pending().await,
+                Err(error) => return Err(error).context("read the store"),
+            }
+        }
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            match self.api.bootstrap().await {
+                Ok(()) => return Ok(()),
+                Err(error) if self.store.members().len() > 1 => {
+                    let error = format!("{:#}", anyhow::Error::new(error));
+                    tracing::warn!(%error, "the API server has not started yet; trying again");
+                }
+                Err(error) => return Err(error).context("start the API server"),
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
     fn client(&self, identity: &Identity) -> Client {
         client::in_process(self.api.service_for(User::new(&identity.user, &identity.groups)))
     }
 
-    fn add_routes(&self, config: &ServerConfig) -> anyhow::Result<()> {
-        let path = crate::config::node_token_path(&config.data_dir);
-        let token = match (&config.token, files::read_if_present(&path)?) {
-            (Some(given), _) => given_token(given, self.ca.cert_der())?,
-            (None, Some(kept)) => kept.parse().with_context(|| format!("read {}", path.display()))?,
-            (None, None) => JoinToken::new(self.ca.cert_der(), "node", &JoinToken::random_secret()),
-        };
-        files::write_private(&path, format!("{token}\n").as_bytes())?;
+    fn add_routes(&self, config: &ServerConfig, tokens: Tokens, service_account_key: &str) -> anyhow::Result<()> {
         let client = self.client(&Identity::new("system:rk:join", &["system:masters"]));
         let joins = Joins {
             ca: self.ca.clone(),
-            token,
+            tokens: tokens.clone(),
             network: config.network.clone(),
             certificate_life: config.agent_certificate_life,
-            client,
+            client: client.clone(),
         };
-        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels: self.dialer.tunnels().clone() }));
+        let gate = Gate {
+            store: self.store.clone(),
+            ca: self.ca.clone(),
+            ca_key: files::read(&config.data_dir.join("server/tls/ca.key"))?.into(),
+            service_account_key: service_account_key.into(),
+            tokens,
+            settings: self.presence.settings.clone(),
+            name: config.name.clone(),
+            data_dir: config.data_dir.clone(),
+            credentials: self.presence.credentials.clone(),
+            client,
+            joins: joins.clone(),
+        };
+        let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
+        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
         Ok(())
     }
 
@@ -179,24 +320,31 @@ impl Server {
         kubeconfig::write(&config.kubeconfig, &kubeconfig, config.kubeconfig_mode)
     }
 
-    /// Controllers, scheduler and manifests: they wait for what they need by themselves.
+    /// Controllers and scheduler, on one server at a time, and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
         let mut settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
         settings.signer = Some(self.ca.clone());
         self.api.extend_metrics(|registry| settings.metrics.register(registry));
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
-        let informers = self.informers.clone();
+        let (informers, watched) = (self.informers.clone(), self.informers.clone());
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
         let folder = config.data_dir.join("server/manifests");
         let dns = embedded::KUBE_DNS.replace("${CLUSTER_DNS}", &config.network.dns.to_string());
-        let (own, ended) = (admin.clone(), stop.clone());
+        let own = admin.clone();
+        let candidate = Candidate::new(&self.store, &config.name, stop);
         vec![
-            tokio::spawn(controllers::run(controllers, informers.clone(), settings, stop.clone())),
-            tokio::spawn(persist("scheduler", move || {
-                scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), ended.clone())
-            })),
+            candidate.run(elected::CONTROLLERS, controllers.clone(), move |leading| {
+                controllers::run(controllers.clone(), watched.clone(), settings.clone(), leading)
+            }),
+            candidate.run(elected::SCHEDULER, scheduler.clone(), move |leading| {
+                let (scheduler, informers) = (scheduler.clone(), informers.clone());
+                persist("scheduler", move || {
+                    scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), leading.clone())
+                })
+            }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
+            tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
                     tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
@@ -209,14 +357,19 @@ impl Server {
         &self,
         config: &ServerConfig,
         progress: &Progress,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Option<Worker>> {
-        let Some(node_config) = &config.node else { return std::future::pending().await };
+        running: &mut Running,
+    ) -> anyhow::Result<()> {
+        let Some(node_config) = &config.node else { return Ok(()) };
         let client = self.client(&Identity::node(&node_config.name));
         let informers = self.informers.clone();
         let scope = Some(Scope::all());
-        let worker = worker::start(node_config, &config.network, client, informers, scope, stop.clone()).await?;
+        let stop = running.stop.clone();
+        let worker = worker::start(node_config, &config.network, client, informers, scope, stop).await?;
+        let worker = running.worker.insert(worker);
         self.dialer.set_local(&node_config.name, worker.node.clone());
+        let advertise = SocketAddr::new(config.advertise, self.port);
+        let (node, own, stop) = (worker.node.clone(), self.informers.clone(), running.stop.clone());
+        tokio::spawn(node_tunnels::keep(self.ca.clone(), advertise, node, own, stop));
         let admin = self.client(&Identity::new("system:rk:demo", &["system:masters"]));
         mark_control_plane(&admin, &node_config.name).await?;
         let is_ready = |node: &NodeObject| {
@@ -229,14 +382,80 @@ impl Server {
             demo::build_image(worker.runtime.images().clone()).await?;
             demo::run(&admin, &self.informers, config, progress).await?;
         }
-        Ok(Some(worker))
+        Ok(())
     }
 
     async fn stop(&self) {
+        // While the others can still reach this server.
+        self.store.hand_over().await;
+        if let Err(error) = self.presence.remember() {
+            tracing::warn!(error = format!("{error:#}"), "where the other servers are could not be kept");
+        }
         self.informers.shutdown().await;
         self.api.shutdown(DRAIN).await;
         self.store.shutdown().await;
     }
+}
+
+/// What cannot be told before the store is open.
+fn check_place(config: &ServerConfig, store: &Store, joining: bool) -> anyhow::Result<()> {
+    let members = store.members().len();
+    let folder = config.data_dir.join("server");
+    ensure!(
+        joining || members > 1 || config.servers.is_empty() || config.token.is_some(),
+        "{0} holds a cluster of its own: leave out --server to go on with it, or move {0} out of the way and give --token \
+         as well to join another one",
+        folder.display()
+    );
+    for name in ["ca.crt", "ca.key", "service-account.key"] {
+        let path = folder.join("tls").join(name);
+        ensure!(
+            !joining && members < 2 || path.exists(),
+            "{} is missing: copy it from another server of the cluster",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Servers that may know where the others are now.
+fn hints(config: &ServerConfig) -> anyhow::Result<Vec<String>> {
+    let kept = Kept::load(&config.data_dir)?.map_or_else(Vec::new, |kept| kept.servers);
+    Ok(kept.iter().map(|address| format!("https://{address}")).chain(config.servers.iter().cloned()).collect())
+}
+
+fn api_config(
+    config: &ServerConfig,
+    port: u16,
+    store: &Store,
+    ca: &Ca,
+    signing_key: &str,
+    serving: Arc<Serving>,
+    dialer: &Dialer,
+) -> anyhow::Result<apiserver::Config> {
+    let signing_key = PrivatePkcs8KeyDer::from_pem_slice(signing_key.as_bytes()).context("read service-account.key")?;
+    let issuer = format!("https://kubernetes.default.svc.{}", config.network.domain);
+    Ok(apiserver::Config {
+        store: store.clone(),
+        service_cidrs: vec![config.network.service_cidr.into()],
+        node_ports: config.node_ports.clone(),
+        advertise: SocketAddr::new(config.advertise, port),
+        serving,
+        client_ca_pem: ca.cert_pem().to_owned(),
+        service_accounts: ServiceAccountConfig {
+            audiences: vec![issuer.clone(), "https://kubernetes.default.svc".into(), "rk".into()],
+            issuer,
+            signing_key: signing_key.secret_pkcs8_der().to_vec(),
+            max_expiration: YEAR,
+        },
+        tokens: Vec::new(),
+        dialer: Arc::new(dialer.clone()),
+        anonymous: true,
+        event_ttl: Duration::from_secs(3600),
+        compaction_interval: Duration::from_secs(300),
+        limits: limits(runtime::open_files::raise().context("raise the limit of open files")?),
+        version: crate::version(),
+    })
 }
 
 /// The node is shown with its role. By the server: a node may not give itself a label that places pods.
@@ -245,43 +464,4 @@ async fn mark_control_plane(client: &Client, node: &str) -> anyhow::Result<()> {
     let nodes: Api<NodeObject> = Api::all(client.clone());
     nodes.patch(node, &PatchParams::default(), &Patch::Merge(labels)).await.context("label the node")?;
     Ok(())
-}
-
-/// A server's `--token`: a whole join token of this cluster, or a bare secret.
-fn given_token(given: &str, ca_der: &[u8]) -> anyhow::Result<JoinToken> {
-    if !given.starts_with("K10") {
-        return Ok(JoinToken::new(ca_der, "node", given));
-    }
-    let token: JoinToken = given.parse().context("--token")?;
-    anyhow::ensure!(token.is_for(ca_der), "--token is another cluster's: this data dir has its own CA");
-    Ok(token)
-}
-
-/// The certificate of the API port, for every name and address it is reached by.
-fn serving_certificate(config: &ServerConfig, ca: &Ca, now: Timestamp) -> anyhow::Result<SingleCertAndKey> {
-    let domain = &config.network.domain;
-    let mut dns_names: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
-    dns_names.push(format!("kubernetes.default.svc.{domain}"));
-    dns_names.extend(config.node.as_ref().map(|node| node.name.clone()));
-    let mut addresses = vec![
-        IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V4(nth_address(config.network.service_cidr, 1)),
-        config.advertise,
-    ];
-    let listening = [Some(config.listen), config.etcd_listen].into_iter().flatten().map(|address| address.ip());
-    addresses.extend(listening.filter(|ip| !ip.is_unspecified()));
-    addresses.extend(config.node.as_ref().map(|node| node.ip));
-    for san in &config.tls_sans {
-        match san.parse() {
-            Ok(address) => addresses.push(address),
-            Err(_) => dns_names.push(san.clone()),
-        }
-    }
-    addresses.sort();
-    addresses.dedup();
-    let leaf = Leaf::Server { common_name: "rk".into(), dns_names, addresses };
-    let pair = ca.issue(&leaf, now)?;
-    let certified = certified_key(&pair)?;
-    Ok(certified.into())
 }

@@ -2,21 +2,23 @@
 //!
 //! A link that is cut, or a machine that loses its power, says nothing: TCP would retry for a quarter of an hour what
 //! is under way, and whoever waits for a node's answer with it. So both ends of a tunnel see to it that something is
-//! always to be heard (yamux pings every 10 s, if it is polled), and give up an end that was silent for [`SILENCE`].
+//! always to be heard (yamux pings every 10 s, if it is polled: at the next beat), and give up an end that was silent for [`SILENCE`].
 
 use futures::{AsyncRead, AsyncWrite};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 /// More than yamux's pings are apart; with the beat below, requests end within half a minute of a cut.
 pub(super) const SILENCE: Duration = Duration::from_secs(25);
-/// How often the owner of the connection is woken to ping and to look.
-const BEAT: Duration = Duration::from_secs(3);
+/// How often the owner of the connection is woken to ping and to look. All connections of a process beat together: ten
+/// tunnels wake it no oftener than one.
+const BEAT: Duration = Duration::from_secs(5);
+static FIRST_BEAT: OnceLock<Instant> = OnceLock::new();
 
 /// When bytes last came, in milliseconds since `start`.
 #[derive(Clone)]
@@ -49,9 +51,15 @@ pub(super) struct Pulse {
 
 pub(super) fn listen<T>(inner: T) -> (Attentive<T>, Pulse) {
     let heard = Heard { start: Instant::now(), last: Arc::default() };
-    let mut beat = tokio::time::interval(BEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = tokio::time::interval_at(next_beat(Instant::now()), BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     (Attentive { inner, heard: heard.clone() }, Pulse { heard, beat })
+}
+
+fn next_beat(now: Instant) -> Instant {
+    let first = *FIRST_BEAT.get_or_init(|| now);
+    let since = now.saturating_duration_since(first).as_secs();
+    first + Duration::from_secs(since - since % BEAT.as_secs()) + BEAT
 }
 
 impl Pulse {

@@ -20,9 +20,9 @@ type Reply = oneshot::Sender<Result<yamux::Stream, yamux::ConnectionError>>;
 /// Why no stream could be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TunnelError {
-    #[error("node {0:?} has no connection to this server")]
+    #[error("the tunnel of node {0:?} to this server is not up: rk does not run there, or cannot reach this server")]
     NotConnected(String),
-    #[error("the connection of node {0:?} was lost")]
+    #[error("the tunnel of node {0:?} to this server was lost")]
     Lost(String),
     #[error("node {0:?} has {MAX_STREAMS} streams open already")]
     Busy(String),

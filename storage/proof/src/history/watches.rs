@@ -24,6 +24,13 @@ pub enum Flaw {
     Different(Revision),
 }
 
+/// What a watcher of one key must see of it all.
+pub fn of_key(truth: &Truth, key: &str) -> Truth {
+    let own = |changes: &Changes| changes.iter().filter(|(changed, _)| changed == key).cloned().collect::<Changes>();
+    let batches = truth.iter().map(|(revision, changes)| (*revision, own(changes)));
+    batches.filter(|(_, changes)| !changes.is_empty()).collect()
+}
+
 /// Compares with what the store says has happened.
 pub fn check(seen: &Seen, truth: &Truth) -> Result<(), Flaw> {
     let mut last = None;

@@ -104,7 +104,15 @@ pub struct MemberListRequest {
     pub linearizable: bool,
 }
 
-/// The answer to a list, a removal and a promotion.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct MemberUpdateRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, repeated, tag = "2")]
+    pub peer_urls: Vec<String>,
+}
+
+/// The answer to a list, a removal, an update and a promotion.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct MembersResponse {
     #[prost(message, optional, tag = "1")]
@@ -197,6 +205,25 @@ pub struct AlarmRequest {
     pub member_id: u64,
     #[prost(int32, tag = "3")]
     pub alarm: i32,
+}
+
+/// What an alarm is for: no space is left.
+pub const NO_SPACE: i32 = 1;
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AlarmMember {
+    #[prost(uint64, tag = "1")]
+    pub member_id: u64,
+    #[prost(int32, tag = "2")]
+    pub alarm: i32,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AlarmResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    pub alarms: Vec<AlarmMember>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -1,6 +1,13 @@
 //! The etcd endpoint as a client sees it, over a pipe in memory.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod hostile;
+mod kubernetes;
+#[path = "../cluster/net.rs"]
+#[expect(dead_code, reason = "what else the tests of the cluster need")]
+mod net;
+mod several;
+
 use std::time::Duration;
 
 use storage::etcd::client::{Answers, Asking, CallError, Client};
@@ -22,10 +29,14 @@ async fn connect(endpoint: &Endpoint) -> Client {
 }
 
 async fn server() -> Server {
+    server_with(Config::default()).await
+}
+
+async fn server_with(config: Config) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    let config = storage::Config { watch_buffer: 64, ..storage::Config::new(dir.path(), 7) };
-    let store = Store::open(config).await.unwrap();
-    let config = Config { name: "one".to_owned(), ..Config::default() };
+    let opened = storage::Config { watch_buffer: 64, ..storage::Config::new(dir.path(), 7) };
+    let store = Store::open(opened).await.unwrap();
+    let config = Config { name: "one".to_owned(), ..config };
     let endpoint = Endpoint::new(store.clone(), config).await.unwrap();
     let client = connect(&endpoint).await;
     Server { _dir: dir, store, endpoint, client }
