@@ -240,8 +240,7 @@ mod tests {
         let hub = Hub::new(store.clone());
         let running = tokio::spawn(hub.clone().run(CancellationToken::new()));
         // The endpoint leaves out revision 0, without a change that the watch could tell of.
-        let endpoint = storage::etcd::Config { name: "m".into(), client_urls: Vec::new() };
-        storage::etcd::Endpoint::new(store.clone(), endpoint).await.unwrap();
+        storage::etcd::Endpoint::new(store.clone(), storage::etcd::Config::default()).await.unwrap();
         assert!(store.revision() > hub.revision());
         hub.linearize().await.unwrap();
         assert_eq!(hub.revision(), store.revision());

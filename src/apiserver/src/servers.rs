@@ -16,7 +16,7 @@ use bytes::Bytes;
 use objects::status::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use storage::{KeyValue, LeaseId, MemberId, Op, RangeRequest, StoreError, Txn, WatchRequest, prefix_end};
+use storage::{KeyValue, LeaseId, MemberId, Op, RangeRequest, Store, StoreError, Txn, WatchRequest, prefix_end};
 
 use crate::{
     bootstrap::Writer,
@@ -78,9 +78,13 @@ pub(crate) async fn announce(inner: Arc<Inner>) {
             changed = members.next() => if changed.is_none() { return },
         }
     }
-    if let Some(lease) = lease
-        && !matches!(tokio::time::timeout(FAREWELL, store.lease_revoke(lease)).await, Ok(Ok(())))
-    {
+    if let Some(lease) = lease {
+        say_farewell(store, lease).await;
+    }
+}
+
+async fn say_farewell(store: &Store, lease: LeaseId) {
+    if !matches!(tokio::time::timeout(FAREWELL, store.lease_revoke(lease)).await, Ok(Ok(()))) {
         tracing::debug!("stopping without a farewell; the endpoint goes in a few seconds");
     }
 }

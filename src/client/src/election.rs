@@ -5,8 +5,8 @@
 //!   by its own monotonic clock; the times in the Lease are for people.
 //! - A holder stops before anybody else may begin: it counts from when it asked for its last renewal, not from when it
 //!   was granted.
-//! - Whoever has no rivals takes the Lease at once, whatever it says, and does not renew it: nothing wakes up until there
-//!   is somebody who could look.
+//! - Whoever has no rivals begins at once, takes the Lease meanwhile, whatever it says, and does not renew it: nothing
+//!   wakes up until there is somebody who could look.
 //!
 //! Called by the executable, for the controllers and for the scheduler.
 
@@ -141,23 +141,44 @@ impl Election {
         W: FnMut(CancellationToken) -> F,
         F: Future<Output = ()>,
     {
-        while let Some(mut held) = stop.run_until_cancelled(self.acquire()).await {
-            tracing::info!(lease = %self.name, identity = %self.identity, "elected");
+        while !stop.is_cancelled() {
+            let mut held = None;
+            if !self.is_alone() {
+                held = stop.run_until_cancelled(self.acquire()).await;
+                if held.is_none() {
+                    return;
+                }
+            }
             let leading = stop.child_token();
             let mut working = pin!(work(leading.clone()));
             let ended = tokio::select! {
                 () = &mut working => true,
-                () = self.keep(&mut held) => false,
+                () = self.hold(&mut held) => false,
             };
-            if ended {
-                self.release(held).await;
-            } else {
+            if !ended {
                 tracing::warn!(lease = %self.name, "the lease could not be renewed in time; stopping what it is for");
                 leading.cancel();
                 working.await;
+            } else if let Some(held) = held {
+                self.release(held).await;
             }
             // Work that ends by itself is not begun again at once.
             stop.run_until_cancelled(sleep(self.timing.retry)).await;
+        }
+    }
+
+    /// Keeps the Lease; takes it first where the work could begin without it. Returns when it is lost.
+    async fn hold(&mut self, held: &mut Option<Held>) {
+        if held.is_none() {
+            let mut alone = self.alone.clone();
+            tokio::select! {
+                biased;
+                taken = self.acquire() => *held = Some(taken),
+                Ok(_) = alone.wait_for(|alone| !alone) => return,
+            }
+        }
+        if let Some(held) = held {
+            self.keep(held).await;
         }
     }
 
@@ -175,7 +196,10 @@ impl Election {
         let mut watching = None;
         loop {
             let failed = match timeout(ONE_TRY, self.attempt(&mut seen)).await {
-                Ok(Ok(Some(held))) => return held,
+                Ok(Ok(Some(held))) => {
+                    tracing::info!(lease = %self.name, identity = %self.identity, "elected");
+                    return held;
+                }
                 Ok(Ok(None)) => false,
                 Ok(Err(error)) => {
                     tracing::debug!(lease = %self.name, %error, "cannot ask for the lease");

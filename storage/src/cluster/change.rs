@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, ServerState};
+use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use tokio::time::Instant;
 
 use super::{Cluster, Lead};
@@ -25,6 +25,12 @@ impl Drop for HandOver<'_> {
     fn drop(&mut self) {
         self.0.send_replace(false);
     }
+}
+
+/// Entries that a member lacks, in one view of the cluster.
+fn lag(metrics: &RaftMetrics<u64, Member>, id: MemberId) -> Option<u64> {
+    let matching = metrics.replication.as_ref()?.get(&id).copied().flatten()?;
+    Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matching.index))
 }
 
 impl Cluster {
@@ -105,10 +111,7 @@ impl Cluster {
 
     /// Entries that a member lacks; nothing as long as it has not been found out.
     fn lag(&self, id: MemberId) -> Option<u64> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let matching = metrics.replication.as_ref()?.get(&id).copied().flatten()?;
-        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matching.index))
+        lag(&self.raft.metrics().borrow(), id)
     }
 
     /// Waits until a member lacks at most so many entries.
@@ -263,6 +266,7 @@ impl Cluster {
     /// The cluster as this member sees it.
     pub(crate) fn status(&self) -> Status {
         let metrics = self.raft.metrics();
+        // Borrowed once: with the Raft core waiting to write in between, a second time would never come.
         let metrics = metrics.borrow();
         let leads = metrics.state == ServerState::Leader;
         let members =
@@ -271,7 +275,7 @@ impl Cluster {
                 member,
                 role,
                 leader: metrics.current_leader == Some(id),
-                lag: if leads && id == self.me() { Some(0) } else { self.lag(id) },
+                lag: if leads && id == self.me() { Some(0) } else { lag(&metrics, id) },
                 heard: self.link.heard(id),
             });
         let members = members.collect();

@@ -147,7 +147,11 @@ impl Cluster {
                 Response::Done
             }
             Request::Describe => Response::Described(self.advertised()),
-            Request::Forward(_) | Request::ReadIndex | Request::KeepAlive { .. } | Request::Change(_) => {
+            Request::Forward(_)
+            | Request::ReadIndex
+            | Request::KeepAlive { .. }
+            | Request::TimeLeft { .. }
+            | Request::Change(_) => {
                 let Some(term) = self.leading_term() else { return Response::NotLeader };
                 match self.check_member(envelope) {
                     Ok(()) => self.lead_for(envelope, term, request).await,
@@ -166,6 +170,7 @@ impl Cluster {
                 Err(_) => Response::NotLeader,
             },
             Request::KeepAlive { lease } => Response::Lease(self.keep_alive_here(lease).await),
+            Request::TimeLeft { lease } => Response::Lease(self.time_left_here(lease).await),
             Request::Change(change) => Response::Change(self.change_here(change).await),
             _ => Response::Refused(Refusal::Malformed),
         }
@@ -288,6 +293,15 @@ impl Cluster {
             });
         }
         Response::Outcomes { index: self.shared.applied(), outcomes }
+    }
+
+    /// Whole seconds that a lease has yet, by the clock of the one who leads.
+    pub(crate) async fn time_left_here(&self, lease: i64) -> Result<u64, StoreError> {
+        if !self.alone() {
+            self.barrier().await?;
+        }
+        let left = self.shared.deadlines().remaining(lease, tokio::time::Instant::now());
+        left.map(|left| left.as_secs()).ok_or(StoreError::LeaseNotFound(lease))
     }
 
     /// Renews a lease once it is certain that this member still leads.

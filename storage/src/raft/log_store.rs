@@ -219,7 +219,8 @@ impl LogFiles {
             flushes.average
         };
         // Waking another thread, and being woken by it, takes about as long as the flush itself on a good disk.
-        let synced = if average <= QUICK_FLUSH && flush.bytes() <= QUICK_BYTES {
+        let quick = !self.disk.is_instant() && average <= QUICK_FLUSH && flush.bytes() <= QUICK_BYTES;
+        let synced = if quick {
             Ok(flush.file.sync_data().map(|()| flush))
         } else {
             disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await

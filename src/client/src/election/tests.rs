@@ -203,3 +203,17 @@ async fn who_is_alone_takes_what_it_finds_and_writes_nothing_more_until_a_rival_
     assert_eq!(record.all().len(), 2, "{:?}", record.all());
     assert!(!first.task.is_finished());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_alone_need_not_wait_for_the_lease_and_stops_if_a_rival_comes_before_it_has_it() {
+    let (fake, record) = (FakeApi::new(), Record::default());
+    let candidate = stand(&fake, "a", &record, true);
+    candidate.cut.store(true, Ordering::SeqCst);
+    record.until("a", true).await;
+    candidate.alone.send(false).unwrap();
+    record.until("a", false).await;
+    candidate.cut.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(30)).await;
+    assert!(record.all().last().unwrap().1, "stands again: {:?}", record.all());
+    assert_eq!(spec(&fake).holder_identity.as_deref(), Some("a"));
+}

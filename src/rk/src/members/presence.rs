@@ -129,7 +129,8 @@ pub(crate) fn remember(store: &Store, settings: &Settings, data_dir: &std::path:
         // Not a member yet: what was kept is all there is.
         return Ok(());
     }
-    Kept { settings: settings.clone(), servers: others(store) }.store_if_changed(data_dir)
+    Kept { settings: settings.clone(), servers: others(store), generation: store.cluster().generation }
+        .store_if_changed(data_dir)
 }
 
 fn step(status: &Status, me: &Member) -> anyhow::Result<Step> {

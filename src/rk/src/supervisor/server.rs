@@ -103,6 +103,9 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             bail!(Removed::of(config))
         }
         Exclusion::Forked { generation } => {
+            if let Some(kept) = Kept::load(&config.data_dir)? {
+                Kept { generation, ..kept }.store(&config.data_dir)?;
+            }
             let store = storage::Config::new(kept::store_folder(&config.data_dir), 0);
             let aside = storage::move_aside(&store).context("move the store aside")?;
             tracing::warn!(
