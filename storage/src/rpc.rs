@@ -83,6 +83,10 @@ pub(crate) enum Request {
     },
     /// Where do clients reach you?
     Describe,
+    /// How long does a lease have yet?
+    TimeLeft {
+        lease: i64,
+    },
 }
 
 /// Why a request was not looked at.
@@ -264,6 +268,10 @@ impl Request {
                 put_vote(out, vote);
             }
             Self::Describe => out.push(12),
+            Self::TimeLeft { lease } => {
+                out.push(13);
+                put_i64(out, *lease);
+            }
         }
         Ok(())
     }
@@ -297,6 +305,7 @@ impl Request {
             10 => Self::TakeOver,
             11 => Self::Alive { vote: vote(input)? },
             12 => Self::Describe,
+            13 => Self::TimeLeft { lease: input.i64()? },
             _ => return Err(DecodeError("request")),
         };
         if input.is_empty() { Ok(request) } else { Err(DecodeError("request")) }
@@ -540,6 +549,7 @@ mod tests {
             Request::TakeOver,
             Request::Alive { vote: Vote::new_committed(4, 2) },
             Request::Describe,
+            Request::TimeLeft { lease: 5 },
         ]
     }
 

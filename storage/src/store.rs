@@ -302,10 +302,25 @@ impl Store {
     /// Has the leader renew a lease to its full time. Returns that time.
     pub async fn lease_renew(&self, id: LeaseId) -> Result<Duration, StoreError> {
         let cluster = &self.inner.cluster;
+        self.of_leader(Request::KeepAlive { lease: id }, cluster.keep_alive_here(id)).await
+    }
+
+    /// Asks the leader, whose clock alone counts, for the whole seconds that a lease has yet.
+    pub async fn lease_time_left(&self, id: LeaseId) -> Result<Duration, StoreError> {
+        let cluster = &self.inner.cluster;
+        self.of_leader(Request::TimeLeft { lease: id }, cluster.time_left_here(id)).await
+    }
+
+    /// What the leader says of a lease, in seconds: here, or there.
+    async fn of_leader(
+        &self,
+        request: Request,
+        here: impl Future<Output = Result<u64, StoreError>>,
+    ) -> Result<Duration, StoreError> {
+        let cluster = &self.inner.cluster;
         let outcome = match cluster.lead() {
-            Lead::Here => cluster.keep_alive_here(id).await,
+            Lead::Here => here.await,
             Lead::There { id: leader, member, .. } => {
-                let request = Request::KeepAlive { lease: id };
                 match cluster.link.call(leader, &member, &request, cluster.timing.answer).await {
                     Ok(Response::Lease(outcome)) => outcome,
                     Ok(_) | Err(CallError::Unreachable | CallError::Refused(_)) => Err(StoreError::NoLeader),
@@ -317,7 +332,8 @@ impl Store {
         outcome.map(Duration::from_secs)
     }
 
-    /// A lease's times and keys.
+    /// A lease's times and keys. The time it has yet is this member's guess unless it leads: see
+    /// [`Store::lease_time_left`].
     pub fn lease_status(&self, id: LeaseId) -> Option<LeaseStatus> {
         let state = self.inner.shared.read();
         let lease = state.mvcc.lease(id)?;

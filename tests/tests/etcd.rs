@@ -6,9 +6,12 @@ use rk_tests::process::{check, output};
 use rk_tests::{Cluster, one_at_a_time};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 const NEEDS: &[Need] =
     &[Need::Root, Need::Kubectl, Need::Program("ip"), Need::Program("nsenter"), Need::Program("etcdctl")];
+
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// etcdctl on the server's host, with the certificate in `folder`.
 fn etcdctl(cluster: &Cluster, folder: &Path, args: &[&str]) -> Command {
@@ -63,4 +66,53 @@ fn etcdctl_reads_watches_and_backs_up_what_kubectl_wrote_and_nobody_else_may() {
     let mut refused = etcdctl(&cluster, &admin, &["--command-timeout=2s", "get", "/registry", "--prefix"]);
     let refused = output(&mut refused, None).expect("run etcdctl");
     assert!(!refused.status.success() && refused.stdout.is_empty(), "an administrator read the store");
+}
+
+#[test]
+fn etcdctl_sees_checks_and_leads_a_cluster_of_three_servers() {
+    let name = "etcdctl_sees_checks_and_leads_a_cluster_of_three_servers";
+    if !need::met(name, NEEDS) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let flags = ["--disable-agent", "--etcd-listen=0.0.0.0:2379"];
+    let mut cluster = Cluster::start(&flags);
+    for further in ["second", "third"] {
+        cluster.join_server(further, &flags);
+    }
+    let folder = cluster.server.data_dir().join("server/tls/etcd");
+    let attempt = |args: &[&str]| {
+        let text = check(&mut etcdctl(&cluster, &folder, args), None).map_err(|error| format!("{error:#}"))?;
+        Ok::<_, String>(text.trim_end().to_owned())
+    };
+    let run = |args: &[&str]| attempt(args).unwrap_or_else(|error| panic!("{error}"));
+    // A server becomes a voter a little after its API answers, and serves etcd's interface then.
+    let listed = rk_tests::until("three voters with their URLs", PATIENCE, || {
+        let listed = attempt(&["member", "list"])?;
+        let whole = |line: &&str| line.contains(", https://") && line.ends_with(", false") && !line.contains(", , ");
+        if listed.lines().filter(whole).count() == 3 { Ok(listed) } else { Err(listed) }
+    });
+    for server in ["server", "second", "third"] {
+        assert!(listed.contains(&format!(", started, {server}, https://")), "{listed}");
+    }
+    // Found by the list alone, one certificate opens all.
+    run(&["endpoint", "health", "--cluster"]);
+    let status = run(&["endpoint", "status", "--cluster"]);
+    assert_eq!(status.matches(", true, false, ").count(), 1, "{status}");
+    assert_eq!(run(&["put", "beside", "v"]), "OK");
+    let hashes = rk_tests::until("equal checksums", PATIENCE, || {
+        let revision = attempt(&["get", "beside", "-w=fields"])?;
+        let revision = revision.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap_or("0").to_owned();
+        let hashed = attempt(&["endpoint", "hashkv", "--cluster", "--rev", &revision])?;
+        let hashes: Vec<_> = hashed.lines().filter_map(|line| line.split(", ").nth(1)).collect();
+        if hashes.len() == 3 && hashes.iter().all(|hash| *hash == hashes[0]) { Ok(hashed) } else { Err(hashed) }
+    });
+    let leader = status.lines().find(|line| line.contains(", true, false, ")).expect("a leader");
+    let heir =
+        listed.lines().filter_map(|line| line.split(", ").next()).find(|id| !leader.contains(id)).expect("an heir");
+    let endpoints: Vec<_> = hashes.lines().filter_map(|line| line.split(", ").next()).collect();
+    let endpoints = format!("--endpoints={}", endpoints.join(","));
+    let moved = run(&[&endpoints, "move-leader", heir]);
+    assert!(moved.starts_with("Leadership transferred") && moved.ends_with(heir), "{moved}");
+    assert_eq!(run(&["put", "beside", "w"]), "OK");
 }

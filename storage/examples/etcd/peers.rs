@@ -126,8 +126,15 @@ impl Peers {
         };
         let mut frame = vec![REQUEST];
         frame.extend_from_slice(&request);
-        send(&mut stream, &frame).await.map_err(|_| TransportError::Lost)?;
-        let answer = receive(&mut stream).await.map_err(|_| TransportError::Lost)?;
+        let exchanged = match send(&mut stream, &frame).await {
+            Ok(()) => receive(&mut stream).await,
+            Err(error) => Err(error),
+        };
+        let Ok(answer) = exchanged else {
+            // Most likely the others are dead as well, and a new connection tells whether the member is there.
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            return Err(TransportError::Lost);
+        };
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().push(stream);
         Ok(answer.into())
     }

@@ -4,7 +4,9 @@
 //! part in the cluster any more is told why.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use openraft::Vote;
@@ -147,7 +149,11 @@ impl Cluster {
                 Response::Done
             }
             Request::Describe => Response::Described(self.advertised()),
-            Request::Forward(_) | Request::ReadIndex | Request::KeepAlive { .. } | Request::Change(_) => {
+            Request::Forward(_)
+            | Request::ReadIndex
+            | Request::KeepAlive { .. }
+            | Request::TimeLeft { .. }
+            | Request::Change(_) => {
                 let Some(term) = self.leading_term() else { return Response::NotLeader };
                 match self.check_member(envelope) {
                     Ok(()) => self.lead_for(envelope, term, request).await,
@@ -166,6 +172,7 @@ impl Cluster {
                 Err(_) => Response::NotLeader,
             },
             Request::KeepAlive { lease } => Response::Lease(self.keep_alive_here(lease).await),
+            Request::TimeLeft { lease } => Response::Lease(self.time_left_here(lease).await),
             Request::Change(change) => Response::Change(self.change_here(change).await),
             _ => Response::Refused(Refusal::Malformed),
         }
@@ -217,11 +224,13 @@ impl Cluster {
         if size > 0
             && let Err(error) = self.files.log().reserve(size as u64)
         {
-            tracing::error!(%error, "no space for what the leader sends");
-            return Response::Refused(if is_full(&error) { Refusal::DiskFull } else { Refusal::Stopped });
+            return self.refuse(&error, "no space for what the leader sends");
         }
         match self.raft.append_entries(request).await {
             Ok(response) => {
+                if size > 0 && self.full.swap(false, Ordering::Relaxed) {
+                    tracing::info!("there is space again");
+                }
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     self.hear_leader();
                 }
@@ -229,6 +238,18 @@ impl Cluster {
             }
             Err(_) => Response::Refused(Refusal::Stopped),
         }
+    }
+
+    /// Nothing could be kept. A leader asks again and again; it is said once.
+    pub(super) fn refuse(&self, error: &io::Error, what: &'static str) -> Response {
+        if !is_full(error) {
+            tracing::error!(%error, "{what}");
+            return Response::Refused(Refusal::Stopped);
+        }
+        if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, dir = %self.dir.display(), "{what}; it is asked for again until there is space");
+        }
+        Response::Refused(Refusal::DiskFull)
     }
 
     async fn vote(&self, request: openraft::raft::VoteRequest<u64>) -> Response {
@@ -288,6 +309,15 @@ impl Cluster {
             });
         }
         Response::Outcomes { index: self.shared.applied(), outcomes }
+    }
+
+    /// Whole seconds that a lease has yet, by the clock of the one who leads.
+    pub(crate) async fn time_left_here(&self, lease: i64) -> Result<u64, StoreError> {
+        if !self.alone() {
+            self.barrier().await?;
+        }
+        let left = self.shared.deadlines().remaining(lease, tokio::time::Instant::now());
+        left.map(|left| left.as_secs()).ok_or(StoreError::LeaseNotFound(lease))
     }
 
     /// Renews a lease once it is certain that this member still leads.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::error::StoreError;
+
 use super::grpc::{Gone, Inbound, Outbound};
 use super::serve::Call;
 use super::status::{Code, Status};
@@ -49,7 +51,7 @@ impl Endpoint {
             };
             let ttl = match self.store().lease_renew(request.id).await {
                 Ok(ttl) => seconds(ttl),
-                Err(crate::error::StoreError::LeaseNotFound(_)) => 0,
+                Err(StoreError::LeaseNotFound(_)) => 0,
                 Err(error) => return Ok(error.into()),
             };
             let header = Some(self.header_now());
@@ -64,11 +66,16 @@ impl Endpoint {
         self.store().read_barrier().await?;
         let header = Some(self.header_now());
         let id = request.id;
-        let Some(lease) = self.store().lease_status(id) else {
+        let left = match self.store().lease_time_left(id).await {
+            Ok(left) => Some(left),
+            Err(StoreError::LeaseNotFound(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let (Some(lease), Some(left)) = (self.store().lease_status(id), left) else {
             return Ok(wire::LeaseTimeToLiveResponse { header, id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
         };
         let keys = if request.keys { lease.keys } else { Vec::new() };
-        let (ttl, granted_ttl) = (seconds(lease.remaining), seconds(lease.granted_ttl));
+        let (ttl, granted_ttl) = (seconds(left), seconds(lease.granted_ttl));
         Ok(wire::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })
     }
 

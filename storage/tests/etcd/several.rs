@@ -273,3 +273,25 @@ async fn a_full_disk_is_an_alarm_until_there_is_space() {
     assert_eq!(alarms(wire::AlarmAction::Get).await, []);
     let _: wire::PutResponse = client.call("KV/Put", &put_request("k", "v")).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_time_that_a_lease_has_yet_is_the_leaders_to_say() {
+    let cluster = Cluster::of(3).await;
+    let (_, followers) = cluster.leader_and_followers().await;
+    let (one, other) = (&cluster.clients[&followers[0]], &cluster.clients[&followers[1]]);
+    let grant = wire::LeaseGrantRequest { ttl: 2, id: 0x77 };
+    let _: wire::LeaseGrantResponse = one.call("Lease/LeaseGrant", &grant).await.unwrap();
+    let asked = wire::LeaseTimeToLiveRequest { id: 0x77, keys: false };
+    let began = Instant::now();
+    // Renewed for longer than it was granted for: only the leader hears of that.
+    while began.elapsed() < Duration::from_millis(2500) {
+        let id = wire::LeaseIdRequest { id: 0x77 };
+        let (_asking, mut answers) = one.stream("Lease/LeaseKeepAlive", &id).await.unwrap();
+        let renewed: wire::LeaseKeepAliveResponse = answers.next().await.unwrap().unwrap();
+        assert_eq!(renewed.ttl, 2);
+    }
+    let left: wire::LeaseTimeToLiveResponse = other.call("Lease/LeaseTimeToLive", &asked).await.unwrap();
+    assert!(left.ttl >= 1 && left.granted_ttl == 2, "{left:?}");
+    let gone = async || other.call::<wire::LeaseTimeToLiveResponse>("Lease/LeaseTimeToLive", &asked).await.unwrap();
+    until("its end", gone, |left| left.ttl == -1).await;
+}
