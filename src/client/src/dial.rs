@@ -34,17 +34,32 @@ pub enum DialError {
 pub struct Dialer {
     tls: TlsConnector,
     resolver: Resolver,
+    /// Whom the certificate must be for, whatever the address; else it must be for the host called.
+    name: Option<ServerName<'static>>,
 }
+
+/// In the certificate of every API server, and in no node's.
+const API_SERVER: &str = "kubernetes.default.svc";
 
 impl Dialer {
     pub fn new(tls: ClientConfig) -> Self {
-        Self { tls: TlsConnector::from(Arc::new(tls)), resolver: Resolver::default() }
+        Self { tls: TlsConnector::from(Arc::new(tls)), resolver: Resolver::default(), name: None }
+    }
+
+    /// Takes any server of the cluster, wherever it is, and nobody else: a node's certificate is of the same CA, and it is
+    /// for the node's address.
+    #[must_use]
+    pub fn to_api_server(self) -> Self {
+        Self { name: ServerName::try_from(API_SERVER).ok(), ..self }
     }
 
     /// Connects to `server`, `https://HOST:PORT`: to the first of its addresses that answers.
     pub async fn dial(&self, server: &str) -> Result<TlsStream<TcpStream>, DialError> {
         let target = Target::parse(server).ok_or(DialError::Address)?;
-        let name = ServerName::try_from(target.host.clone()).map_err(|_invalid| DialError::Address)?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(target.host.clone()).map_err(|_invalid| DialError::Address)?,
+        };
         self.first(&target, |address| self.handshake(address, &name)).await
     }
 

@@ -54,6 +54,9 @@ pub struct HttpsConfig {
     /// The only certificates trusted, PEM.
     pub ca_pem: Vec<u8>,
     pub credentials: Credentials,
+    /// Whether a server is known by the name that all API servers of the cluster have, wherever it is; else by its
+    /// address. For lists that are learnt: nobody who could write to them can put a machine there that is no server.
+    pub by_name: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,7 @@ enum LinkError {
 
 /// A client of the servers in `config`. Must be called within a tokio runtime; connects on first use.
 pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
-    let HttpsConfig { servers, ca_pem, credentials } = config;
+    let HttpsConfig { servers, ca_pem, credentials, by_name } = config;
     if servers.is_empty() {
         return Err(HttpsError::NoServers);
     }
@@ -98,7 +101,9 @@ pub fn https(config: HttpsConfig) -> Result<kube::Client, HttpsError> {
         tls.client_auth_cert_resolver = certificates.clone();
     }
     tls.alpn_protocols = vec![b"h2".to_vec()];
-    let transport = Transport::new(servers, Dialer::new(tls), authorization);
+    let dialer = Dialer::new(tls);
+    let dialer = if by_name { dialer.to_api_server() } else { dialer };
+    let transport = Transport::new(servers, dialer, authorization);
     Ok(kube::Client::new(tower::service_fn(move |request| transport.clone().send(request)), "default"))
 }
 
@@ -118,6 +123,7 @@ mod tests {
             servers: servers.into(),
             ca_pem: Vec::new(),
             credentials: Credentials::Anonymous,
+            by_name: false,
         };
         assert!(matches!(https(config(vec![])), Err(HttpsError::NoServers)));
         let error = https(config(vec!["ftp://x".into()])).err().unwrap();

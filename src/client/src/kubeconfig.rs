@@ -110,6 +110,7 @@ current-context: default
             servers: ServerList::new(vec![self.server]),
             ca_pem: self.ca_pem,
             credentials: Credentials::Certificate { cert_pem: self.cert_pem, key_pem: self.key_pem },
+            by_name: false,
         }
     }
 }

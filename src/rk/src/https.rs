@@ -43,6 +43,12 @@ impl Https {
         Self { patience, ..self }
     }
 
+    /// Takes any server of the cluster at that address, and no other machine of it.
+    #[must_use]
+    pub(crate) fn by_name(self) -> Self {
+        Self { dialer: self.dialer.to_api_server(), ..self }
+    }
+
     /// Sends a request and reads the whole answer; an error status is a [`Refused`].
     pub(crate) async fn send(&self, request: Request<Bytes>) -> anyhow::Result<Bytes> {
         let response = self.exchange(request).await?;

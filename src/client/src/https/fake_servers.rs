@@ -44,7 +44,7 @@ impl Ca {
     }
 
     pub(super) fn config(&self, servers: ServerList) -> HttpsConfig {
-        HttpsConfig { servers, ca_pem: self.pem(), credentials: Credentials::Token("t0".into()) }
+        HttpsConfig { servers, ca_pem: self.pem(), credentials: Credentials::Token("t0".into()), by_name: false }
     }
 
     fn acceptor(&self) -> TlsAcceptor {

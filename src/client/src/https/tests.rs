@@ -8,7 +8,7 @@ use kube::api::{ObjectMeta, PostParams};
 use tokio::net::TcpListener;
 
 use super::fake_servers::{Ca, Health, Server};
-use super::https;
+use super::{HttpsConfig, https};
 use crate::servers::{KnownServers, ServerList};
 use crate::testing::FakeApi;
 use crate::{Api, Informers};
@@ -83,6 +83,19 @@ async fn a_server_of_another_ca_is_refused() {
         chain = error.source();
     }
     assert!(text.contains("invalid peer certificate"), "{text}");
+}
+
+#[tokio::test]
+async fn a_machine_of_the_cluster_that_is_no_server_is_refused_by_who_goes_by_the_name() {
+    // As a node's certificate is: of the same CA, and for the node's address alone.
+    let ca = Ca::new();
+    let node = Server::start(&ca, &FakeApi::new()).await;
+    let config = |by_name| HttpsConfig { by_name, ..ca.config(vec![node.url.clone()].into()) };
+    let read =
+        async |by_name| Api::<ConfigMap>::namespaced(https(config(by_name)).unwrap(), "default").get_opt("a").await;
+    assert!(read(false).await.is_ok());
+    assert!(read(true).await.is_err());
+    assert_eq!(node.asked("GET"), 1);
 }
 
 #[tokio::test]

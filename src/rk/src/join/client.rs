@@ -132,7 +132,7 @@ async fn certified_by(
         }
         Shown::Certificate(membership, presented) => (membership.ca_pem.clone(), Some(presented), None),
     };
-    let https = Https::new(server, verified_tls(&ca_pem, identity)?);
+    let https = Https::new(server, verified_tls(&ca_pem, identity)?).by_name();
     let (membership, known) = certify(config, ca_pem, &https, authorization).await?;
     servers.learn(known);
     Ok(membership)

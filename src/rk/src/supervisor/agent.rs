@@ -30,6 +30,7 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
         servers: servers.clone(),
         ca_pem: membership.ca_pem.clone().into_bytes(),
         credentials: Credentials::Changing(presented.clone()),
+        by_name: true,
     })?;
     let informers = Informers::new(client.clone());
     tokio::spawn(server_list::follow(servers.clone(), informers.clone(), Some(kept)));
@@ -37,7 +38,8 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
         worker::start(&config.node, &membership.network, client, informers.clone(), None, stop.clone()).await?;
     crate::notify::ready();
     let (ca_pem, identity) = (membership.ca_pem.clone(), presented.clone());
-    let caller: Caller = Arc::new(move |server| Ok(Https::new(server, verified_tls(&ca_pem, Some(&identity))?)));
+    let caller: Caller =
+        Arc::new(move |server| Ok(Https::new(server, verified_tls(&ca_pem, Some(&identity))?).by_name()));
     let tunnels = standing::keep(servers.standing(), None, standing::serve(caller, worker.node.clone()), stop.clone());
     let tunnels = tokio::spawn(tunnels);
     let renewing = tokio::spawn(renewal::keep_fresh(config, servers, membership, presented, stop.clone()));

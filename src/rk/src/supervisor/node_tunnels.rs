@@ -22,7 +22,7 @@ pub(crate) async fn keep(ca: Ca, advertise: SocketAddr, node: Node, informers: I
     let caller: Caller = Arc::new(move |server| {
         // Fresh for each connection: there is nothing to renew.
         let presented = Presented::new(&ca.issue(&identity, Timestamp::now())?)?;
-        Ok(Https::new(server, verified_tls(ca.cert_pem(), Some(&presented))?))
+        Ok(Https::new(server, verified_tls(ca.cert_pem(), Some(&presented))?).by_name())
     });
     let tunnels = standing::keep(list.standing(), Some(own), standing::serve(caller, node), stop.clone());
     tokio::join!(stop.run_until_cancelled(server_list::follow(list, informers, None)), tunnels);
