@@ -39,7 +39,7 @@ pub use membership::{LeaderChanges, MemberChanges};
 const QUEUE: usize = 4096;
 /// More than can have been acknowledged from memory and lost.
 const SKIPPED_REVISIONS: u64 = 1_000_000;
-const MAX_LEASE_SECS: u64 = 10 * 365 * 24 * 3600;
+pub(crate) const MAX_LEASE_SECS: u64 = 10 * 365 * 24 * 3600;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
