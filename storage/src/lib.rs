@@ -39,7 +39,7 @@ pub use members::{ClusterId, Exclusion, Member, MemberError, MemberId, MemberSta
 pub use repair::{Forced, force_one_voter, move_aside};
 pub use request::{MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_DEPTH};
 pub use rpc::is_request;
-pub use store::{Config, LeaderChanges, Store};
+pub use store::{Config, LeaderChanges, MemberChanges, Store};
 pub use transport::{Answer, MAX_RPC_BYTES, PeerIdentity, Transport, TransportError};
 pub use types::{
     Bytes, Compare, Durability, Event, EventKind, KeyValue, LeaseGrant, LeaseId, LeaseStatus, Op, OpResult, Ordering,

@@ -93,9 +93,11 @@ impl Shared {
         self.snapshot_after.get_or_init(|| snapshot_after);
     }
 
-    /// The log has so many bytes that no snapshot covers, with this state.
+    /// The log has so many bytes that no snapshot covers, with this state. As long as that is less than what a snapshot
+    /// would hold, superseded versions included, the log is the smaller evil: at most every second byte written is a
+    /// snapshot's.
     pub(crate) fn consider_snapshot(&self, bytes: u64, mvcc: &Mvcc) {
-        if self.snapshot_after.get().is_some_and(|least| bytes > *least.max(&mvcc.live().1)) {
+        if self.snapshot_after.get().is_some_and(|least| bytes > *least.max(&mvcc.bytes())) {
             self.snapshot_due.notify_one();
         }
     }
@@ -181,5 +183,34 @@ impl Shared {
 
     pub(crate) fn deadlines(&self) -> MutexGuard<'_, Deadlines> {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Op, Txn};
+
+    #[tokio::test]
+    async fn a_snapshot_is_due_when_the_log_is_larger_than_all_versions() {
+        let due =
+            async |shared: &Shared| tokio::time::timeout(Duration::ZERO, shared.snapshot_due.notified()).await.is_ok();
+        let shared = Shared::default();
+        shared.serve(100);
+        for _ in 0..10 {
+            let put = Txn { success: vec![Op::put("key", vec![7; 97])], ..Txn::default() };
+            shared.write().mvcc.txn(&put).unwrap();
+        }
+        shared.consider_snapshot(1000, &shared.read().mvcc);
+        assert!(!due(&shared).await);
+        shared.consider_snapshot(1001, &shared.read().mvcc);
+        assert!(due(&shared).await);
+        shared.write().mvcc.compact(9).unwrap();
+        while shared.write().mvcc.purge_some(3) {}
+        // The tenth version, and the ninth, which can be read at the compacted revision.
+        shared.consider_snapshot(200, &shared.read().mvcc);
+        assert!(!due(&shared).await);
+        shared.consider_snapshot(201, &shared.read().mvcc);
+        assert!(due(&shared).await);
     }
 }

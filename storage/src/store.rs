@@ -33,7 +33,7 @@ use crate::upkeep::{self, Snapshots};
 use crate::watch::Watcher;
 use crate::writer::{Pending, Writer};
 
-pub use membership::LeaderChanges;
+pub use membership::{LeaderChanges, MemberChanges};
 
 /// Requests that may wait for the writer; more wait in their callers.
 const QUEUE: usize = 4096;

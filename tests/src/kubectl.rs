@@ -14,6 +14,13 @@ pub struct Kubectl<'a> {
     pub(crate) kubeconfig: &'a Path,
 }
 
+impl<'a> Kubectl<'a> {
+    /// On a host.
+    pub fn on(host: &'a Host, kubeconfig: &'a Path) -> Self {
+        Self { host: Some(host), kubeconfig }
+    }
+}
+
 impl Kubectl<'_> {
     /// A kubectl command, not yet run.
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -1,39 +1,80 @@
-//! The server's own continuous work: compaction of the store's history, repair of service records, keeping the rows of
-//! custom resources, the sums of aggregated roles and the tokens in secrets up to date.
+//! The server's own continuous work. Each server keeps its own rows of custom resources, says that it lives, and forgets
+//! old history. What is to be done once for the whole cluster is done by the server whose store leads, for as long as
+//! it does: repair of service records, the status of custom resource definitions, the sums of aggregated roles, the
+//! tokens in secrets, the endpoints of the `kubernetes` Service.
 
 use std::{sync::Arc, time::Duration};
 
 use storage::Revision;
+use tokio::task::JoinSet;
 
-use crate::{alloc::repair, server::Inner};
+use crate::{alloc::repair, server::Inner, servers};
+
+/// Pause before a new leader's caches are waited for again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts all of it.
 pub(crate) fn spawn(inner: &Arc<Inner>) {
     inner.tasks.spawn(compact(inner.clone()));
-    inner.tasks.spawn(repair::run(inner.clone()));
-    inner.tasks.spawn(crate::crd::registrar::run(inner.clone()));
-    inner.tasks.spawn(crate::role_sums::run(inner.clone()));
-    inner.tasks.spawn(crate::legacy_tokens::run(inner.clone()));
+    inner.tasks.spawn(crate::crd::registrar::keep_rows(inner.clone()));
+    inner.tasks.spawn(servers::announce(inner.clone()));
+    inner.tasks.spawn(lead(inner.clone()));
 }
 
-/// Every interval, forgets the history from before the previous interval, if anything was written since.
+/// Does what one server does for all, whenever that is this one.
+async fn lead(inner: Arc<Inner>) {
+    let me = inner.config.store.node_id();
+    let mut leaders = inner.config.store.leader_changes();
+    // Dropped, it ends what it runs.
+    let mut work: Option<JoinSet<()>> = None;
+    loop {
+        let leader = tokio::select! {
+            () = inner.stop.cancelled() => return,
+            leader = leaders.next() => leader,
+        };
+        let Some(leader) = leader else { return };
+        if leader != Some(me) {
+            work = None;
+        } else if work.is_none() {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(begin(inner.clone()));
+            work = Some(tasks);
+        }
+    }
+}
+
+/// All of a leader's work, once the caches have what the leader before has written.
+async fn begin(inner: Arc<Inner>) {
+    while let Err(error) = inner.hub.linearize().await {
+        tracing::debug!(%error, "leading, and not sure of it yet");
+        tokio::time::sleep(PAUSE).await;
+    }
+    tokio::join!(
+        repair::run(inner.clone()),
+        crate::crd::registrar::keep_status(inner.clone()),
+        crate::role_sums::run(inner.clone()),
+        crate::legacy_tokens::run(inner.clone()),
+        servers::publish(inner),
+    );
+}
+
+/// Every interval, forgets the history from before the previous interval, if anything was written since: in the store if
+/// this one leads, and in the caches in any case.
 async fn compact(inner: Arc<Inner>) {
-    let mut previous: Revision = inner.config.store.revision();
-    let mut compacted: Revision = 0;
+    let store = &inner.config.store;
+    let mut previous: Revision = store.revision();
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             () = tokio::time::sleep(inner.config.compaction_interval.max(Duration::from_secs(1))) => {}
         }
-        if previous > compacted {
-            match inner.config.store.compact(previous).await {
-                Ok(()) => {
-                    compacted = previous;
-                    inner.hub.trim(previous);
-                }
-                Err(error) => tracing::warn!(revision = previous, %error, "cannot compact the store"),
-            }
+        if previous > store.compacted()
+            && store.is_leader()
+            && let Err(error) = store.compact(previous).await
+        {
+            tracing::warn!(revision = previous, %error, "cannot compact the store");
         }
-        previous = inner.config.store.revision();
+        inner.hub.trim(store.compacted());
+        previous = store.revision();
     }
 }

@@ -1,7 +1,7 @@
 //! The objects every cluster has: system namespaces, roles and bindings, priority classes, flow control, the
-//! `kubernetes` Service with its endpoints, and the ConfigMap by which extension servers know this one. Written at
-//! each start through the same create and update code as any request, as a user that may do all; what is there is
-//! completed, never reset.
+//! `kubernetes` Service, and the ConfigMap by which extension servers know this one. Written at each start of each
+//! server, several at the same time among them, through the same create and update code as any request, as a user that
+//! may do all; what is there is completed, never reset.
 
 mod flow_control;
 
@@ -29,17 +29,21 @@ use crate::{
         update::{self, Change, Mode},
     },
     server::Inner,
+    servers,
 };
 
 const NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-node-lease"];
 /// Writes in flight during start.
 const SIDE_BY_SIDE: usize = 64;
+/// How often a change is made anew because another server was quicker.
+const CONFLICTS: usize = 8;
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const NETWORKING: &str = "networking.k8s.io/v1";
 
-/// Writes everything, and starts what keeps it so.
+/// Writes everything that is not there yet, once this server has what the cluster has.
 pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
-    let writer = Writer { inner, user: User::new("system:apiserver", [MASTERS]) };
+    inner.hub.linearize().await?;
+    let writer = Writer::new(inner);
     for name in NAMESPACES {
         writer.ensure("v1", "namespaces", json!({"metadata": {"name": name}}), |_, _| false).await?;
     }
@@ -48,18 +52,36 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<(), Status> {
     flow_control::write(&writer).await?;
     authentication_config(&writer).await?;
     service_range(&writer).await?;
-    repair::once(inner).await?;
+    let leads = inner.config.store.is_leader();
+    if leads {
+        repair::once(inner).await?;
+    }
     kubernetes_service(&writer).await?;
     crate::crd::registrar::sync(inner)?;
-    crate::role_sums::once(inner).await?;
-    crate::api_services::sync(inner).await?;
-    crate::background::spawn(inner);
+    // Others find this done, or see the leader do it.
+    if leads {
+        servers::write_endpoints(inner).await?;
+        crate::role_sums::once(inner).await?;
+        crate::api_services::sync(inner).await?;
+    }
     Ok(())
 }
 
-struct Writer<'w> {
+/// Writes objects as this server itself.
+pub(crate) struct Writer<'w> {
     inner: &'w Arc<Inner>,
     user: User,
+}
+
+impl<'w> Writer<'w> {
+    /// On this server's behalf.
+    pub(crate) fn new(inner: &'w Arc<Inner>) -> Writer<'w> {
+        Writer { inner, user: Self::user() }
+    }
+
+    pub(crate) fn user() -> User {
+        User::new("system:apiserver", [MASTERS])
+    }
 }
 
 impl Writer<'_> {
@@ -68,7 +90,7 @@ impl Writer<'_> {
     }
 
     /// Creates an object, or lets `complete` change the one that is there; it says whether it did.
-    async fn ensure(
+    pub(crate) async fn ensure(
         &self,
         group_version: &str,
         plural: &str,
@@ -82,10 +104,15 @@ impl Writer<'_> {
         let options = Self::options();
         let mut warnings = Vec::new();
         if crate::rest::store::read(self.inner, &place.store_key()).await?.is_none() {
-            match create_object(self.inner, &self.user, &place, object.clone(), &options, &mut warnings).await {
+            let created = create_object(self.inner, &self.user, &place, object.clone(), &options, &mut warnings).await;
+            match created {
                 Ok(_) => return Ok(()),
                 Err(status) if status.reason() == Reason::AlreadyExists => {}
-                Err(status) => return Err(status),
+                // A server that starts at the same time may have made it, and hold the address that was asked for.
+                Err(status) if crate::rest::store::read(self.inner, &place.store_key()).await?.is_none() => {
+                    return Err(status);
+                }
+                Err(_) => {}
             }
         }
         let next = |old: &Value| {
@@ -111,7 +138,14 @@ impl Writer<'_> {
         let place = Place { resource, namespace, name, subresource: "" };
         let options = Self::options();
         let change = Change { inner: self.inner, user: &self.user, part, options: &options, mode: Mode::Plain };
-        update::apply(&change, &place, &mut Vec::new(), |old| Ok(next(old))).await.map(|_| ())
+        // What is made from the stored object insists on its revision, and another server may do the same right now.
+        for _ in 1..CONFLICTS {
+            match update::apply(&change, &place, &mut Vec::new(), |old| Ok(next(old))).await {
+                Err(status) if status.is_conflict() => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+        update::apply(&change, &place, &mut Vec::new(), |old| Ok(next(old))).await.map(drop)
     }
 
     async fn ensure_all<T: Serialize>(
@@ -245,7 +279,7 @@ async fn service_range(writer: &Writer<'_>) -> Result<(), Status> {
         .await
 }
 
-/// The Service by which pods reach this server, at the first address of the range, and its endpoint.
+/// The Service by which pods reach the servers, at the first address of the range; [`servers`] keeps its endpoints.
 async fn kubernetes_service(writer: &Writer<'_>) -> Result<(), Status> {
     let config = &writer.inner.config;
     let Some(cidr) = config.service_cidrs.first() else { return Ok(()) };
@@ -264,41 +298,5 @@ async fn kubernetes_service(writer: &Writer<'_>) -> Result<(), Status> {
         child_mut(object, "spec").insert("ports".into(), wanted["spec"]["ports"].clone());
         true
     };
-    writer.ensure("v1", "services", service, complete).await?;
-    let ip = config.advertise.ip();
-    if ip.is_loopback() || ip.is_unspecified() {
-        // Such an address means another machine in every pod; better no endpoint than a wrong one.
-        tracing::warn!(%ip, "the advertised address cannot be reached from pods: the kubernetes service gets no endpoint");
-        return Ok(());
-    }
-    let port = json!({"name": "https", "port": config.advertise.port(), "protocol": "TCP"});
-    let endpoints = json!({
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-        },
-        "subsets": [{"addresses": [{"ip": ip.to_string()}], "ports": [port]}],
-    });
-    let take = |name: &'static str| {
-        move |object: &mut Value, wanted: &Value| {
-            object[name] = wanted[name].clone();
-            if name == "endpoints" {
-                object["ports"] = wanted["ports"].clone();
-            }
-            true
-        }
-    };
-    writer.ensure("v1", "endpoints", endpoints, take("subsets")).await?;
-    let slice = json!({
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
-        "ports": [port],
-    });
-    writer.ensure("discovery.k8s.io/v1", "endpointslices", slice, take("endpoints")).await
+    writer.ensure("v1", "services", service, complete).await
 }

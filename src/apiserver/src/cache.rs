@@ -11,13 +11,13 @@ pub(crate) mod window;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use objects::status::Status;
-use storage::{RangeRequest, Revision, Store, WatchBatch, WatchError, WatchRequest};
+use storage::{ProgressHandle, RangeRequest, Revision, Store, StoreError, WatchBatch, WatchError, WatchRequest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,19 +26,27 @@ use crate::{keys, registry::Resource};
 
 /// Longest wait for the cache to reach a revision the client has seen.
 const CATCH_UP: Duration = Duration::from_secs(3);
+/// A change that there is comes to the caches sooner than this; otherwise revisions were passed over without one.
+const OVERDUE: Duration = Duration::from_millis(100);
+/// Longest wait for the other members to say what is acknowledged. An election fits in.
+const BARRIER: Duration = Duration::from_secs(7);
+/// When to ask again a server that has no leader, in seconds.
+const COME_AGAIN: u32 = 1;
 
 /// Owner of all kinds' caches.
 pub(crate) struct Hub {
     store: Store,
     kinds: Mutex<HashMap<Box<str>, Arc<KindCache>>>,
     revision: watch::Sender<Revision>,
+    /// Asks the store's watch how far it is.
+    progress: Mutex<Option<ProgressHandle>>,
 }
 
 impl Hub {
     /// A hub that begins at the store's present revision. [`Hub::run`] must be spawned for it to move.
     pub(crate) fn new(store: Store) -> Arc<Hub> {
         let revision = watch::Sender::new(store.revision());
-        Arc::new(Hub { store, kinds: Mutex::default(), revision })
+        Arc::new(Hub { store, kinds: Mutex::default(), revision, progress: Mutex::default() })
     }
 
     /// The newest revision that every cache has seen.
@@ -64,7 +72,7 @@ impl Hub {
         }
         // Batches are applied under the same lock, so nothing falls between this range and the next batch.
         let cache = Arc::new(KindCache::new(projector()));
-        self.fill(prefix, &cache)?;
+        self.fill(prefix, &cache, self.revision())?;
         kinds.insert(prefix.into(), cache.clone());
         Ok(cache)
     }
@@ -77,16 +85,19 @@ impl Hub {
         }
     }
 
-    fn fill(&self, prefix: &str, cache: &KindCache) -> Result<(), Status> {
-        let revision = self.revision();
+    /// Fills a cache with the state at `revision`, or with the newest if that is gone from the store.
+    fn fill(&self, prefix: &str, cache: &KindCache, revision: Revision) -> Result<(), Status> {
         let mut request = RangeRequest::prefix(keys::collection(prefix, ""));
         request.revision = Some(revision).filter(|r| *r > 0);
-        let at = self.store.range(&request).or_else(|error| {
-            tracing::debug!(prefix, revision, %error, "cache start falls back to the newest revision");
-            request.revision = None;
-            self.store.range(&request)
-        });
-        cache.reset(prefix, at.map_err(Status::internal)?.kvs, revision);
+        match self.store.range(&request) {
+            Ok(range) => cache.reset(prefix, range.kvs, revision),
+            Err(error) => {
+                tracing::debug!(prefix, revision, %error, "cache start falls back to the newest revision");
+                request.revision = None;
+                let range = self.store.range(&request).map_err(Status::internal)?;
+                cache.reset(prefix, range.kvs, range.revision);
+            }
+        }
         Ok(())
     }
 
@@ -96,18 +107,32 @@ impl Hub {
             return Ok(());
         }
         let mut seen = self.revision.subscribe();
-        let reached = tokio::time::timeout(CATCH_UP, seen.wait_for(|r| *r >= revision)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Status::unavailable("the server is shutting down")),
+        let stopping = |_| Status::unavailable("the server is shutting down");
+        if let Ok(reached) = tokio::time::timeout(OVERDUE, seen.wait_for(|r| *r >= revision)).await {
+            return reached.map(drop).map_err(stopping);
+        }
+        self.progress().iter().for_each(ProgressHandle::request);
+        match tokio::time::timeout(CATCH_UP, seen.wait_for(|r| *r >= revision)).await {
+            Ok(reached) => reached.map(drop).map_err(stopping),
             Err(_) => Err(Status::too_large_revision(revision, self.revision())),
         }
     }
 
+    /// Waits until this member's store has everything acknowledged before this call; says up to which revision. At once
+    /// where there is no other member.
+    pub(crate) async fn barrier(&self) -> Result<Revision, Status> {
+        let passed = tokio::time::timeout(BARRIER, self.store.read_barrier()).await;
+        passed.unwrap_or(Err(StoreError::NoLeader)).map_err(|error| store_status(&error))
+    }
+
     /// Waits until the caches hold everything acknowledged before this call.
     pub(crate) async fn linearize(&self) -> Result<(), Status> {
-        let revision = self.store.read_barrier().await.map_err(|error| store_status(&error))?;
+        let revision = self.barrier().await?;
         self.wait_for(revision).await
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Option<ProgressHandle>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops window events older than `revision`, which the store no longer holds either.
@@ -127,15 +152,18 @@ impl Hub {
                 prev_kv: false,
             };
             let ended = match self.store.watch(request) {
-                Ok(mut watcher) => loop {
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        batch = watcher.next() => match batch {
-                            Ok(batch) => self.apply(&batch),
-                            Err(error) => break error,
+                Ok(mut watcher) => {
+                    *self.progress() = Some(watcher.progress_handle());
+                    loop {
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            batch = watcher.next() => match batch {
+                                Ok(batch) => self.apply(&batch),
+                                Err(error) => break error,
+                            }
                         }
                     }
-                },
+                }
                 Err(error) => error,
             };
             match ended {
@@ -160,25 +188,63 @@ impl Hub {
     fn refill(&self) {
         tracing::warn!("watch cache lost its place in the store; refilling");
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        self.revision.send_replace(self.store.revision());
+        let revision = self.store.revision();
         for (prefix, cache) in kinds.iter() {
-            if let Err(error) = self.fill(prefix, cache) {
+            if let Err(error) = self.fill(prefix, cache, revision) {
                 tracing::error!(%prefix, %error, "cannot refill the watch cache");
             }
         }
+        // Last: no bookmark may promise what a cache does not have yet.
+        self.revision.send_replace(revision);
     }
 }
 
-/// A store failure as clients see it.
-pub(crate) fn store_status(error: &storage::StoreError) -> Status {
+/// A store failure as clients see it. Only what has certainly not been written, and may be elsewhere or a little later,
+/// invites to try again.
+pub(crate) fn store_status(error: &StoreError) -> Status {
     use storage::StoreError::{Closed, DiskFull, Excluded, Failed, NoLeader, TooLarge, Unknown};
     match error {
-        Closed | Failed | NoLeader | Excluded(_) | DiskFull { .. } => {
-            Status::unavailable(format!("the store cannot answer: {error}"))
+        NoLeader | Closed => {
+            Status::unavailable(format!("the store cannot answer: {error}")).with_retry_after(COME_AGAIN)
         }
+        Failed | Excluded(_) | DiskFull { .. } => Status::unavailable(format!("the store cannot answer: {error}")),
         // It may have been done: whoever tries again has to look first.
         Unknown => Status::timeout(&format!("the store did not answer in time: {error}"), 0),
         TooLarge { .. } => Status::too_large(&error.to_string()),
         other => Status::internal(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::{Exclusion, Store};
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_not_written_may_be_tried_again_at_once() {
+        let answer = |error| {
+            let status = store_status(&error);
+            (status.code(), status.retry_after())
+        };
+        assert_eq!(answer(StoreError::NoLeader), (503, Some(1)));
+        assert_eq!(answer(StoreError::Excluded(Exclusion::Removed)), (503, None));
+        assert_eq!(answer(StoreError::Failed), (503, None));
+        assert_eq!(answer(StoreError::Unknown), (504, None));
+    }
+
+    #[tokio::test]
+    async fn revisions_that_were_passed_over_hold_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(storage::Config::new(dir.path(), 1)).await.unwrap();
+        let hub = Hub::new(store.clone());
+        let running = tokio::spawn(hub.clone().run(CancellationToken::new()));
+        // The endpoint leaves out revision 0, without a change that the watch could tell of.
+        storage::etcd::Endpoint::new(store.clone(), storage::etcd::Config::default()).await.unwrap();
+        assert!(store.revision() > hub.revision());
+        hub.linearize().await.unwrap();
+        assert_eq!(hub.revision(), store.revision());
+        store.shutdown().await;
+        running.await.unwrap();
     }
 }

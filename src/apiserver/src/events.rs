@@ -33,4 +33,8 @@ impl TtlLeases {
         *current = Some((grant.id, Instant::now()));
         Ok(grant.id)
     }
+    /// A lease that is no longer there is not to be given out again.
+    pub(crate) async fn forget(&self, lost: LeaseId) {
+        self.current.lock().await.take_if(|(id, _)| *id == lost);
+    }
 }

@@ -47,6 +47,7 @@ mod role_sums;
 mod selection;
 mod serve;
 mod server;
+mod servers;
 mod strategies;
 mod subresource;
 mod validation;

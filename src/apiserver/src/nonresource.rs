@@ -1,12 +1,16 @@
 //! Everything that is not a resource: health, version, metrics, discovery, OpenAPI, the token issuer's documents.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use http::{Method, Response, StatusCode};
 use objects::status::Status;
 use serde_json::json;
+use storage::StoreError::{Excluded, NoLeader, Unknown};
 
 use crate::{body::Body, discovery, handler::Call, respond};
+
+/// As long as upstream waits for etcd when asked after its health.
+const STORE_CHECK: Duration = Duration::from_secs(2);
 
 /// Answers an authorized request.
 pub(crate) async fn dispatch(call: &mut Call) -> Result<Response<Body>, Status> {
@@ -99,14 +103,24 @@ pub(crate) fn is_health(path: &str) -> bool {
 
 /// Upstream's text form: `ok`, or a line for each check with `?verbose` and on failure.
 async fn health_check(call: &Call, path: &str) -> Result<Response<Body>, Status> {
-    let mut checks = vec![("ping", true), ("log", true)];
-    let store = tokio::time::timeout(std::time::Duration::from_secs(5), call.inner.config.store.read_barrier()).await;
-    checks.push(("etcd", matches!(store, Ok(Ok(_)))));
+    let inner = &call.inner;
     let ready = path.starts_with("/readyz");
+    let store = tokio::time::timeout(STORE_CHECK, inner.config.store.read_barrier()).await.unwrap_or(Err(NoLeader));
+    // That others cannot be reached is nothing that a restart of this server helps against; a disk that failed is.
+    let store_works = match &store {
+        Err(NoLeader | Unknown | Excluded(_)) => path.starts_with("/livez"),
+        Err(_) => false,
+        Ok(_) => true,
+    };
+    let mut checks = vec![("ping", true), ("log", true), ("etcd", store_works)];
     if ready {
-        checks.push(("informer-sync", call.inner.hub.revision() > 0 || call.inner.config.store.revision() == 0));
-        checks.push(("poststarthook/rbac/bootstrap-roles", call.inner.ready.load(Ordering::Acquire)));
-        checks.push(("shutdown", !call.inner.stop.is_cancelled()));
+        let current = match store {
+            Ok(revision) => inner.hub.wait_for(revision).await.is_ok(),
+            Err(_) => false,
+        };
+        checks.push(("informer-sync", current));
+        checks.push(("poststarthook/rbac/bootstrap-roles", inner.ready.load(Ordering::Acquire)));
+        checks.push(("shutdown", !inner.stop.is_cancelled()));
     }
     let excluded: Vec<&str> = call.query.all("exclude").collect();
     checks.retain(|(name, _)| !excluded.contains(name));

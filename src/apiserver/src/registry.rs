@@ -1,7 +1,10 @@
 //! The resources being served: the KINDS rows, and rows made from CustomResourceDefinitions. Looked up once for each
 //! request, by the path's own text; replaced as a whole when a CRD changes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use arc_swap::{ArcSwap, Guard};
 use objects::{
@@ -127,6 +130,7 @@ impl Table {
 pub(crate) struct Registry {
     built_in: Vec<Arc<Resource>>,
     table: ArcSwap<Table>,
+    changing: Mutex<()>,
 }
 
 impl Registry {
@@ -134,7 +138,7 @@ impl Registry {
     pub(crate) fn built_in() -> Registry {
         let built_in: Vec<_> = KINDS.iter().filter_map(Resource::built_in).map(Arc::new).collect();
         let table = ArcSwap::from_pointee(Table::new(built_in.clone()));
-        Registry { built_in, table }
+        Registry { built_in, table, changing: Mutex::default() }
     }
 
     /// The present table.
@@ -145,6 +149,11 @@ impl Registry {
     /// The present table, to keep.
     pub(crate) fn table(&self) -> Arc<Table> {
         self.table.load_full()
+    }
+
+    /// Held by whoever makes a new table from the present one.
+    pub(crate) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces all custom rows.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use http::{Method, Response};
 use objects::{kinds::Verb, status::Status, strategy::Part};
 
-use crate::{body::Body, handler::Call, path::ResourcePath, registry::Resource, subresource};
+use crate::{body::Body, handler::Call, path::ResourcePath, registry::Resource, server::Inner, subresource};
 
 /// The object or collection that a request is about.
 pub(crate) struct Place<'p> {
@@ -47,9 +47,7 @@ impl Place<'_> {
 
 /// Answers an authorized request on a resource path.
 pub(crate) async fn dispatch(call: &mut Call, at: &ResourcePath<'_>) -> Result<Response<Body>, Status> {
-    let Some(resource) = call.inner.registry.load().find(at.group_version, at.resource).cloned() else {
-        return Err(Status::unknown_path());
-    };
+    let resource = resource(&call.inner, at).await?;
     let namespaced = resource.kind.is_namespaced();
     // A namespace's own path carries its name as a namespace too.
     let namespace = if namespaced { at.namespace.as_ref() } else { "" };
@@ -83,6 +81,19 @@ pub(crate) async fn dispatch(call: &mut Call, at: &ResourcePath<'_>) -> Result<R
         Verb::Delete => delete::delete(call, &place).await,
         Verb::DeleteCollection => collection::delete_collection(call, &place).await,
     }
+}
+
+async fn resource(inner: &Inner, at: &ResourcePath<'_>) -> Result<Arc<Resource>, Status> {
+    let find = || inner.registry.load().find(at.group_version, at.resource).cloned();
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    // Perhaps its definition was established a moment ago, and another server has told the client so.
+    if !inner.config.store.is_sole_member() {
+        inner.hub.linearize().await?;
+        crate::crd::registrar::sync(inner)?;
+    }
+    find().ok_or_else(Status::unknown_path)
 }
 
 fn verb(call: &Call, at: &ResourcePath<'_>) -> Result<Verb, Status> {

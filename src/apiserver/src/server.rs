@@ -1,7 +1,7 @@
 //! The server's shared state, its start and its stop. Start: caches, then keys and roles that every cluster has,
 //! then ready; stop: no new connections, running requests drain, watches end.
 //!
-//! What is served before the start is done are `/livez`, and the paths of [`ExtraRoute`]s: by these the servers of a
+//! What is served before the start is done are questions after health, and the paths of [`ExtraRoute`]s: by these the servers of a
 //! cluster reach each other, and without each other they have no store to start on.
 
 use std::{
@@ -34,6 +34,7 @@ use crate::{
         service_account::TokenAuthenticator,
     },
     authz::Authorizer,
+    background,
     body::{Body, RequestBody},
     bootstrap,
     cache::Hub,
@@ -116,7 +117,8 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// A server that is starting: it answers requests with 503 but for `/livez` and the paths of [`ExtraRoute`]s. No
+    /// A server that is starting: it answers requests with 503 but for questions after health, and the paths of
+    /// [`ExtraRoute`]s. No
     /// connection is accepted until [`ApiServer::serve`].
     ///
     /// # Errors
@@ -161,13 +163,15 @@ impl ApiServer {
         }
     }
 
-    /// Starts the server's own tasks and writes the objects every cluster has. It may be tried again when it fails.
+    /// Waits for what the cluster has, writes the objects every cluster has, and starts the server's own tasks. It may be
+    /// tried again when it fails.
     ///
     /// # Errors
     /// When the store refuses the first writes.
     pub async fn bootstrap(&self) -> Result<(), StartError> {
         let inner = &self.inner;
         bootstrap::run(inner).await.map_err(StartError::Bootstrap)?;
+        background::spawn(inner);
         inner.starting.store(None);
         inner.ready.store(true, Ordering::Release);
         tracing::info!("api server ready");

@@ -10,6 +10,7 @@
 pub mod api;
 pub mod backoff;
 pub mod dial;
+pub mod election;
 pub mod events;
 pub mod https;
 pub mod informer;
@@ -27,6 +28,7 @@ pub mod transport;
 
 pub use api::Api;
 pub use dial::{DialError, Dialer};
+pub use election::Election;
 pub use events::{EventRecorder, EventType};
 pub use https::{Credentials, HttpsConfig, HttpsError, https};
 pub use informer::{Change, Index, Informer, Observed, Subscription};

@@ -31,6 +31,9 @@ pub(crate) const MEMBERS_PATH: &str = "/rk/v1/members";
 pub(crate) struct EnterRequest {
     pub(crate) name: String,
     pub(crate) version: String,
+    /// The cluster must be of this generation at least: a server that is left behind itself lets nobody in.
+    #[serde(default)]
+    pub(crate) generation: u64,
 }
 
 /// The cluster, for one who is let in. No `Debug`: these are its secrets.

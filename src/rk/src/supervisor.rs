@@ -8,6 +8,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod dialer;
+mod elected;
 mod etcd;
 mod node_tunnels;
 pub(crate) mod routes;

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, ServerState};
+use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use tokio::time::Instant;
 
 use super::{Cluster, Lead};
@@ -19,12 +21,19 @@ use crate::rpc::{Change, Request, Response};
 const NEARLY: u64 = 64;
 
 /// Ends the pause of proposals, however the hand-over went.
-struct HandOver<'a>(&'a tokio::sync::watch::Sender<bool>);
+struct HandOver<'a>(&'a Cluster);
 
 impl Drop for HandOver<'_> {
     fn drop(&mut self) {
-        self.0.send_replace(false);
+        self.0.handing_over.store(false, Ordering::Relaxed);
+        self.0.handed_over.notify_waiters();
     }
+}
+
+/// Entries that a member lacks, in one view of the cluster.
+fn lag(metrics: &RaftMetrics<u64, Member>, id: MemberId) -> Option<u64> {
+    let matching = metrics.replication.as_ref()?.get(&id).copied().flatten()?;
+    Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matching.index))
 }
 
 impl Cluster {
@@ -105,10 +114,7 @@ impl Cluster {
 
     /// Entries that a member lacks; nothing as long as it has not been found out.
     fn lag(&self, id: MemberId) -> Option<u64> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let matching = metrics.replication.as_ref()?.get(&id).copied().flatten()?;
-        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matching.index))
+        lag(&self.raft.metrics().borrow(), id)
     }
 
     /// Waits until a member lacks at most so many entries.
@@ -191,6 +197,20 @@ impl Cluster {
         }
     }
 
+    /// Waits until this member does not hand over; false if that takes longer.
+    pub(super) async fn handed_over(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let over = self.handed_over.notified();
+            if !self.handing_over.load(Ordering::Relaxed) {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, over).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     async fn transfer(&self, to: MemberId) -> Result<(), MemberError> {
         let heir = match self.members().remove(&to) {
             None => return Err(MemberError::NotFound(to)),
@@ -200,8 +220,8 @@ impl Cluster {
         if to == self.me() {
             return Ok(());
         }
-        self.handing_over.send_replace(true);
-        let _resumed = HandOver(&self.handing_over);
+        self.handing_over.store(true, Ordering::Relaxed);
+        let _resumed = HandOver(self);
         self.caught_up(to, 0).await?;
         match self.link.call(to, &heir, &Request::TakeOver, self.timing.heartbeat * 2).await {
             Ok(Response::Done) => {}
@@ -263,6 +283,7 @@ impl Cluster {
     /// The cluster as this member sees it.
     pub(crate) fn status(&self) -> Status {
         let metrics = self.raft.metrics();
+        // Borrowed once: with the Raft core waiting to write in between, a second time would never come.
         let metrics = metrics.borrow();
         let leads = metrics.state == ServerState::Leader;
         let members =
@@ -271,7 +292,7 @@ impl Cluster {
                 member,
                 role,
                 leader: metrics.current_leader == Some(id),
-                lag: if leads && id == self.me() { Some(0) } else { self.lag(id) },
+                lag: if leads && id == self.me() { Some(0) } else { lag(&metrics, id) },
                 heard: self.link.heard(id),
             });
         let members = members.collect();

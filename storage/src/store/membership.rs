@@ -39,6 +39,34 @@ impl LeaderChanges {
     }
 }
 
+/// Tells who is a member, each time that changes.
+#[derive(Clone, Debug)]
+pub struct MemberChanges {
+    metrics: watch::Receiver<openraft::metrics::RaftServerMetrics<u64, Member>>,
+    told: Option<Vec<MemberId>>,
+}
+
+impl MemberChanges {
+    /// The ids of all members, voters and learners, in order; none for a member that knows nothing of its cluster yet.
+    pub fn current(&self) -> Vec<MemberId> {
+        self.metrics.borrow().membership_config.nodes().map(|(id, _)| *id).collect()
+    }
+
+    /// The members after the next change; the first call returns at once. Nothing once the store has closed.
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<Vec<MemberId>> {
+        loop {
+            self.metrics.borrow_and_update();
+            let current = self.current();
+            if self.told.as_ref() != Some(&current) {
+                self.told = Some(current.clone());
+                return Some(current);
+            }
+            self.metrics.changed().await.ok()?;
+        }
+    }
+}
+
 impl Store {
     /// Answers what another member sent; the transport calls it for each request that arrives, and sends back what it
     /// returns. Bytes that are no request are answered as such.
@@ -79,6 +107,19 @@ impl Store {
     /// Tells who leads, each time that changes.
     pub fn leader_changes(&self) -> LeaderChanges {
         LeaderChanges { metrics: self.inner.raft.server_metrics(), told: None }
+    }
+
+    /// Tells who is a member, each time that changes.
+    pub fn member_changes(&self) -> MemberChanges {
+        MemberChanges { metrics: self.inner.raft.server_metrics(), told: None }
+    }
+
+    /// Whether this is the only member, learners counted: nobody else serves what is in here.
+    pub fn is_sole_member(&self) -> bool {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let mut members = metrics.membership_config.nodes();
+        members.next().is_some_and(|(id, _)| *id == metrics.id) && members.next().is_none()
     }
 
     /// Who leads, if this member is in touch with it: nothing for one that is cut off from the others, though it may

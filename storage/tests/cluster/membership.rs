@@ -194,3 +194,35 @@ async fn a_survivor_becomes_a_cluster_of_its_own_and_the_others_are_told_to_join
     members.agree().await;
     assert_eq!(value(&members.store(2), "alone").as_deref(), Some("yes"));
 }
+
+/// On threads of its own, so that a cluster that stands still is noticed.
+#[test]
+fn asking_how_the_cluster_is_never_holds_it_up() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let members = Members::of(3).await;
+            let stop = Arc::new(AtomicBool::new(false));
+            let asking: Vec<_> = members
+                .stores()
+                .into_iter()
+                .map(|store| {
+                    let stop = stop.clone();
+                    std::thread::spawn(move || {
+                        while !stop.load(Ordering::Relaxed) {
+                            assert_eq!(store.status().members.len(), 3);
+                        }
+                    })
+                })
+                .collect();
+            for n in 0..300 {
+                members.store(1).txn(put(format!("k{n}"), "v")).await.unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+            asking.into_iter().for_each(|thread| thread.join().unwrap());
+            done.send(()).unwrap();
+        });
+    });
+    ended.recv_timeout(PATIENCE).expect("the cluster stands still");
+}

@@ -24,7 +24,7 @@ use storage::{Compare, Op, RangeRequest, Revision};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{Operation, Review};
-use crate::{alloc::Extra, cache::store_status, encoded::meta_str, keys};
+use crate::{alloc::Extra, encoded::meta_str, keys};
 
 /// One counted write at a time for each namespace that has a quota.
 #[derive(Default)]
@@ -141,8 +141,7 @@ pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Opti
     if place.namespace.is_empty() || !is_counted(review, &source) {
         return Ok(None);
     }
-    // From the store: a quota made a moment ago counts already, whatever the caches show.
-    review.inner.config.store.read_barrier().await.map_err(|error| store_status(&error))?;
+    // From the store, which the request has waited for: a quota made a moment ago counts, whatever the caches show.
     let quotas: Vec<Quota> = quotas(review)?
         .into_iter()
         .filter(|quota| quota.hard.keys().any(|name| Source::of(name).as_ref() == Some(&source)))

@@ -31,6 +31,8 @@ struct State {
     objects: BTreeMap<Box<str>, Arc<Entry>>,
     window: Window,
     revision: Revision,
+    /// Of the state that the cache was filled with.
+    filled_at: Revision,
 }
 
 /// Written by the hub alone, read by all.
@@ -43,7 +45,7 @@ pub(crate) struct KindCache {
 
 impl KindCache {
     pub(crate) fn new(projector: Projector) -> KindCache {
-        let state = State { objects: BTreeMap::new(), window: Window::new(0, 0), revision: 0 };
+        let state = State { objects: BTreeMap::new(), window: Window::new(0, 0), revision: 0, filled_at: 0 };
         KindCache {
             projector,
             state: RwLock::new(state),
@@ -76,7 +78,7 @@ impl KindCache {
             .collect();
         let mut state = self.write();
         let first = state.window.next() + 1;
-        *state = State { objects, window: Window::new(revision, first), revision };
+        *state = State { objects, window: Window::new(revision, first), revision, filled_at: revision };
         drop(state);
         self.changed.send_replace(());
     }
@@ -89,6 +91,10 @@ impl KindCache {
         };
         let revision = event.kv.mod_revision;
         let mut state = self.write();
+        // The hub may be behind what the cache was filled with.
+        if revision <= state.filled_at {
+            return;
+        }
         let before = match &after {
             Some(entry) => state.objects.insert(key.into(), entry.clone()),
             None => state.objects.remove(key),

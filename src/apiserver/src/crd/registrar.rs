@@ -28,14 +28,28 @@ const PREFIX: &str = "apiextensions.k8s.io/customresourcedefinitions";
 /// Names that a definition reserves at its cluster: plural, singular, short names and kinds.
 type Names = HashSet<(String, String)>;
 
-/// Follows the definitions until the server stops.
-pub(crate) async fn run(inner: Arc<Inner>) {
+/// Keeps the rows until the server stops: on every server.
+pub(crate) async fn keep_rows(inner: Arc<Inner>) {
     let mut changes = match inner.hub.kind(PREFIX) {
         Ok(cache) => cache.changes(),
         Err(error) => return tracing::error!(%error, "cannot watch custom resource definitions"),
     };
     loop {
         warn_of("cannot read the custom resource definitions", sync(&inner));
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Answers on the definitions' status: on one server.
+pub(crate) async fn keep_status(inner: Arc<Inner>) {
+    let mut changes = match inner.hub.kind(PREFIX) {
+        Ok(cache) => cache.changes(),
+        Err(error) => return tracing::error!(%error, "cannot watch custom resource definitions"),
+    };
+    loop {
         warn_of("cannot write the status of a custom resource definition", answer_all(&inner).await);
         tokio::select! {
             () = inner.stop.cancelled() => return,
@@ -56,6 +70,7 @@ fn definitions(inner: &Inner) -> Result<Vec<Arc<Entry>>, Status> {
 
 /// Makes the rows of all established definitions.
 pub(crate) fn sync(inner: &Inner) -> Result<(), Status> {
+    let _alone = inner.registry.changing();
     let mut made: Vec<Arc<Resource>> = Vec::new();
     let before = inner.registry.table();
     for entry in definitions(inner)? {

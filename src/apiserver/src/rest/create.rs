@@ -9,12 +9,12 @@ use objects::{
     strategy::{Context, User as StrategyUser, check_view},
 };
 use serde_json::Value;
-use storage::Revision;
+use storage::{Durability, Revision};
 
 use super::{
     Place, body,
     options::WriteOptions,
-    store::{self, Written},
+    store::{self, Write, Written},
 };
 use crate::{
     admission::{self, Operation, Review, quota::Turn},
@@ -101,7 +101,8 @@ pub(crate) async fn create_object(
         let mut extra = inner.allocators.extra(resource, Some(&value), None)?;
         turn.iter().for_each(|turn| turn.guard(&mut extra));
         let contended = !extra.is_empty();
-        match store::write(inner, resource, key.clone(), bytes.clone(), 0, extra).await? {
+        let write = Write { key: key.clone(), value: bytes.clone(), expected: 0, durability: Durability::Synced };
+        match store::write(inner, resource, write, extra).await? {
             Written::At(revision) => {
                 if turn.is_some() {
                     inner.hub.wait_for(revision).await?;
@@ -126,6 +127,8 @@ async fn prepare(
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(Value, String, Option<Turn>), Status> {
+    // What was made a moment ago, perhaps through another server, counts: namespaces, limits, quotas, addresses in use.
+    inner.hub.barrier().await?;
     let strategy = &*place.resource.strategy;
     let mut object = strategy.decode(object)?;
     let mut review = Review { inner, user, place, operation: Operation::Create, old: None, warnings: Vec::new() };

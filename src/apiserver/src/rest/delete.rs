@@ -7,10 +7,11 @@ use objects::{
     strategy::deletion::{self, DeleteOptions, Deletion},
 };
 use serde_json::Value;
+use storage::Durability;
 
 use super::{
     Place, body, options,
-    store::{self, Written},
+    store::{self, Write, Written},
 };
 use crate::{
     admission::{self, Operation, Review},
@@ -97,7 +98,9 @@ pub(crate) async fn delete_object(
             Deletion::Mark(mut value) => {
                 let resource = &place.resource;
                 let bytes = encoded::encode(&value, &resource.storage_api_version, &resource.kind.kind)?;
-                match store::write(inner, resource, key.clone(), bytes, kv.mod_revision, Extra::default()).await? {
+                let write =
+                    Write { key: key.clone(), value: bytes, expected: kv.mod_revision, durability: Durability::Synced };
+                match store::write(inner, resource, write, Extra::default()).await? {
                     Written::At(revision) => {
                         encoded::metadata_mut(&mut value).insert("resourceVersion".into(), revision.to_string().into());
                         Some(Deleted::Marked(value))

@@ -17,14 +17,7 @@ use super::{
     get::invalid_version,
     page::Continue,
 };
-use crate::{
-    body::Body,
-    cache::{Entry, store_status},
-    handler::Call,
-    keys, negotiate,
-    query::Query,
-    selection::Selection,
-};
+use crate::{body::Body, cache::Entry, handler::Call, keys, negotiate, query::Query, selection::Selection};
 
 /// Most objects read at once when selectors leave most of them out.
 const CHUNK: usize = 500;
@@ -58,8 +51,13 @@ pub(crate) async fn list(call: &Call, place: &Place<'_>) -> Result<Response<Body
             if call.query.text("resourceVersion").is_some_and(|v| v != "0") {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
-            if from.revision.is_none() {
-                call.inner.config.store.read_barrier().await.map_err(|error| store_status(&error))?;
+            match from.revision {
+                // The page before may have come from a server that is ahead of this one.
+                Some(revision) if revision > call.inner.config.store.revision() => {
+                    call.inner.hub.wait_for(revision).await?;
+                }
+                Some(_) => {}
+                None => drop(call.inner.hub.barrier().await?),
             }
             history(call, place, &selection, &from, limit)?
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use objects::status::Status;
-use storage::{Compare, Durability, KeyValue, Op, RangeRequest, Revision, Txn};
+use storage::{Compare, Durability, KeyValue, Op, RangeRequest, Revision, StoreError, Txn, TxnResponse};
 
 use crate::{alloc::Extra, cache::store_status, registry::Resource, server::Inner};
 
@@ -22,32 +22,48 @@ pub(crate) fn read_local(inner: &Inner, key: &Bytes) -> Result<Option<KeyValue>,
 
 /// The object under a key, not older than anything acknowledged before.
 pub(crate) async fn read(inner: &Inner, key: &Bytes) -> Result<Option<KeyValue>, Status> {
-    inner.config.store.read_barrier().await.map_err(|error| store_status(&error))?;
+    inner.hub.barrier().await?;
     read_local(inner, key)
 }
 
-/// Writes `value` if the key is still at revision `expected` (0: absent).
-pub(crate) async fn write(
-    inner: &Inner,
-    resource: &Resource,
-    key: Bytes,
-    value: Bytes,
-    expected: Revision,
-    extra: Extra,
-) -> Result<Written, Status> {
-    let heartbeat = resource.is("coordination.k8s.io", "leases") && expected != 0;
-    let lease = if resource.prefix() == "events" { inner.event_leases.current().await? } else { 0 };
+/// A conditional write of one object.
+pub(crate) struct Write {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    /// Revision that the key must still be at; 0: absent.
+    pub(crate) expected: Revision,
+    pub(crate) durability: Durability,
+}
+
+/// Writes an object if its key is as expected.
+pub(crate) async fn write(inner: &Inner, resource: &Resource, write: Write, extra: Extra) -> Result<Written, Status> {
+    let Write { key, value, expected, durability } = write;
     let mut compares = extra.compares;
     compares.push(Compare::unchanged(key.clone(), expected));
     let mut success = extra.ops;
-    success.push(Op::Put { key, value, lease, prev_kv: false });
-    let txn = Txn {
-        compares,
-        success,
-        failure: Vec::new(),
-        durability: if heartbeat { Durability::Coalesced } else { Durability::Synced },
+    if resource.prefix() == "events" {
+        return write_event(inner, key, value, compares).await;
+    }
+    success.push(Op::put(key, value));
+    run(inner, Txn { compares, success, failure: Vec::new(), durability }).await
+}
+
+/// Events go with the lease of their time.
+async fn write_event(inner: &Inner, key: Bytes, value: Bytes, compares: Vec<Compare>) -> Result<Written, Status> {
+    let txn = |lease| Txn {
+        compares: compares.clone(),
+        success: vec![Op::Put { key: key.clone(), value: value.clone(), lease, prev_kv: false }],
+        ..Txn::default()
     };
-    run(inner, txn).await
+    let lease = inner.event_leases.current().await?;
+    match inner.config.store.txn(txn(lease)).await {
+        // The store was restored from an earlier state, or its lease was ended by hand.
+        Err(StoreError::LeaseNotFound(lost)) => {
+            inner.event_leases.forget(lost).await;
+            run(inner, txn(inner.event_leases.current().await?)).await
+        }
+        done => Ok(written(&done.map_err(|error| store_status(&error))?)),
+    }
 }
 
 /// Removes the key if it is still at revision `expected`.
@@ -59,6 +75,9 @@ pub(crate) async fn remove(inner: &Inner, key: Bytes, expected: Revision, extra:
 }
 
 async fn run(inner: &Inner, txn: Txn) -> Result<Written, Status> {
-    let done = inner.config.store.txn(txn).await.map_err(|error| store_status(&error))?;
-    Ok(if done.succeeded { Written::At(done.revision) } else { Written::Raced })
+    Ok(written(&inner.config.store.txn(txn).await.map_err(|error| store_status(&error))?))
+}
+
+fn written(done: &TxnResponse) -> Written {
+    if done.succeeded { Written::At(done.revision) } else { Written::Raced }
 }

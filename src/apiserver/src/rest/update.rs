@@ -3,20 +3,22 @@
 
 use bytes::Bytes;
 use http::Response;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::LeaseSpec;
 use objects::{
     field::{Errors, Path},
     status::Status,
     strategy::{Context, Part, check_view, deletion},
 };
+use serde::Deserialize;
 use serde_json::Value;
-use storage::{KeyValue, Revision};
+use storage::{Durability, KeyValue, Revision};
 
 use super::{
     Place, body,
     create::{Created, create_object, strategy_user},
     options::WriteOptions,
-    store::{self, Written},
+    store::{self, Write, Written},
 };
 use crate::{
     admission::{self, Operation, Review, quota::Turn},
@@ -25,7 +27,9 @@ use crate::{
     convert, encoded,
     encoded::meta_str,
     handler::Call,
-    managed, negotiate, respond,
+    managed, negotiate,
+    registry::Resource,
+    respond,
     server::Inner,
 };
 
@@ -229,6 +233,21 @@ async fn prepare(
     Ok((value, turn))
 }
 
+/// Whether a write says no more than that the holder of a Lease is still there, in good time: such writes wait for each
+/// other, several seconds where there are several servers. Others wait for a change of the holder, and a renewal that is
+/// late cannot wait.
+fn is_heartbeat(resource: &Resource, new: &Value, old: &Value) -> bool {
+    let spec = |lease: &Value| lease.get("spec").and_then(|spec| LeaseSpec::deserialize(spec).ok());
+    if !resource.is("coordination.k8s.io", "leases") {
+        return false;
+    }
+    let (Some(new), Some(old)) = (spec(new), spec(old)) else { return false };
+    let passed = new.renew_time.zip(old.renew_time).map(|(new, old)| new.0.duration_since(old.0));
+    let half = new.lease_duration_seconds.map(|seconds| SignedDuration::from_secs(i64::from(seconds)) / 2);
+    let in_time = passed.zip(half).is_some_and(|(passed, half)| passed < half && !passed.is_negative());
+    in_time && new.holder_identity == old.holder_identity
+}
+
 /// Writes the final state; `None` when somebody else wrote in between.
 async fn write(
     change: &Change<'_>,
@@ -256,7 +275,9 @@ async fn write(
     }
     let mut extra = inner.allocators.extra(resource, Some(&value), Some(old))?;
     turn.iter().for_each(|turn| turn.guard(&mut extra));
-    Ok(match store::write(inner, resource, kv.key.clone(), bytes.clone(), kv.mod_revision, extra).await? {
+    let durability = if is_heartbeat(resource, &value, old) { Durability::Coalesced } else { Durability::Synced };
+    let write = Write { key: kv.key.clone(), value: bytes.clone(), expected: kv.mod_revision, durability };
+    Ok(match store::write(inner, resource, write, extra).await? {
         Written::At(revision) => {
             if turn.is_some() {
                 inner.hub.wait_for(revision).await?;
@@ -265,4 +286,25 @@ async fn write(
         }
         Written::Raced => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_renewal_in_good_time_by_the_same_holder_may_wait() {
+        let resource =
+            crate::registry::Registry::built_in().load().find("coordination.k8s.io/v1", "leases").cloned().unwrap();
+        let lease = |holder: &str, second: u32| {
+            let time = format!("2026-01-01T00:00:{second:02}.000000Z");
+            serde_json::json!({"spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": time}})
+        };
+        let waits = |new: Value, old: Value| is_heartbeat(&resource, &new, &old);
+        assert!(waits(lease("a", 5), lease("a", 0)));
+        assert!(!waits(lease("a", 8), lease("a", 0)), "late");
+        assert!(!waits(lease("b", 5), lease("a", 0)), "another holder");
+        assert!(!waits(lease("", 5), lease("a", 0)), "given up");
+        assert!(!waits(lease("a", 5), serde_json::json!({"spec": {}})), "nobody's before");
+    }
 }

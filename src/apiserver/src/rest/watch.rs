@@ -50,6 +50,8 @@ struct Options {
 enum From {
     /// Initial state, then changes.
     State,
+    /// Changes from now on.
+    Now,
     /// Changes behind this revision.
     Revision(Revision),
 }
@@ -63,7 +65,7 @@ impl Options {
         let from = match query.text("resourceVersion") {
             None | Some("0") if initial != Some(false) => From::State,
             _ if initial == Some(true) => From::State,
-            None | Some("0") => From::Revision(call.inner.hub.revision()),
+            None | Some("0") => From::Now,
             Some(version) => From::Revision(version.parse().map_err(|_| invalid_version(version))?),
         };
         let lifetime = lifetime(query.integer("timeoutSeconds")?);
@@ -109,8 +111,8 @@ pub(crate) async fn watch(call: &Call, place: &Place<'_>) -> Result<Response<Bod
     let inner = &call.inner;
     match (&options.from, call.query.text("resourceVersion")) {
         (From::Revision(revision), _) => inner.hub.wait_for(*revision).await?,
-        (From::State, None) => inner.hub.linearize().await?,
-        (From::State, Some(version)) => {
+        (From::State | From::Now, None) => inner.hub.linearize().await?,
+        (From::State | From::Now, Some(version)) => {
             inner.hub.wait_for(version.parse().map_err(|_| invalid_version(version))?).await?;
         }
     }
@@ -194,18 +196,21 @@ impl Watcher {
                 let listing = watcher.cache.list(place.namespace, |entry| watcher.selection.matches(entry));
                 watcher.initial_end = options.initial_end.then_some(seen.max(listing.revision));
                 watcher.next = listing.next;
-                watcher.asked = listing.revision;
+                watcher.asked = seen.max(listing.revision);
                 watcher.initial = listing.entries.into();
             }
-            From::Revision(revision) => {
-                watcher.asked = revision;
-                match watcher.cache.after(revision) {
-                    Ok(next) => watcher.next = next,
-                    Err(_) => watcher.look_back(),
-                }
-            }
+            From::Now => watcher.begin_after(watcher.inner.hub.revision()),
+            From::Revision(revision) => watcher.begin_after(revision),
         }
         watcher
+    }
+
+    fn begin_after(&mut self, revision: Revision) {
+        self.asked = revision;
+        match self.cache.after(revision) {
+            Ok(next) => self.next = next,
+            Err(_) => self.look_back(),
+        }
     }
 
     /// Goes on in the store's log, from which the window has moved away.

@@ -4,6 +4,7 @@
 
 mod allocation;
 mod authorization;
+mod cluster;
 mod connections;
 mod custom;
 mod documents;
@@ -13,4 +14,5 @@ mod measure;
 mod objects;
 mod quota;
 mod server;
+mod several;
 mod watches;

@@ -1,6 +1,11 @@
 //! A running API server with its data in a temporary folder.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use apiserver::{ApiServer, Body, Config, Limits, NoNodes, ServiceAccountConfig, User};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -31,6 +36,42 @@ pub(crate) struct Server {
     serving: Option<tokio::task::JoinHandle<()>>,
 }
 
+/// The configuration of a server with its keys in a folder.
+pub(crate) fn config(dir: &Path, ca: &Ca, store: Store, advertise: SocketAddr) -> Config {
+    let leaf = Leaf::Server {
+        common_name: "kube-apiserver".into(),
+        dns_names: vec!["localhost".into()],
+        addresses: vec![[127, 0, 0, 1].into()],
+    };
+    let serving = ca.issue(&leaf, Timestamp::now()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(serving.cert_pem.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(serving.key_pem.as_bytes()).unwrap();
+    let certified = CertifiedKey::new(chain, any_supported_type(&key).unwrap());
+    let signing = pki::authority::load_or_create_signing_key(&dir.join("sa.key")).unwrap();
+    let signing = PrivateKeyDer::from_pem_slice(signing.as_bytes()).unwrap().secret_der().to_vec();
+    Config {
+        store,
+        service_cidrs: vec!["10.43.0.0/24".parse().unwrap()],
+        node_ports: 30000..=30100,
+        advertise,
+        serving: Arc::new(SingleCertAndKey::from(certified)),
+        client_ca_pem: ca.cert_pem().to_owned(),
+        service_accounts: ServiceAccountConfig {
+            issuer: "https://kubernetes.default.svc".into(),
+            audiences: vec!["https://kubernetes.default.svc".into()],
+            signing_key: signing,
+            max_expiration: Duration::from_secs(86400),
+        },
+        tokens: Vec::new(),
+        dialer: Arc::new(NoNodes),
+        anonymous: true,
+        event_ttl: Duration::from_secs(3600),
+        compaction_interval: Duration::from_secs(300),
+        limits: Limits::default(),
+        version: "v1.36.0+rk0".into(),
+    }
+}
+
 /// Longest wait for anything that should happen soon.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -46,43 +87,10 @@ impl Server {
     async fn start_in(dir: Arc<TempDir>, limits: Limits) -> Server {
         let now = Timestamp::now();
         let ca = Ca::load_or_create(dir.path(), "ca", "test-ca", now).unwrap();
-        let leaf = Leaf::Server {
-            common_name: "kube-apiserver".into(),
-            dns_names: vec!["localhost".into()],
-            addresses: vec![[127, 0, 0, 1].into()],
-        };
-        let serving = ca.issue(&leaf, now).unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(serving.cert_pem.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(serving.key_pem.as_bytes()).unwrap();
-        let certified = CertifiedKey::new(chain, any_supported_type(&key).unwrap());
-        let signing = pki::authority::load_or_create_signing_key(&dir.path().join("sa.key")).unwrap();
-        let signing = PrivateKeyDer::from_pem_slice(signing.as_bytes()).unwrap().secret_der().to_vec();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let store = Store::open(storage::Config::new(dir.path().join("db"), 1)).await.unwrap();
-        let api = ApiServer::start(Config {
-            store: store.clone(),
-            service_cidrs: vec!["10.43.0.0/24".parse().unwrap()],
-            node_ports: 30000..=30100,
-            advertise: address,
-            serving: Arc::new(SingleCertAndKey::from(certified)),
-            client_ca_pem: ca.cert_pem().to_owned(),
-            service_accounts: ServiceAccountConfig {
-                issuer: "https://kubernetes.default.svc".into(),
-                audiences: vec!["https://kubernetes.default.svc".into()],
-                signing_key: signing,
-                max_expiration: Duration::from_secs(86400),
-            },
-            tokens: Vec::new(),
-            dialer: Arc::new(NoNodes),
-            anonymous: true,
-            event_ttl: Duration::from_secs(3600),
-            compaction_interval: Duration::from_secs(300),
-            limits,
-            version: "v1.36.0+rk0".into(),
-        })
-        .await
-        .unwrap();
+        let api = ApiServer::start(Config { limits, ..config(dir.path(), &ca, store.clone(), address) }).await.unwrap();
         let serving = {
             let api = api.clone();
             tokio::spawn(async move { api.serve(listener).await })
@@ -149,7 +157,7 @@ impl Server {
     }
 
     pub(crate) fn client(&self, user: &str, groups: &[&str]) -> Client {
-        Client { api: self.api.clone(), user: User::new(user, groups.iter().copied()), headers: Vec::new() }
+        Client::of(&self.api, user, groups)
     }
 }
 
@@ -161,6 +169,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// A client of the in-process transport.
+    pub(crate) fn of(api: &ApiServer, user: &str, groups: &[&str]) -> Client {
+        Client { api: api.clone(), user: User::new(user, groups.iter().copied()), headers: Vec::new() }
+    }
+
     /// Sends a request and returns the answer with its body still to be read.
     pub(crate) async fn send(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> Response<Body> {
         let bytes = body.map(|value| serde_json::to_vec(value).unwrap()).unwrap_or_default();

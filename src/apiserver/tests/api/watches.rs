@@ -11,24 +11,24 @@ use crate::server::{Client, SOON, Server};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-struct Events {
+pub(crate) struct Events {
     body: Body,
     pending: Vec<u8>,
 }
 
 impl Events {
-    async fn open(client: &Client, query: &str) -> Events {
+    pub(crate) async fn open(client: &Client, query: &str) -> Events {
         Events::open_at(client, &format!("{MAPS}?watch=1{query}")).await
     }
 
-    async fn open_at(client: &Client, path: &str) -> Events {
+    pub(crate) async fn open_at(client: &Client, path: &str) -> Events {
         let response = client.send(Method::GET, path, "application/json", None).await;
         assert_eq!(response.status(), 200);
         Events { body: response.into_body(), pending: Vec::new() }
     }
 
     /// The next event; `None` when the watch has ended.
-    async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();
@@ -39,7 +39,7 @@ impl Events {
         }
     }
 
-    async fn expect(&mut self, kind: &str, name: &str) -> Value {
+    pub(crate) async fn expect(&mut self, kind: &str, name: &str) -> Value {
         let event = self.next().await.expect("the watch goes on");
         assert_eq!(
             (event["type"].as_str(), event["object"]["metadata"]["name"].as_str()),

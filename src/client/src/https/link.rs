@@ -22,7 +22,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// A server that vanished without a word is noticed by its silence while requests or watches are open: asked after so
 /// long without a byte from it, given up when the answer takes so long. Nothing is asked while nothing is open.
 const SILENCE: Duration = Duration::from_secs(3);
-const ANSWER: Duration = Duration::from_secs(4);
+const ANSWER: Duration = Duration::from_secs(3);
 /// For the answer of `/readyz`.
 const PROBE: Duration = Duration::from_secs(3);
 

@@ -106,7 +106,7 @@ async fn by_token(config: &mut ServerConfig, token: &JoinToken) -> anyhow::Resul
     let (server, ca_pem, entered) = first_of(&servers, |server| async move {
         let ca_pem = trusted_ca(&server, token).await?;
         let https = Https::new(&server, verified_tls(&ca_pem, None)?);
-        let entered = ask(&https, name, Some(authorization)).await?;
+        let entered = ask(&https, name, 0, Some(authorization)).await?;
         Ok((server, ca_pem, entered))
     })
     .await?;
@@ -124,18 +124,18 @@ async fn by_certificate(config: &mut ServerConfig, kept: Kept) -> anyhow::Result
     let mut servers: Vec<String> = kept.servers.iter().map(|address| format!("https://{address}")).collect();
     servers.extend(config.servers.iter().cloned());
     tracing::info!(?servers, "this server has no store; joining its cluster again");
-    let (name, credentials) = (config.name.as_str(), &credentials);
+    let (name, credentials, kept) = (config.name.as_str(), &credentials, &kept);
     let entered = first_of(&servers, |server| async move {
         let https = Https::new(&server, credentials.client_tls()?);
-        ask(&https, name, None).await
+        ask(&https, name, kept.generation, None).await
     })
     .await?;
     ensure!(entered.ca_cert.as_bytes() == pair.cert_pem.as_bytes(), "the other servers have another CA than this one");
     take_over(config, entered)
 }
 
-async fn ask(https: &Https, name: &str, authorization: Option<&str>) -> anyhow::Result<Entered> {
-    let request = EnterRequest { name: name.to_owned(), version: crate::version() };
+async fn ask(https: &Https, name: &str, generation: u64, authorization: Option<&str>) -> anyhow::Result<Entered> {
+    let request = EnterRequest { name: name.to_owned(), version: crate::version(), generation };
     let mut http = Request::post(ENTER_PATH).header(header::CONTENT_TYPE, "application/json");
     if let Some(authorization) = authorization {
         http = http.header(header::AUTHORIZATION, authorization);
@@ -195,7 +195,7 @@ fn take_over(config: &mut ServerConfig, entered: Entered) -> anyhow::Result<Clus
     files::write_private(&folder.join("ca.crt"), pair.cert_pem.as_bytes())?;
     files::write_private(&folder.join("service-account.key"), entered.service_account_key.as_bytes())?;
     tokens.store(config)?;
-    Kept { settings: entered.settings, servers }.store(&config.data_dir)?;
+    Kept { settings: entered.settings, servers, generation: cluster.generation }.store(&config.data_dir)?;
     tracing::info!(%cluster, at = %Timestamp::now(), "let into the cluster");
     Ok(cluster)
 }

@@ -42,6 +42,8 @@ pub(crate) enum Refusal {
     NodeTaken(String),
     #[error("this cluster runs {ours}, and {theirs} is too far from it: servers may differ by one minor version")]
     Version { ours: String, theirs: String },
+    #[error("this server has no part in the cluster any more: ask another one")]
+    LeftBehind,
     #[error("{0:?} is no member: `rk member list` shows them")]
     NoSuchMember(String),
     #[error("{0}")]
@@ -61,7 +63,7 @@ impl Refusal {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchMember(_) => StatusCode::NOT_FOUND,
             Self::NameTaken { .. } | Self::NodeTaken(_) | Self::Version { .. } => StatusCode::CONFLICT,
-            Self::Nodes(_) | Self::Tokens(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LeftBehind | Self::Nodes(_) | Self::Tokens(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Member(error) => match error {
                 MemberError::Busy | MemberError::NoLeader | MemberError::Unknown | MemberError::Closed => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -129,6 +131,10 @@ impl Gate {
         if server.is_some_and(|certified| certified != request.name) {
             return Err(Refusal::Malformed("the certificate is another server's"));
         }
+        let cluster = self.store.cluster();
+        if request.generation > cluster.generation || self.store.status().excluded.is_some() {
+            return Err(Refusal::LeftBehind);
+        }
         let name = request.name;
         if !dns1123_subdomain(&name).is_empty() || is_servers_own(&name) {
             return Err(Refusal::Malformed("this is no name for a server: choose another with --node-name"));
@@ -138,7 +144,6 @@ impl Gate {
             return Err(Refusal::NameTaken { name, address: known.member.addresses.join(", ") });
         }
         self.check_node(&name).await?;
-        let cluster = self.store.cluster();
         tracing::info!(server = %name, "server is let in");
         Ok(Entered {
             cluster: cluster.id,

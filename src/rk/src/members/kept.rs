@@ -33,6 +33,9 @@ pub(crate) struct Kept {
     pub(crate) settings: Settings,
     /// `HOST:PORT` of the other servers when they were last seen; none: this server is, or was, alone.
     pub(crate) servers: Vec<String>,
+    /// Of the cluster, as far as this server knows: it does not go back to an older one.
+    #[serde(default)]
+    pub(crate) generation: u64,
 }
 
 impl Kept {

@@ -129,7 +129,8 @@ pub(crate) fn remember(store: &Store, settings: &Settings, data_dir: &std::path:
         // Not a member yet: what was kept is all there is.
         return Ok(());
     }
-    Kept { settings: settings.clone(), servers: others(store) }.store_if_changed(data_dir)
+    Kept { settings: settings.clone(), servers: others(store), generation: store.cluster().generation }
+        .store_if_changed(data_dir)
 }
 
 fn step(status: &Status, me: &Member) -> anyhow::Result<Step> {
@@ -152,15 +153,15 @@ fn step(status: &Status, me: &Member) -> anyhow::Result<Step> {
 
 /// What a server waits for that has no leader.
 pub(crate) fn obstacle(status: &Status) -> String {
-    if status.leader.is_some() {
-        return "what the leader has written".to_owned();
-    }
     let voters: Vec<_> = status.members.iter().filter(|member| member.role == Role::Voter).collect();
     if voters.is_empty() {
         return "the cluster's other servers".to_owned();
     }
     let near = |id, heard: Option<Duration>| id == status.id || heard.is_some_and(|since| since < LATELY);
     let far: Vec<_> = voters.iter().filter(|voter| !near(voter.id, voter.heard)).collect();
+    if status.leader.is_some() && (voters.len() - far.len()) * 2 > voters.len() {
+        return "what the leader has written".to_owned();
+    }
     let names: Vec<_> = far.iter().map(|voter| voter.member.name.as_str()).collect();
     let missing = if far.is_empty() { String::new() } else { format!(" (not {})", names.join(", ")) };
     format!("a leader: {} of {} servers can be reached{missing}", voters.len() - far.len(), voters.len())

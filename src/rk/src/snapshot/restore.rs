@@ -138,7 +138,8 @@ fn restore(data_dir: &Path, node: &str, file: &Path, token: Option<&str>) -> any
         written = opened.write_missing(data_dir)?;
     }
     if let Some(settings) = about.cluster.clone().filter(|_| !kept::is_there(data_dir)) {
-        Kept { settings, servers: Vec::new() }.store(data_dir)?;
+        // The store says which generation it is, once the server runs.
+        Kept { settings, servers: Vec::new(), generation: 0 }.store(data_dir)?;
     }
     let member = Member { name: node.to_owned(), addresses: Vec::new() };
     let config = Config { member, ..Config::new(kept::store_folder(data_dir), 0) };

@@ -38,7 +38,7 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
     crate::notify::ready();
     let (ca_pem, identity) = (membership.ca_pem.clone(), presented.clone());
     let caller: Caller = Arc::new(move |server| Ok(Https::new(server, verified_tls(&ca_pem, Some(&identity))?)));
-    let tunnels = standing::keep(servers.standing(), None, caller, worker.node.clone(), stop.clone());
+    let tunnels = standing::keep(servers.standing(), None, standing::serve(caller, worker.node.clone()), stop.clone());
     let tunnels = tokio::spawn(tunnels);
     let renewing = tokio::spawn(renewal::keep_fresh(config, servers, membership, presented, stop.clone()));
     super::asked_to_stop().await?;

@@ -24,6 +24,6 @@ pub(crate) async fn keep(ca: Ca, advertise: SocketAddr, node: Node, informers: I
         let presented = Presented::new(&ca.issue(&identity, Timestamp::now())?)?;
         Ok(Https::new(server, verified_tls(ca.cert_pem(), Some(&presented))?))
     });
-    let tunnels = standing::keep(list.standing(), Some(own), caller, node, stop.clone());
+    let tunnels = standing::keep(list.standing(), Some(own), standing::serve(caller, node), stop.clone());
     tokio::join!(stop.run_until_cancelled(server_list::follow(list, informers, None)), tunnels);
 }

@@ -1,6 +1,7 @@
 //! `rk server`: the whole control plane, and a node on the same box.
 
 use super::dialer::Dialer;
+use super::elected::{self, Candidate};
 use super::routes::{PREFIX, Routes};
 use super::serving::Serving;
 use super::worker::{self, Worker};
@@ -102,6 +103,9 @@ fn leave(config: &ServerConfig, exclusion: Exclusion) -> anyhow::Result<Next> {
             bail!(Removed::of(config))
         }
         Exclusion::Forked { generation } => {
+            if let Some(kept) = Kept::load(&config.data_dir)? {
+                Kept { generation, ..kept }.store(&config.data_dir)?;
+            }
             let store = storage::Config::new(kept::store_folder(&config.data_dir), 0);
             let aside = storage::move_aside(&store).context("move the store aside")?;
             tracing::warn!(
@@ -319,23 +323,29 @@ impl Server {
         kubeconfig::write(&config.kubeconfig, &kubeconfig, config.kubeconfig_mode)
     }
 
-    /// Controllers, scheduler and manifests: they wait for what they need by themselves.
+    /// Controllers and scheduler, on one server at a time, and manifests: they wait for what they need by themselves.
     fn start_loops(&self, config: &ServerConfig, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let controllers = self.client(&Identity::new("system:kube-controller-manager", &["system:masters"]));
         let mut settings = controllers::Config::new(self.ca.cert_pem().to_owned(), config.network.cluster_cidr.into());
         settings.signer = Some(self.ca.clone());
         self.api.extend_metrics(|registry| settings.metrics.register(registry));
         let scheduler = self.client(&Identity::new("system:kube-scheduler", &[]));
-        let informers = self.informers.clone();
+        let (informers, watched) = (self.informers.clone(), self.informers.clone());
         let admin = self.client(&Identity::new("system:rk:manifests", &["system:masters"]));
         let folder = config.data_dir.join("server/manifests");
         let dns = embedded::KUBE_DNS.replace("${CLUSTER_DNS}", &config.network.dns.to_string());
-        let (own, ended) = (admin.clone(), stop.clone());
+        let own = admin.clone();
+        let candidate = Candidate::new(&self.store, &config.name, stop);
         vec![
-            tokio::spawn(controllers::run(controllers, informers.clone(), settings, stop.clone())),
-            tokio::spawn(persist("scheduler", move || {
-                scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), ended.clone())
-            })),
+            candidate.run(elected::CONTROLLERS, controllers.clone(), move |leading| {
+                controllers::run(controllers.clone(), watched.clone(), settings.clone(), leading)
+            }),
+            candidate.run(elected::SCHEDULER, scheduler.clone(), move |leading| {
+                let (scheduler, informers) = (scheduler.clone(), informers.clone());
+                persist("scheduler", move || {
+                    scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), leading.clone())
+                })
+            }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
             tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
             tokio::spawn(async move {

@@ -1,0 +1,419 @@
+//! Several servers, one cluster: growing and shrinking in place, any one of them lost, most of them lost, and whoever must
+//! not get in. Every write that was acknowledged must be there in the end.
+#![forbid(unsafe_code)]
+
+use nix::sys::signal::Signal;
+use rk_tests::cluster::{Machine, START, Server};
+use rk_tests::host::Host;
+use rk_tests::kubectl::Kubectl;
+use rk_tests::need::{self, Need};
+use rk_tests::process::{check, output};
+use rk_tests::{Cluster, one_at_a_time, until};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const SERVERS: &[Need] = &[Need::Root, Need::Kubectl, Need::Program("ip"), Need::Program("nsenter")];
+/// These scenarios are about the store and the API: no pods.
+const BARE: &[&str] = &["--disable-agent"];
+/// The longest that writes on a living server may wait for another one that is lost.
+const GAP: Duration = Duration::from_secs(20);
+
+/// Writes objects one after another, each until it is acknowledged.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    written: Arc<Mutex<Written>>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Written {
+    names: Vec<String>,
+    last: Option<Instant>,
+    longest: Duration,
+}
+
+impl Writer {
+    fn start(server: &Server, prefix: &str) -> Self {
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Written::default())));
+        let (host, kubeconfig, prefix) = (server.host.clone(), server.kubeconfig(), prefix.to_owned());
+        let (ending, shared) = (stop.clone(), written.clone());
+        let thread = std::thread::spawn(move || {
+            for number in 0.. {
+                let name = format!("{prefix}-{number}");
+                while !ending.load(Ordering::Relaxed) && !create(&host, &kubeconfig, &name) {
+                    std::thread::park_timeout(Duration::from_millis(50));
+                }
+                if ending.load(Ordering::Relaxed) {
+                    return;
+                }
+                shared.lock().expect("nobody panics here").acknowledged(name);
+            }
+        });
+        Self { stop, written, thread }
+    }
+
+    fn count(&self) -> usize {
+        self.written.lock().expect("nobody panics here").names.len()
+    }
+
+    /// Waits for so many more acknowledged writes, and returns the longest time without one since the last call.
+    fn goes_on(&self, more: usize) -> Duration {
+        let wanted = self.count() + more;
+        until("writes are acknowledged", START, || (self.count() >= wanted).then_some(()).ok_or("too few"));
+        std::mem::take(&mut self.written.lock().expect("nobody panics here").longest)
+    }
+
+    /// Every acknowledged write must be seen by each of these servers.
+    fn end<'a>(self, servers: impl IntoIterator<Item = &'a Server>) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the writer ends");
+        let names = &self.written.lock().expect("nobody panics here").names;
+        assert!(!names.is_empty());
+        for server in servers {
+            let there = server.kubectl(|kubectl| {
+                kubectl.until(START, &["get", "configmaps", "-o", "jsonpath={.items[*].metadata.name}"], |_| true)
+            });
+            let there: std::collections::BTreeSet<_> = there.split(' ').collect();
+            let lost: Vec<_> = names.iter().filter(|name| !there.contains(name.as_str())).collect();
+            assert!(lost.is_empty(), "{}: acknowledged and lost: {lost:?}", server.name);
+        }
+    }
+}
+
+impl Written {
+    fn acknowledged(&mut self, name: String) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.longest = self.longest.max(now - last);
+        }
+        self.names.push(name);
+    }
+}
+
+fn create(host: &Host, kubeconfig: &Path, name: &str) -> bool {
+    let kubectl = Kubectl::on(host, kubeconfig);
+    let mut command = kubectl.command(&["create", "configmap", name, "--request-timeout=4s"]);
+    let output = output(&mut command, None).expect("run kubectl");
+    // One whose answer was lost may have been written.
+    output.status.success() || String::from_utf8_lossy(&output.stderr).contains("already exists")
+}
+
+/// The members as a server shows them.
+fn members(server: &Server) -> Result<Vec<Value>, String> {
+    let text = check(&mut server.member(&["list", "-o", "json"]), None).map_err(|error| format!("{error:#}"))?;
+    let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    Ok(list["members"].as_array().cloned().unwrap_or_default())
+}
+
+fn leader(server: &Server) -> String {
+    until("there is a leader", START, || {
+        let members = members(server)?;
+        let leader = members.iter().find(|member| member["leader"] == true).ok_or("no leader")?;
+        Ok::<_, String>(leader["name"].as_str().unwrap_or_default().to_owned())
+    })
+}
+
+/// Waits until a server shows so many members, all of them voters that have everything and were heard lately.
+fn all_well(server: &Server, count: usize) {
+    until(&format!("{count} voters that keep up"), START, || {
+        let members = members(server)?;
+        let well = |member: &&Value| {
+            let heard = member["heard_seconds"].as_f64().is_none_or(|since| since < 3.0);
+            member["role"] == "voter" && member["lag"].as_u64().is_some_and(|lag| lag < 50) && heard
+        };
+        let fit = members.iter().filter(well).count();
+        if fit == count && members.len() == count { Ok(()) } else { Err(format!("{members:?}")) }
+    });
+}
+
+fn three() -> Cluster {
+    let mut cluster = Cluster::start(BARE);
+    for name in ["two", "three"] {
+        cluster.join_server(name, BARE);
+    }
+    all_well(&cluster.server, 3);
+    cluster
+}
+
+/// The server of that name.
+fn named<'a>(cluster: &'a mut Cluster, name: &str) -> &'a mut Server {
+    cluster.all_servers().find(|server| server.name == name).expect("there is such a server")
+}
+
+/// Starts a server that will end by itself, and returns what it wrote.
+fn refused(machine: &mut Machine) -> String {
+    machine.start();
+    let process = machine.process.as_mut().expect("just started");
+    let status = until("the server ends by itself", START, || process.ended().ok_or("it runs"));
+    assert!(!status.success(), "{status}");
+    let log = machine.log();
+    machine.process = None;
+    std::fs::remove_file(machine.folder.join("rk.log")).expect("start a new log");
+    log
+}
+
+#[test]
+fn one_becomes_three_and_five_and_three_again_in_place_and_no_write_is_lost() {
+    if !need::met("one_becomes_three_and_five_and_three_again_in_place_and_no_write_is_lost", SERVERS) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start(BARE);
+    let writer = Writer::start(&cluster.server, "w");
+    let before = Instant::now();
+    cluster.join_server("two", BARE);
+    println!("the second server joined and ready after {:?}", before.elapsed());
+    // By a server that has only just joined itself.
+    let through = format!("--server={}", cluster.servers.first().expect("just joined").url());
+    cluster.join_server("three", &["--disable-agent", &through]);
+    all_well(&cluster.server, 3);
+    println!("one to three: longest wait of a write {:?}", writer.goes_on(3));
+    for name in ["four", "five"] {
+        cluster.further_server(name, BARE).start();
+    }
+    all_well(&cluster.server, 5);
+    println!("three to five: longest wait of a write {:?}", writer.goes_on(3));
+    let leading = leader(&cluster.server);
+    let gone: Vec<String> = [leading.as_str(), "five", "four"]
+        .iter()
+        .filter(|name| **name != "server")
+        .take(2)
+        .map(|name| (*name).into())
+        .collect();
+    for name in &gone {
+        let text = check(&mut cluster.server.member(&["remove", name]), None).expect("remove a member");
+        assert!(text.contains("rk kill-all") && text.contains(&format!("kubectl delete node {name}")), "{text}");
+        let removed = named(&mut cluster, name);
+        let process = removed.process.as_mut().expect("it was running");
+        let status = until("the removed server ends", START, || process.ended().ok_or("it runs"));
+        assert_eq!(status.code(), Some(78), "{}", removed.log());
+        removed.process = None;
+        assert!(removed.log().contains("was removed from its cluster"), "{}", removed.log());
+        let again = refused(removed);
+        assert!(again.contains("was removed from its cluster"), "{again}");
+    }
+    all_well(&cluster.server, 3);
+    println!("five to three: longest wait of a write {:?}", writer.goes_on(3));
+    let staying: Vec<_> =
+        cluster.all_servers().filter(|server| !gone.contains(&server.name)).map(|server| &*server).collect();
+    assert_eq!(staying.len(), 3);
+    let table = check(&mut staying[1].member(&["list"]), None).expect("list the members");
+    assert!(table.starts_with("NAME") && table.lines().count() == 4, "{table}");
+    writer.end(staying);
+}
+
+/// What may happen to a server.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mishap {
+    Killed,
+    Stopped,
+    Cut,
+}
+
+#[test]
+fn any_one_server_may_be_lost_and_the_others_go_on() {
+    if !need::met("any_one_server_may_be_lost_and_the_others_go_on", SERVERS) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = three();
+    for (mishap, leads) in [
+        (Mishap::Killed, true),
+        (Mishap::Stopped, true),
+        (Mishap::Cut, true),
+        (Mishap::Killed, false),
+        (Mishap::Stopped, false),
+        (Mishap::Cut, false),
+    ] {
+        let leading = leader(&cluster.server);
+        let names: Vec<String> = cluster.all_servers().map(|server| server.name.clone()).collect();
+        let victim = names.iter().find(|name| (**name == leading) == leads).expect("there is one").clone();
+        let witness = names.iter().find(|name| **name != victim).expect("there is one").clone();
+        let other = names.iter().find(|name| **name != victim && **name != witness).expect("there is one").clone();
+        let writer = Writer::start(named(&mut cluster, &witness), &format!("{mishap:?}-{leads}").to_lowercase());
+        writer.goes_on(3);
+        let host = named(&mut cluster, &victim).host.clone();
+        match mishap {
+            Mishap::Killed => named(&mut cluster, &victim).stop(Signal::SIGKILL),
+            Mishap::Stopped => signal(named(&mut cluster, &victim), Signal::SIGSTOP),
+            Mishap::Cut => cluster.network().set_link(&host, false),
+        }
+        let gap = writer.goes_on(5);
+        println!("{mishap:?}, {}: longest wait of a write {gap:?}", if leads { "the leader" } else { "a follower" });
+        assert!(gap < GAP, "{gap:?}");
+        named(&mut cluster, &other).api_answers();
+        match mishap {
+            Mishap::Killed => named(&mut cluster, &victim).start(),
+            Mishap::Stopped => signal(named(&mut cluster, &victim), Signal::SIGCONT),
+            Mishap::Cut => cluster.network().set_link(&host, true),
+        }
+        all_well(named(&mut cluster, &witness), 3);
+        named(&mut cluster, &victim).api_answers();
+        writer.end(cluster.all_servers().map(|server| &*server).collect::<Vec<_>>());
+    }
+}
+
+fn signal(server: &Server, signal: Signal) {
+    server.process.as_ref().expect("it runs").signal(signal);
+}
+
+#[test]
+fn after_a_power_cut_of_all_servers_nothing_is_missing_and_one_alone_says_what_it_waits_for() {
+    if !need::met("after_a_power_cut_of_all_servers_nothing_is_missing", SERVERS) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = three();
+    let writer = Writer::start(&cluster.server, "w");
+    writer.goes_on(5);
+    cluster.all_servers().for_each(|server| server.stop(Signal::SIGKILL));
+    // Neither the flags nor the others are needed to start; for serving, one more is.
+    let two = named(&mut cluster, "two");
+    two.drop_flags("--server=");
+    two.drop_flags("--token=");
+    std::fs::remove_file(two.folder.join("rk.log")).expect("start a new log");
+    two.start();
+    until("it says what it waits for", START, || {
+        let log = two.log();
+        let told = log.contains("waiting for a leader: 1 of 3 servers can be reached (not ");
+        if told && log.contains("server") && log.contains("three") { Ok(()) } else { Err(log) }
+    });
+    let ready = two.kubectl(|kubectl| kubectl.fails(&["get", "--raw", "/readyz"], None));
+    assert!(ready.contains("waits for a leader: 1 of 3 servers"), "{ready}");
+    assert_eq!(two.kubectl(|kubectl| kubectl.ok(&["get", "--raw", "/livez"])), "ok");
+    assert_eq!(members(two).expect("it still lists the members").len(), 3);
+    cluster.server.start();
+    named(&mut cluster, "two").api_answers();
+    cluster.server.api_answers();
+    named(&mut cluster, "three").start();
+    all_well(&cluster.server, 3);
+    writer.goes_on(3);
+    writer.end(cluster.all_servers().map(|server| &*server).collect::<Vec<_>>());
+    // An orderly stop of the leader hands over: the others do not wait for silence.
+    let leading = leader(&cluster.server);
+    named(&mut cluster, &leading).stop(Signal::SIGTERM);
+    let witness = cluster.all_servers().find(|server| server.name != leading).expect("there is one");
+    let before = Instant::now();
+    witness.kubectl(|kubectl| kubectl.ok(&["create", "configmap", "after-hand-over", "--request-timeout=10s"]));
+    println!("an orderly stop of the leader: the next write took {:?}", before.elapsed());
+}
+
+#[test]
+fn a_lost_majority_is_overcome_by_one_command_and_the_others_come_back_by_themselves() {
+    if !need::met("a_lost_majority_is_overcome_by_one_command_and_the_others_come_back_by_themselves", SERVERS) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = three();
+    let writer = Writer::start(&cluster.server, "w");
+    writer.goes_on(5);
+    for name in ["two", "three"] {
+        named(&mut cluster, name).stop(Signal::SIGKILL);
+    }
+    let recover = |cluster: &Cluster| {
+        let mut command = cluster.server.rk(&["member", "recover", "--data-dir"]);
+        command.arg(cluster.server.data_dir());
+        output(&mut command, None).expect("run rk")
+    };
+    let running = recover(&cluster);
+    let error = String::from_utf8_lossy(&running.stderr);
+    assert!(!running.status.success() && error.contains("stop it first"), "{error}");
+    cluster.server.stop(Signal::SIGKILL);
+    let done = recover(&cluster);
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(text.contains("generation 1") && text.contains("before-generation-1"), "{text}");
+    cluster.server.start();
+    cluster.api_answers();
+    all_well(&cluster.server, 1);
+    writer.goes_on(2);
+    for name in ["two", "three"] {
+        let server = named(&mut cluster, name);
+        server.drop_flags("--server=");
+        server.drop_flags("--token=");
+        server.start();
+    }
+    all_well(&cluster.server, 3);
+    for name in ["two", "three"] {
+        let server = named(&mut cluster, name);
+        server.api_answers();
+        assert!(server.data_dir().join("server/db.old-1").exists(), "what it had is kept");
+        assert_eq!(server.log().matches("the cluster went on without this server").count(), 1, "{}", server.log());
+    }
+    writer.goes_on(2);
+    writer.end(cluster.all_servers().map(|server| &*server).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_must_not_become_a_server_is_told_why_and_gets_nothing() {
+    if !need::met("who_must_not_become_a_server_is_told_why_and_gets_nothing", SERVERS) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start(BARE);
+    let node_token = std::fs::read_to_string(cluster.server.data_dir().join("server/node-token")).expect("read it");
+    let own_token = std::fs::read_to_string(cluster.server.data_dir().join("server/token")).expect("read it");
+    let (node_token, own_token) = (node_token.trim().to_owned(), own_token.trim().to_owned());
+    let shown = check(cluster.server.rk(&["token", "server", "--data-dir"]).arg(cluster.server.data_dir()), None);
+    assert_eq!(shown.expect("show the token").trim(), own_token);
+    let new = cluster.further_server("new", BARE);
+    for (flag, wanted) in [
+        (format!("--token={node_token}"), "lets agents in, not servers"),
+        (format!("--token={own_token}x"), "the token is not this cluster's"),
+        (format!("--token=K10{}::server:x", "0".repeat(64)), "is another cluster than the token's"),
+        ("--token=secret".to_owned(), "joins with the whole token"),
+        (format!("--token={own_token}"), "member of the cluster already"),
+        ("--cluster-cidr=10.44.0.0/16".to_owned(), "the cluster has 10.42.0.0/16"),
+    ] {
+        if wanted.contains("already") {
+            new.set_flag("--node-name=server");
+        }
+        new.set_flag(&flag);
+        let log = refused(new);
+        assert!(log.contains(wanted), "{flag}: {log}");
+        assert!(!new.data_dir().join("server/tls").exists(), "{flag}: it got keys");
+        new.drop_flags("--node-name=server");
+        // The name that it had before is dropped with it, if it began so.
+        new.set_flag("--node-name=new");
+    }
+    // A data folder with a cluster of its own stays as it is.
+    new.drop_flags("--cluster-cidr");
+    new.drop_flags("--server=");
+    new.drop_flags("--token=");
+    new.start();
+    new.api_answers();
+    new.stop(Signal::SIGTERM);
+    let url = cluster.server.url();
+    let new = cluster.servers.first_mut().expect("it is there");
+    new.set_flag(&format!("--server={url}"));
+    let log = refused(new);
+    assert!(log.contains("holds a cluster of its own"), "{log}");
+    new.set_flag(&format!("--token={own_token}"));
+    let log = refused(new);
+    assert!(log.contains("holds the data of another cluster"), "{log}");
+    // Moved away, it joins; a join that is cut anywhere goes on at the next start.
+    std::fs::rename(new.data_dir().join("server"), new.data_dir().join("removed")).expect("move it away");
+    for pause in [50, 150, 300, 450, 600] {
+        new.start();
+        std::thread::park_timeout(Duration::from_millis(pause));
+        new.stop(Signal::SIGKILL);
+    }
+    new.start();
+    new.api_answers();
+    all_well(&cluster.server, 2);
+    let new = cluster.servers.first_mut().expect("it is there");
+    // Nobody but a server speaks to the store, and nobody but an administrator changes the membership.
+    for (path, wanted) in
+        [("/rk/v1/raft", "forbidden"), ("/rk/v1/members", "forbidden"), ("/rk/v1/servers", "credentials")]
+    {
+        let answer = new.kubectl(|kubectl| kubectl.fails(&["create", "--raw", path, "-f", "/dev/null"], None));
+        assert!(answer.to_lowercase().contains(wanted), "{path}: {answer}");
+    }
+    let error = new.member(&["remove", "nobody"]);
+    let error = output(&mut { error }, None).expect("run rk");
+    assert!(String::from_utf8_lossy(&error.stderr).contains("is no member"), "{error:?}");
+}
