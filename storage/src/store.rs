@@ -372,7 +372,11 @@ impl Store {
 
     /// Leaves out revision 0, at which a fresh store stands, for readers to whom 0 means something else.
     pub(crate) async fn leave_zero(&self) -> Result<(), StoreError> {
-        if self.revision() == 0 { self.submit(Command::Skip(1)).await.map(drop) } else { Ok(()) }
+        // A member that has just joined may only not have heard yet.
+        if self.revision() == 0 && self.read_barrier().await? == 0 {
+            self.submit(Command::Skip(1)).await?;
+        }
+        Ok(())
     }
 
     /// Finds out whether writes of `size` bytes are taken, by one that changes nothing.
