@@ -63,7 +63,7 @@ async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, 
             return answer;
         }
         assert!(Instant::now() < deadline, "never seen: {what}; {answer:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::task::yield_now().await;
     }
 }
 
