@@ -3,6 +3,8 @@
 #
 #   curl -sfL URL/install.sh | sh -                                   a server
 #   curl -sfL URL/install.sh | RK_URL=https://IP:6443 RK_TOKEN=T sh - an agent of that server
+#   curl -sfL URL/install.sh | RK_URL=https://IP:6443 RK_TOKEN=T sh -s - server
+#                                                                     a further server of that cluster
 #
 # Variables:
 #   RK_URL                    URL of a server, or several with commas: install an agent (takes RK_TOKEN too)
@@ -62,12 +64,17 @@ choose_command() {
         server | agent) ;;
         *) fatal "INSTALL_RK_EXEC must begin with server or agent, not '$role'" ;;
     esac
-    if [ "$role" = agent ]; then
+    if [ "$role" = agent ] || [ -n "${RK_URL:-}" ]; then
         case " $command " in
             *' --token'*) ;;
-            *) [ -n "${RK_TOKEN:-}${RK_TOKEN_FILE:-}" ] ||
-                fatal "an agent needs RK_TOKEN: 'rk token' on the server shows it" ;;
+            *) [ -n "${RK_TOKEN:-}${RK_TOKEN_FILE:-}" ] || if [ "$role" = agent ]; then
+                    fatal "an agent needs RK_TOKEN: 'rk token' on the server shows it"
+                else
+                    fatal "a server that joins needs RK_TOKEN: 'rk token server' on a server shows it"
+                fi ;;
         esac
+    fi
+    if [ "$role" = agent ]; then
         NAME=${INSTALL_RK_NAME:-rk-agent}
     else
         NAME=${INSTALL_RK_NAME:-rk}
@@ -170,6 +177,8 @@ KillMode=process
 Delegate=yes
 Restart=always
 RestartSec=2s
+# A server that was removed from its cluster must not be started again and again.
+RestartPreventExitStatus=78
 TimeoutStartSec=0
 LimitNOFILE=1048576
 LimitNPROC=infinity

@@ -82,6 +82,8 @@ pub(crate) struct Cluster {
     pub(crate) sequence: AtomicU64,
     /// When a leader was last heard of.
     heard_leader: Mutex<Instant>,
+    /// Set once this member has said that it has no space.
+    full: AtomicBool,
     /// Set while this member stands for election.
     standing: AtomicBool,
     forwarded: Mutex<HashMap<MemberId, serve::Window>>,
@@ -93,7 +95,9 @@ pub(crate) struct Cluster {
     /// One change of the membership at a time.
     changing: tokio::sync::Mutex<()>,
     /// Set while the leader hands over; proposals wait.
-    handing_over: watch::Sender<bool>,
+    handing_over: AtomicBool,
+    /// The leader has handed over, or has failed to. Wakes in the order of arrival.
+    handed_over: tokio::sync::Notify,
     /// Role, leader or membership may have changed. Wakes in the order of arrival, unlike the channel they come by.
     news: tokio::sync::Notify,
     /// Set by a leader that hands over to this member.
@@ -132,13 +136,15 @@ impl Cluster {
             session,
             sequence: AtomicU64::new(0),
             heard_leader: Mutex::new(Instant::now()),
+            full: AtomicBool::new(false),
             standing: AtomicBool::new(false),
             forwarded: Mutex::default(),
             processes: Mutex::default(),
             gave_up: Mutex::default(),
             receiving: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            handing_over: watch::Sender::new(false),
+            handing_over: AtomicBool::new(false),
+            handed_over: tokio::sync::Notify::new(),
             news: tokio::sync::Notify::new(),
             taking_over: tokio::sync::Notify::new(),
             advertised: Mutex::default(),

@@ -37,8 +37,32 @@ pub(crate) struct Append {
     pub(crate) index: u64,
     pub(crate) term: u64,
     pub(crate) leader: u64,
-    /// The encoded entry, its head included.
-    pub(crate) body: Vec<u8>,
+    /// Room for the record's header, and the encoded entry, its head included.
+    record: Vec<u8>,
+}
+
+impl Append {
+    /// An entry whose body `write` puts where it will be written from. `buffer` is one that is done with, or a new one.
+    pub(crate) fn new<E>(
+        index: u64,
+        (term, leader): (u64, u64),
+        mut buffer: Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        buffer.clear();
+        buffer.resize(record::HEADER, 0);
+        write(&mut buffer)?;
+        Ok(Self { index, term, leader, record: buffer })
+    }
+
+    pub(crate) fn body_len(&self) -> usize {
+        self.record.len() - record::HEADER
+    }
+
+    /// The buffer, for the next one.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.record
+    }
 }
 
 /// A flush that was begun: sync the file, then tell [`Log::synced`].
@@ -46,7 +70,14 @@ pub(crate) struct Append {
 pub(crate) struct Flush {
     pub(crate) file: Arc<dyn DiskFile>,
     segment: u64,
+    from: u64,
     upto: u64,
+}
+
+impl Flush {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.upto - self.from
+    }
 }
 
 #[derive(Debug)]
@@ -169,25 +200,23 @@ impl Log {
     }
 
     /// Writes entries; they are on disk once the [`Flush`] is done.
-    pub(crate) fn append(&mut self, entries: &[Append]) -> Result<(), LogError> {
+    pub(crate) fn append(&mut self, entries: &mut [Append]) -> Result<(), LogError> {
         for entry in entries {
             if entry.index != self.next() {
                 return Err(LogError::Gap { index: entry.index, last: self.next().saturating_sub(1) });
             }
-            if entry.body.len() > record::MAX_BODY {
+            if entry.body_len() > record::MAX_BODY {
                 let (path, source) = (self.dir.clone(), io::ErrorKind::FileTooLarge.into());
                 return Err(LogError::Io { path, source });
             }
-            let size = (record::OVERHEAD + entry.body.len()) as u64;
+            let size = (record::OVERHEAD + entry.body_len()) as u64;
             if self.segments.back().is_none_or(|newest| newest.room() < size) {
                 self.roll(size)?;
             }
             let Some(newest) = self.segments.back_mut() else { return Err(LogError::Missing { index: entry.index }) };
-            let mut framed = Vec::with_capacity(record::OVERHEAD + entry.body.len());
-            record::frame(&mut framed, newest.end, newest.synced, &entry.body);
-            let written = newest.append(&framed, &[(size, entry.term, entry.leader)]);
-            written.map_err(|source| LogError::Io { path: newest.path.clone(), source })?;
-            self.written_bytes += size;
+            record::seal(&mut entry.record, newest.end, newest.synced);
+            let written = newest.append(&entry.record, entry.term, entry.leader);
+            self.written_bytes += written.map_err(|source| LogError::Io { path: newest.path.clone(), source })?;
         }
         Ok(())
     }
@@ -220,7 +249,7 @@ impl Log {
     /// What is left to flush.
     pub(crate) fn flush(&self) -> Option<Flush> {
         let newest = self.segments.back().filter(|newest| newest.synced < newest.end)?;
-        Some(Flush { file: newest.file.clone(), segment: newest.first, upto: newest.end })
+        Some(Flush { file: newest.file.clone(), segment: newest.first, from: newest.synced, upto: newest.end })
     }
 
     /// The flush is done.

@@ -7,6 +7,7 @@
 mod compact;
 mod hash;
 mod history;
+mod index;
 mod lease;
 #[cfg(test)]
 mod model;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use crate::types::{Event, EventKind, KeyValue, LeaseId, Revision};
 
 pub(crate) use hash::Hashing;
+use index::Index;
 pub(crate) use lease::Lease;
 pub(crate) use range::contains;
 
@@ -60,43 +62,99 @@ impl Version {
     }
 }
 
-/// The versions of one key, oldest first; grows by exact steps because most keys have one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Versions(Vec<Version>);
+/// The versions of one key, oldest first. Most keys have one, which needs no allocation; more grow by exact steps.
+#[derive(Clone, Debug)]
+pub(crate) enum Versions {
+    One(Version),
+    Many(Vec<Version>),
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl PartialEq for Versions {
+    fn eq(&self, other: &Self) -> bool {
+        self.all() == other.all()
+    }
+}
+
+impl Eq for Versions {}
 
 impl Versions {
-    pub(crate) fn from_vec(versions: Vec<Version>) -> Self {
-        Self(versions)
+    pub(crate) fn from_vec(mut versions: Vec<Version>) -> Self {
+        match versions.pop() {
+            Some(only) if versions.is_empty() => Self::One(only),
+            last => {
+                versions.extend(last);
+                Self::Many(versions)
+            }
+        }
     }
 
     pub(crate) fn all(&self) -> &[Version] {
-        &self.0
+        match self {
+            Self::One(version) => std::slice::from_ref(version),
+            Self::Many(versions) => versions,
+        }
     }
 
     /// What can still be read from a state compacted at `compacted`, up to a revision; the same whatever has been freed.
     pub(crate) fn readable(&self, compacted: Revision, upto: Revision) -> &[Version] {
-        let upto = self.0.partition_point(|version| version.mod_revision <= upto);
-        let after = self.0.partition_point(|version| version.mod_revision <= compacted);
-        let kept = after.checked_sub(1).filter(|newest| self.0[*newest].value.is_some());
-        &self.0[kept.unwrap_or(after).min(upto)..upto]
+        let all = self.all();
+        let upto = all.partition_point(|version| version.mod_revision <= upto);
+        let after = all.partition_point(|version| version.mod_revision <= compacted);
+        let kept = after.checked_sub(1).filter(|newest| all[*newest].value.is_some());
+        &all[kept.unwrap_or(after).min(upto)..upto]
     }
 
     fn push(&mut self, version: Version) {
-        if self.0.len() == self.0.capacity() {
-            self.0.reserve_exact((self.0.len() / 2).max(1));
+        match self {
+            Self::Many(versions) if versions.is_empty() => *self = Self::One(version),
+            Self::Many(versions) => {
+                if versions.len() == versions.capacity() {
+                    versions.reserve_exact((versions.len() / 2).max(1));
+                }
+                versions.push(version);
+            }
+            Self::One(_) => {
+                if let Self::One(first) = std::mem::take(self) {
+                    *self = Self::Many(vec![first, version]);
+                }
+            }
         }
-        self.0.push(version);
+    }
+
+    /// Drops the oldest ones.
+    fn forget(&mut self, oldest: usize) {
+        match self {
+            Self::One(_) if oldest > 0 => *self = Self::default(),
+            Self::One(_) => {}
+            Self::Many(versions) => {
+                versions.drain(..oldest);
+                *self = match std::mem::take(versions) {
+                    versions if versions.len() == 1 => Self::from_vec(versions),
+                    mut versions => {
+                        versions.shrink_to_fit();
+                        Self::Many(versions)
+                    }
+                };
+            }
+        }
     }
 
     /// The newest version, unless the key is deleted.
     fn live(&self) -> Option<&Version> {
-        self.0.last().filter(|version| version.value.is_some())
+        self.all().last().filter(|version| version.value.is_some())
     }
 
     /// The version that was newest at `revision`, unless the key was deleted then.
     fn at(&self, revision: Revision) -> Option<&Version> {
-        let after = self.0.partition_point(|version| version.mod_revision <= revision);
-        self.0[..after].last().filter(|version| version.value.is_some())
+        let all = self.all();
+        let after = all.partition_point(|version| version.mod_revision <= revision);
+        all[..after].last().filter(|version| version.value.is_some())
     }
 }
 
@@ -109,7 +167,7 @@ struct Change {
 /// Everything that the committed log says.
 #[derive(Debug, Default)]
 pub(crate) struct Mvcc {
-    keys: BTreeMap<Bytes, Versions>,
+    keys: Index,
     revision: Revision,
     compacted: Revision,
     purged: Revision,
@@ -119,6 +177,8 @@ pub(crate) struct Mvcc {
     live_keys: u64,
     live_bytes: u64,
     versions: u64,
+    /// Bytes of the keys and values of all versions.
+    bytes: u64,
 }
 
 impl Mvcc {
@@ -133,7 +193,8 @@ impl Mvcc {
         state.leases = leases.into_iter().map(|(id, ttl_secs)| (id, Lease::new(ttl_secs))).collect();
         let mut history = Vec::new();
         for (key, versions) in &keys {
-            state.versions += versions.0.len() as u64;
+            state.versions += versions.all().len() as u64;
+            state.bytes += versions.all().iter().map(|version| size(key, version)).sum::<u64>();
             if let Some(live) = versions.live() {
                 state.live_keys += 1;
                 state.live_bytes += size(key, live);
@@ -141,12 +202,12 @@ impl Mvcc {
                     lease.keys.insert(key.clone());
                 }
             }
-            let kept = versions.0.iter().map(|version| Change { revision: version.mod_revision, key: key.clone() });
+            let kept = versions.all().iter().map(|version| Change { revision: version.mod_revision, key: key.clone() });
             history.extend(kept);
         }
         history.sort_by_key(|change| change.revision);
         state.history = history.into();
-        state.keys = keys.into_iter().collect();
+        state.keys = Index::from_keys(keys);
         state
     }
 
@@ -162,13 +223,18 @@ impl Mvcc {
         (self.live_keys, self.live_bytes)
     }
 
+    /// Bytes of everything that is kept, superseded versions included: what a snapshot holds, before it is compressed.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(crate) fn version_count(&self) -> u64 {
         self.versions
     }
 
     /// Every key above a bound, deleted ones included, in order.
     pub(crate) fn keys_from(&self, from: Bound<&[u8]>) -> impl Iterator<Item = (&Bytes, &Versions)> {
-        self.keys.range::<[u8], _>((from, Bound::Unbounded))
+        self.keys.range((from, Bound::Unbounded))
     }
 
     pub(crate) fn skip(&mut self, revisions: u64) {
@@ -178,7 +244,8 @@ impl Mvcc {
     /// Adds a version at the next revision and returns its event, the previous version included.
     fn write(&mut self, key: &Bytes, value: Option<Bytes>, lease: LeaseId) -> Event {
         let revision = self.revision + 1;
-        let (shared, previous) = match self.keys.get_key_value(key.as_ref()) {
+        let place = self.keys.find(key);
+        let (shared, previous) = match place.map(|place| self.keys.at(place)) {
             Some((shared, versions)) => (shared.clone(), versions.live().cloned()),
             None => (key.clone(), None),
         };
@@ -199,12 +266,16 @@ impl Mvcc {
         }
         let event = added.event(&shared, previous.and_then(|version| version.kv(&shared)));
         self.history.push_back(Change { revision, key: shared.clone() });
-        self.keys.entry(shared).or_default().push(added);
+        self.bytes += size(&shared, &added);
+        match place {
+            Some(place) => self.keys.at_mut(place).push(added),
+            None => self.keys.insert(shared, Versions::One(added)),
+        }
         self.versions += 1;
         event
     }
 }
 
-fn size(key: &Bytes, version: &Version) -> u64 {
+fn size(key: &[u8], version: &Version) -> u64 {
     (key.len() + version.value.as_ref().map_or(0, Bytes::len)) as u64
 }

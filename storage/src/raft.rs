@@ -56,22 +56,27 @@ pub(crate) fn size(entry: &Entry<Types>) -> usize {
 
 pub(crate) fn encode(entry: &Entry<Types>) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::new();
-    put_u64(&mut out, entry.log_id.index);
-    put_u64(&mut out, entry.log_id.leader_id.term);
-    put_u64(&mut out, entry.log_id.leader_id.node_id);
+    encode_into(entry, &mut out)?;
+    Ok(out)
+}
+
+pub(crate) fn encode_into(entry: &Entry<Types>, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    put_u64(out, entry.log_id.index);
+    put_u64(out, entry.log_id.leader_id.term);
+    put_u64(out, entry.log_id.leader_id.node_id);
     match &entry.payload {
         EntryPayload::Blank => out.push(BLANK),
         EntryPayload::Normal(proposal) => {
             out.reserve(proposal.0.commands.iter().map(crate::command::Command::size).sum::<usize>() + 16);
             out.push(NORMAL);
-            proposal.0.encode(&mut out);
+            proposal.0.encode(out);
         }
         EntryPayload::Membership(membership) => {
             out.push(MEMBERSHIP);
-            serde_json::to_writer(&mut out, membership)?;
+            serde_json::to_writer(out, membership)?;
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 pub(crate) fn decode(body: &[u8]) -> Result<Entry<Types>, DecodeError> {

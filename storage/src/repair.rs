@@ -106,7 +106,8 @@ pub fn force_one_voter(config: &Config) -> Result<Forced, OpenError> {
     let index = log.next();
     let log_id = LogId::new(CommittedLeaderId::new(term, me), index);
     let entry = Entry { log_id, payload: EntryPayload::Membership(membership) };
-    let body = raft::encode(&entry).map_err(|error| OpenError::Raft(Box::new(error)))?;
+    let append = Append::new(index, (term, me), Vec::new(), |out| raft::encode_into(&entry, out));
+    let append = append.map_err(|error| OpenError::Raft(Box::new(error)))?;
     hard_state
         .update(|state| {
             state.vote = Some(Vote::new(term, me));
@@ -114,8 +115,8 @@ pub fn force_one_voter(config: &Config) -> Result<Forced, OpenError> {
             state.peers = false;
         })
         .map_err(io)?;
-    log.reserve(body.len() as u64).map_err(io)?;
-    log.append(&[Append { index, term, leader: me, body }])?;
+    log.reserve(append.body_len() as u64).map_err(io)?;
+    log.append(&mut [append])?;
     if let Some(flush) = log.flush() {
         flush.file.sync_data().map_err(io)?;
     }

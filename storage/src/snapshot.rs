@@ -77,6 +77,7 @@ pub(crate) fn write(disk: &dyn Disk, shared: &Shared, cluster_id: u64, dir: &Pat
     let meta = {
         let mut state = shared.write();
         state.mvcc.pin();
+        shared.snapshot_held.store(state.mvcc.bytes(), Ordering::Relaxed);
         Meta::of(cluster_id, &state)
     };
     let pin = Pinned(shared);

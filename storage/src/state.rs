@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     /// There may be versions to free.
     pub(crate) purge: Notify,
     pub(crate) snapshot_bytes: AtomicU64,
+    /// Bytes of all versions in the last snapshot, before they are compressed.
+    pub(crate) snapshot_held: AtomicU64,
     /// The log has grown enough for a snapshot.
     pub(crate) snapshot_due: Notify,
     /// Bytes of log after which that is so; none before the store serves.
@@ -85,7 +87,8 @@ impl Shared {
         let applied = AtomicU64::new(state.last.map_or(0, |last| last.index));
         // Which of the changes in a snapshot were such is not known.
         let changed = AtomicU64::new(state.mvcc.revision());
-        Self { state: RwLock::new(state), applied, changed, ..Self::default() }
+        let snapshot_held = AtomicU64::new(state.mvcc.bytes());
+        Self { state: RwLock::new(state), applied, changed, snapshot_held, ..Self::default() }
     }
 
     /// Recovery is over: snapshots are made once the log has so many bytes, or as many as the live data.
@@ -93,9 +96,11 @@ impl Shared {
         self.snapshot_after.get_or_init(|| snapshot_after);
     }
 
-    /// The log has so many bytes that no snapshot covers, with this state.
+    /// The log has so many bytes that no snapshot covers, with this state. As long as that is less than the live data, or
+    /// than what the last snapshot held, superseded versions included, the log is the smaller evil.
     pub(crate) fn consider_snapshot(&self, bytes: u64, mvcc: &Mvcc) {
-        if self.snapshot_after.get().is_some_and(|least| bytes > *least.max(&mvcc.live().1)) {
+        let held = self.snapshot_held.load(Ordering::Relaxed).max(mvcc.live().1);
+        if self.snapshot_after.get().is_some_and(|least| bytes > *least.max(&held)) {
             self.snapshot_due.notify_one();
         }
     }
@@ -181,5 +186,36 @@ impl Shared {
 
     pub(crate) fn deadlines(&self) -> MutexGuard<'_, Deadlines> {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Op, Txn};
+
+    #[tokio::test]
+    async fn a_snapshot_is_due_when_the_log_is_larger_than_the_last_one() {
+        let due = async |shared: &Shared, bytes| {
+            shared.consider_snapshot(bytes, &shared.read().mvcc);
+            tokio::time::timeout(Duration::ZERO, shared.snapshot_due.notified()).await.is_ok()
+        };
+        let mut state = Applied::default();
+        let put = Txn { success: vec![Op::put("key", vec![7; 97])], ..Txn::default() };
+        for _ in 0..10 {
+            state.mvcc.txn(&put).unwrap();
+        }
+        let shared = Shared::new(state);
+        assert!(!due(&shared, 5000).await, "recovery is not over");
+        shared.serve(50);
+        assert!(!due(&shared, 1000).await);
+        assert!(due(&shared, 1001).await);
+        // The next one holds two versions: the newest, and the one that can be read at the compacted revision.
+        shared.write().mvcc.compact(9).unwrap();
+        while shared.write().mvcc.purge_some(3) {}
+        let dir = tempfile::tempdir().unwrap();
+        crate::snapshot::write(&crate::disk::Files, &shared, 1, dir.path()).unwrap();
+        assert!(!due(&shared, 200).await);
+        assert!(due(&shared, 201).await);
     }
 }

@@ -39,7 +39,7 @@ pub use membership::{LeaderChanges, MemberChanges};
 const QUEUE: usize = 4096;
 /// More than can have been acknowledged from memory and lost.
 const SKIPPED_REVISIONS: u64 = 1_000_000;
-const MAX_LEASE_SECS: u64 = 10 * 365 * 24 * 3600;
+pub(crate) const MAX_LEASE_SECS: u64 = 10 * 365 * 24 * 3600;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -372,7 +372,11 @@ impl Store {
 
     /// Leaves out revision 0, at which a fresh store stands, for readers to whom 0 means something else.
     pub(crate) async fn leave_zero(&self) -> Result<(), StoreError> {
-        if self.revision() == 0 { self.submit(Command::Skip(1)).await.map(drop) } else { Ok(()) }
+        // A member that has just joined may only not have heard yet.
+        if self.revision() == 0 && self.read_barrier().await? == 0 {
+            self.submit(Command::Skip(1)).await?;
+        }
+        Ok(())
     }
 
     /// Finds out whether writes of `size` bytes are taken, by one that changes nothing.

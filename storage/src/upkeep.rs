@@ -66,14 +66,14 @@ pub(crate) async fn expire_leases(shared: Arc<Shared>, requests: Requests) {
             () = tokio::time::sleep_until(earliest) => {}
             () = shared.deadlines_changed.notified() => continue,
         }
-        let over = shared.deadlines().over(Instant::now());
+        let over = shared.deadlines().end(Instant::now());
         for id in over {
             match requests.submit_here(Command::LeaseRevoke(id)).await {
                 Ok(_) | Err(crate::error::StoreError::LeaseNotFound(_)) => shared.deadlines().remove(id),
                 Err(crate::error::StoreError::Closed) => return,
                 Err(error) => {
                     tracing::warn!(lease = id, %error, "cannot end a lease; trying again");
-                    shared.deadlines().set(id, Duration::from_secs(1), Instant::now());
+                    shared.deadlines().end_later(id, Duration::from_secs(1), Instant::now());
                 }
             }
         }

@@ -162,6 +162,13 @@ fn variables_choose_version_role_and_command() {
     assert_eq!(place.site.asked().len(), asked, "nothing is downloaded");
     assert!(place.read("systemd/rk-agent.service").contains("/rk agent\n"));
     assert!(place.read("config/rk-agent.env").contains("RK_URL='https://192.0.2.1:6443,https://192.0.2.2:6443'"));
+    let joining = [("RK_URL", "https://192.0.2.1:6443"), ("INSTALL_RK_SKIP_DOWNLOAD", "true")];
+    let error = place.refused(&[&joining[..], &[("INSTALL_RK_EXEC", "server")]].concat());
+    assert!(error.contains("a server that joins needs RK_TOKEN"), "{error}");
+    place.install(&[&joining[..], &[("RK_TOKEN", "t")]].concat(), "server");
+    let unit = place.read("systemd/rk.service");
+    assert!(unit.contains("/rk server\n") && unit.contains("RestartPreventExitStatus=78\n"), "{unit}");
+    assert!(place.read("config/rk.env").contains("RK_URL='https://192.0.2.1:6443'"));
     place.install(&[("INSTALL_RK_SKIP_DOWNLOAD", "true")], "server --node-name=y");
     assert!(place.read("systemd/rk.service").contains("/rk server --node-name=y\n"), "the role as an argument");
     let error = place.refused(&[("INSTALL_RK_EXEC", "serve")]);

@@ -25,37 +25,46 @@ pub(crate) fn spawn(inner: &Arc<Inner>) {
 async fn lead(inner: Arc<Inner>) {
     let me = inner.config.store.node_id();
     let mut leaders = inner.config.store.leader_changes();
-    // Dropped, it ends what it runs.
-    let mut work: Option<JoinSet<()>> = None;
+    let mut leading = false;
+    let mut work = JoinSet::new();
     loop {
-        let leader = tokio::select! {
+        tokio::select! {
             () = inner.stop.cancelled() => return,
-            leader = leaders.next() => leader,
-        };
-        let Some(leader) = leader else { return };
-        if leader != Some(me) {
-            work = None;
-        } else if work.is_none() {
-            let mut tasks = JoinSet::new();
-            tasks.spawn(begin(inner.clone()));
-            work = Some(tasks);
+            Some(ended) = work.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a part of the leader's work panicked; it begins again with the next leader");
+                }
+            }
+            leader = leaders.next() => {
+                let Some(leader) = leader else { return };
+                let before = std::mem::replace(&mut leading, leader == Some(me));
+                if leading && !before {
+                    begin(&inner, &mut work);
+                } else if !leading {
+                    // What is dropped ends.
+                    work = JoinSet::new();
+                }
+            }
         }
     }
 }
 
-/// All of a leader's work, once the caches have what the leader before has written.
-async fn begin(inner: Arc<Inner>) {
+fn begin(inner: &Arc<Inner>, work: &mut JoinSet<()>) {
+    let of = || inner.clone();
+    work.spawn(caught_up(of(), repair::run(of())));
+    work.spawn(caught_up(of(), crate::crd::registrar::keep_status(of())));
+    work.spawn(caught_up(of(), crate::role_sums::run(of())));
+    work.spawn(caught_up(of(), crate::legacy_tokens::run(of())));
+    work.spawn(caught_up(of(), servers::publish(of())));
+}
+
+/// Begins once the caches have what the leader before has written.
+async fn caught_up(inner: Arc<Inner>, work: impl Future<Output = ()>) {
     while let Err(error) = inner.hub.linearize().await {
         tracing::debug!(%error, "leading, and not sure of it yet");
         tokio::time::sleep(PAUSE).await;
     }
-    tokio::join!(
-        repair::run(inner.clone()),
-        crate::crd::registrar::keep_status(inner.clone()),
-        crate::role_sums::run(inner.clone()),
-        crate::legacy_tokens::run(inner.clone()),
-        servers::publish(inner),
-    );
+    work.await;
 }
 
 /// Every interval, forgets the history from before the previous interval, if anything was written since: in the store if

@@ -138,7 +138,7 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
         return Ok(route.handle(request, user).await);
     }
     if let Some(what) = inner.starting.load().as_deref()
-        && !nonresource::is_health(uri.path())
+        && (!nonresource::is_health(uri.path()) || uri.path().starts_with("/readyz"))
     {
         // Roles are not there yet to say who may ask, and what there is may be old.
         let why = format!("the server is starting, and waits for {what}");

@@ -3,7 +3,7 @@
 //! one runner (`runner`), one kind of work queue (`queue`) and one way of knowing that their own writes have come
 //! back to them (`writes`).
 //!
-//! Called by the executable alone, on the server that leads. Invariant: plans use no clock, task or file.
+//! Called by the executable alone, on the server that is elected, perhaps again after a while without. Invariant: plans use no clock, task or file.
 #![forbid(unsafe_code)]
 
 mod affinity;
@@ -101,3 +101,6 @@ pub async fn run(client: kube::Client, informers: Informers, config: Config, sto
     stop.cancelled().await;
     context.drained().await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -337,6 +337,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn flags_of_snapshots_hold_before_and_after_what_is_to_be_done() {
+        let bucket = |arguments: &str| {
+            let parsed = Cli::try_parse_from(arguments.split(' ')).unwrap_or_else(|error| panic!("{error}"));
+            let Command::Snapshot(args) = parsed.command else { panic!("another command") };
+            args.s3.s3_bucket
+        };
+        assert_eq!(bucket("rk snapshot --s3-bucket=file save").as_deref(), Some("file"));
+        assert_eq!(bucket("rk snapshot save --s3-bucket=typed").as_deref(), Some("typed"));
+        assert_eq!(bucket("rk snapshot --s3-bucket=file save --s3-bucket=typed").as_deref(), Some("typed"));
+        assert_eq!(bucket("rk snapshot --s3-bucket=file --s3-bucket=typed ls").as_deref(), Some("typed"));
+    }
+
+    #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
     }

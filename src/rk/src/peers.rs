@@ -6,6 +6,8 @@
 //! opened when there is something to send: a server without peers has no connection and no timer.
 
 mod lane;
+#[cfg(test)]
+mod tests;
 
 use crate::members::RAFT_PATH;
 use crate::members::credentials::Credentials;

@@ -18,38 +18,48 @@ use crate::{Outcome, WATCHERS, process};
 
 const KEYS: u64 = 100_000;
 const CLIENTS: u64 = 256;
+/// So often the store and the plain file take turns; the best of each counts.
+const ROUNDS: u32 = 2;
 const GETS: u64 = 2_000_000;
 /// Puts over which write amplification is measured, a hundred times over the same keys: snapshots included.
 const AMPLIFIED: u64 = 60_000;
 
 /// Counts are far below where a float leaves out integers.
 #[expect(clippy::cast_precision_loss, reason = "figures of a measurement")]
-fn float(number: u64) -> f64 {
+pub(crate) fn float(number: u64) -> f64 {
     number as f64
 }
 
-async fn put(store: &Store, key: String, durability: Durability) -> Outcome<()> {
+pub(crate) async fn put(store: &Store, key: String, durability: Durability) -> Outcome<()> {
     let success = vec![Op::put(key, vec![b'v'; VALUE])];
     store.txn(Txn { success, durability, ..Txn::default() }).await?;
     Ok(())
 }
 
-/// Watchers come first, before the process has memory of its own to spare.
-pub(crate) fn measure(runtime: &Runtime, dir: &Path, time: Duration, table: &mut Table) -> Outcome<()> {
-    resting(runtime, dir, table)?;
+/// 256 clients in this process, and what a plain file gives with the same group size.
+pub(crate) fn beside_a_file(runtime: &Runtime, dir: &Path, time: Duration, table: &mut Table) -> Outcome<()> {
     let folder = tempfile::tempdir_in(dir)?;
-    let store = runtime.block_on(Store::open(Config::new(folder.path().join("db"), 1)))?;
-    let (puts, group) = runtime.block_on(durable(&store, time))?;
-    runtime.block_on(store.shutdown());
-    let plain = plain(folder.path(), group, time)?;
-    let beside = format!("{puts:.0} of {plain:.0} puts/s, {group:.0} in each flush");
+    let (mut best, mut group, mut most, mut cpu) = (0.0, 0.0, 0.0, 0.0);
+    for round in 0..ROUNDS {
+        let store = runtime.block_on(Store::open(Config::new(folder.path().join(format!("db{round}")), 1)))?;
+        let before = process::cpu(std::process::id()).unwrap_or_default();
+        let (puts, shared) = runtime.block_on(durable(&store, time))?;
+        let busy = process::cpu(std::process::id()).unwrap_or_default() - before;
+        runtime.block_on(store.shutdown());
+        drop(store);
+        if puts > best {
+            (best, group, cpu) = (puts, shared, busy / (puts * time.as_secs_f64()) * 1e6);
+        }
+        most = plain(folder.path(), shared, time)?.max(most);
+    }
+    let beside = format!("{best:.0} of {most:.0} puts/s, {group:.0} in each flush, CPU {cpu:.1} µs");
     let what = format!("{CLIENTS} clients in process, of what plain append + fdatasync gives");
-    table.least(&what, 100.0 * puts / plain, "%", 60.0, &beside);
-    amplification(runtime, dir, table)
+    table.least(&what, 100.0 * best / most, "%", 60.0, &beside);
+    Ok(())
 }
 
 /// A store of so many keys: what its watchers and reads cost, and what opening it does.
-fn resting(runtime: &Runtime, dir: &Path, table: &mut Table) -> Outcome<()> {
+pub(crate) fn resting(runtime: &Runtime, dir: &Path, table: &mut Table) -> Outcome<()> {
     let folder = tempfile::tempdir_in(dir)?;
     let store = runtime.block_on(Store::open(Config::new(folder.path().join("db"), 1)))?;
     let before = process::pss(std::process::id()).unwrap_or_default();
@@ -125,7 +135,7 @@ fn plain(dir: &Path, group: f64, time: Duration) -> Outcome<f64> {
 }
 
 /// Bytes written per byte acknowledged, by 16 clients on a store of its own.
-fn amplification(runtime: &Runtime, dir: &Path, table: &mut Table) -> Outcome<()> {
+pub(crate) fn amplification(runtime: &Runtime, dir: &Path, table: &mut Table) -> Outcome<()> {
     let folder = tempfile::tempdir_in(dir)?;
     let store = runtime.block_on(Store::open(Config::new(folder.path().join("db"), 1)))?;
     let before = process::written(std::process::id()).unwrap_or_default();

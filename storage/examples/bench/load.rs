@@ -1,15 +1,14 @@
 //! Load through the endpoint: so many clients, each with one request under way.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use storage::etcd::client::Client;
+use prost::Message;
 use storage::etcd::wire;
 
 use crate::server::{Server, connect};
-use crate::{Outcome, process};
+use crate::{Outcome, lean, process};
 
 /// More clients share these.
 const CONNECTIONS: usize = 16;
@@ -22,6 +21,8 @@ pub(crate) struct Figures {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
+    /// Processor time per request, in microseconds: the server's, and this process's.
+    pub(crate) cpu_us: (f64, f64),
 }
 
 impl Figures {
@@ -30,28 +31,26 @@ impl Figures {
     }
 }
 
-/// Calls `work` from each client over and over.
-async fn run<F>(address: SocketAddr, clients: usize, time: Duration, work: F) -> Outcome<Figures>
-where
-    F: AsyncCall + Clone,
-{
-    let mut connections = Vec::new();
-    for _ in 0..clients.min(CONNECTIONS) {
-        connections.push(connect(address).await?);
-    }
+/// One request: where it goes, what it says, and how long its answer is at least.
+struct Work {
+    path: &'static str,
+    least: usize,
+    message: fn(u64) -> Vec<u8>,
+}
+
+/// Calls `work` from each client over and over, with another number each time.
+async fn run(server: &Server, clients: usize, time: Duration, work: &'static Work) -> Outcome<Figures> {
+    let busy = || (process::cpu(server.pid()).unwrap_or(0.0), process::cpu(std::process::id()).unwrap_or(0.0));
+    let before = busy();
     let began = Instant::now();
-    let tasks: Vec<_> = (0..clients)
-        .map(|client| {
-            let (connection, work) = (connections[client % connections.len()].clone(), work.clone());
-            tokio::spawn(async move {
-                let mut times = Vec::new();
-                while began.elapsed() < time {
-                    let before = Instant::now();
-                    work.call(&connection).await?;
-                    times.push(before.elapsed());
-                }
-                Outcome::Ok(times)
-            })
+    let (address, connections) = (server.address, clients.min(CONNECTIONS));
+    let number = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..connections)
+        .map(|connection| {
+            let streams = clients / connections + usize::from(connection < clients % connections);
+            let number = number.clone();
+            let message = move || (work.message)(number.fetch_add(1, Ordering::Relaxed));
+            tokio::spawn(lean::drive(address, work.path, streams, began + time, work.least, message))
         })
         .collect();
     let mut times = Vec::new();
@@ -59,49 +58,40 @@ where
         times.extend(task.await??);
     }
     let seconds = began.elapsed().as_secs_f64();
+    let after = busy();
     times.sort_unstable();
     let percentile =
         |percent: usize| times.get(times.len() * percent / 100).map_or(0.0, |time| time.as_secs_f64() * 1e3);
-    let count = u32::try_from(times.len())?;
-    Ok(Figures { per_second: f64::from(count) / seconds, p50_ms: percentile(50), p99_ms: percentile(99) })
+    let count = f64::from(u32::try_from(times.len())?);
+    let cpu_us = ((after.0 - before.0) / count * 1e6, (after.1 - before.1) / count * 1e6);
+    Ok(Figures { per_second: count / seconds, p50_ms: percentile(50), p99_ms: percentile(99), cpu_us })
 }
 
-/// One request.
-trait AsyncCall: Send + 'static {
-    fn call(&self, client: &Client) -> impl Future<Output = Outcome<()>> + Send;
-}
+static PUT: Work = Work {
+    path: "/etcdserverpb.KV/Put",
+    least: 1,
+    message: |number| {
+        let key = format!("bench/{:016}", number % 100_000).into_bytes();
+        wire::PutRequest { key, value: vec![b'v'; VALUE], ..Default::default() }.encode_to_vec()
+    },
+};
 
-#[derive(Clone)]
-struct Put(Arc<AtomicU64>);
-
-impl AsyncCall for Put {
-    async fn call(&self, client: &Client) -> Outcome<()> {
-        let key = format!("bench/{:016}", self.0.fetch_add(1, Ordering::Relaxed) % 100_000).into_bytes();
-        let request = wire::PutRequest { key, value: vec![b'v'; VALUE], ..Default::default() };
-        client.call::<wire::PutResponse>("KV/Put", &request).await?;
-        Ok(())
-    }
-}
-
-#[derive(Clone)]
-struct Get(Arc<AtomicU64>);
-
-impl AsyncCall for Get {
-    async fn call(&self, client: &Client) -> Outcome<()> {
+static GET: Work = Work {
+    path: "/etcdserverpb.KV/Range",
+    least: VALUE,
+    message: |number| {
         // A walk that visits every key in an order the server cannot guess.
-        let number = self.0.fetch_add(7919, Ordering::Relaxed) % KEYS;
-        let request = wire::RangeRequest { key: format!("get/{number:08}").into_bytes(), ..Default::default() };
-        let response: wire::RangeResponse = client.call("KV/Range", &request).await?;
-        if response.kvs.len() == 1 { Ok(()) } else { Err("a key is missing".into()) }
-    }
+        let key = format!("get/{:08}", number * 7919 % KEYS).into_bytes();
+        wire::RangeRequest { key, ..Default::default() }.encode_to_vec()
+    },
+};
+
+pub(crate) async fn puts(server: &Server, clients: usize, time: Duration) -> Outcome<Figures> {
+    run(server, clients, time, &PUT).await
 }
 
-pub(crate) async fn puts(address: SocketAddr, clients: usize, time: Duration) -> Outcome<Figures> {
-    run(address, clients, time, Put(Arc::default())).await
-}
-
-pub(crate) async fn gets(address: SocketAddr, clients: usize, time: Duration) -> Outcome<Figures> {
-    let client = connect(address).await?;
+pub(crate) async fn gets(server: &Server, clients: usize, time: Duration) -> Outcome<Figures> {
+    let client = connect(server.address).await?;
     for first in (0..KEYS).step_by(100) {
         let put = |number: u64| {
             let key = format!("get/{number:08}").into_bytes();
@@ -111,7 +101,7 @@ pub(crate) async fn gets(address: SocketAddr, clients: usize, time: Duration) ->
         let request = wire::TxnRequest { success: (first..first + 100).map(put).collect(), ..Default::default() };
         client.call::<wire::TxnResponse>("KV/Txn", &request).await?;
     }
-    run(address, clients, time, Get(Arc::default())).await
+    run(server, clients, time, &GET).await
 }
 
 /// What watchers on keys of their own cost the server, in MB.

@@ -17,7 +17,8 @@ impl Table {
     /// A rate beside etcd's; the goal is a multiple of it.
     pub(crate) fn compare(&mut self, what: &str, ours: &Figures, theirs: Option<&Figures>, goal: f64) {
         let show = |figures: &Figures| {
-            format!("{:.0}/s (p50 {:.2} ms, p99 {:.2} ms)", figures.per_second, figures.p50_ms, figures.p99_ms)
+            let Figures { per_second, p50_ms, p99_ms, cpu_us: (server, _) } = figures;
+            format!("{per_second:.0}/s (p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms, CPU {server:.0} µs)")
         };
         let (beside, met) = match theirs {
             None => (String::new(), String::new()),

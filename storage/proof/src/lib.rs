@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod history;
+pub mod mutation;
 pub mod power_cut;
 pub mod processes;
 pub mod seeded;

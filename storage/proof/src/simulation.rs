@@ -1,10 +1,12 @@
 //! Whole clusters in one thread, on a clock that jumps: members on disks that lose power, a network that loses, delays,
 //! reorders and parts, crashes, stops, clocks of different pace, members that come and go; clients and watchers all the
-//! while. Afterwards everything is healed, the members must agree, and the histories must be ones that a single store
+//! while, some of whom hold leases, watch one key only, or have the store forget what is old; disks that are full or slow.
+//! Afterwards everything is healed, the members must agree, and the histories must be ones that a single store
 //! could have produced. The same seed gives the same run.
 
 mod clients;
 mod cluster;
+mod leases;
 mod network;
 mod trace;
 
@@ -20,6 +22,7 @@ use crate::power_cut::Violation;
 use crate::seeded::Seeded;
 use clients::Records;
 use cluster::{Members, member};
+use leases::Leases;
 use network::Weather;
 use trace::Trace;
 
@@ -39,6 +42,10 @@ pub struct Tried {
     pub stops: u64,
     pub membership_changes: u64,
     pub hand_overs: u64,
+    pub full_disks: u64,
+    pub slow_disks: u64,
+    pub renewals: u64,
+    pub compacted: u64,
     /// A number that stands for everything that happened.
     pub digest: u64,
 }
@@ -55,6 +62,10 @@ impl Tried {
         self.stops += other.stops;
         self.membership_changes += other.membership_changes;
         self.hand_overs += other.hand_overs;
+        self.full_disks += other.full_disks;
+        self.slow_disks += other.slow_disks;
+        self.renewals += other.renewals;
+        self.compacted += other.compacted;
         self.digest ^= other.digest;
     }
 }
@@ -73,7 +84,14 @@ pub fn traced(seed: u64) -> Result<(Tried, Vec<String>), Violation> {
         let trace = Trace::begin();
         let mut random = Seeded::new(seed);
         let members = Members::new(random.fork(), trace.clone());
-        let mut run = Run { random, members, records: Records::default(), tried: Tried::default(), next: 1 };
+        let mut run = Run {
+            random,
+            members,
+            records: Records::default(),
+            leases: Leases::default(),
+            tried: Tried::default(),
+            next: 1,
+        };
         match run.all(if seed.is_multiple_of(2) { 3 } else { 5 }).await {
             Ok(()) => {
                 run.tried.digest = trace.digest().0;
@@ -88,6 +106,7 @@ struct Run {
     random: Seeded,
     members: Members,
     records: Records,
+    leases: Leases,
     tried: Tried,
     /// The id of the next member.
     next: MemberId,
@@ -106,7 +125,14 @@ impl Run {
             ));
         }
         for _ in 0..3 {
-            tasks.spawn(clients::watcher(self.random.fork(), self.members.running.clone(), self.records.clone()));
+            tasks.spawn(clients::watcher(self.random.fork(), self.members.running.clone(), self.records.clone(), None));
+        }
+        let only = Some("k0".to_owned());
+        tasks.spawn(clients::watcher(self.random.fork(), self.members.running.clone(), self.records.clone(), only));
+        tasks.spawn(clients::compactor(self.random.fork(), self.members.running.clone(), self.records.clone()));
+        for number in 1..3 {
+            let running = self.members.running.clone();
+            tasks.spawn(leases::holder(number, self.random.fork(), running, self.leases.clone()));
         }
         for _ in 0..self.random.between(5, 14) {
             self.trouble().await?;
@@ -152,6 +178,10 @@ impl Run {
         }
     }
 
+    fn disk(&self, id: MemberId) -> Result<&crate::disk::MemoryDisk, String> {
+        self.members.disk(id).ok_or_else(|| format!("member {id} has no disk"))
+    }
+
     fn store(&self, id: MemberId) -> Result<Store, String> {
         self.members.running.store(id).ok_or_else(|| format!("member {id} does not run"))
     }
@@ -181,7 +211,7 @@ impl Run {
         let leader = self.members.running.stores().iter().find(|store| store.is_leader()).map(Store::node_id);
         let victim = if self.random.chance(50) { leader.or(some) } else { some };
         let Some(victim) = victim else { return self.restart(&down).await };
-        match self.random.below(12) {
+        match self.random.below(15) {
             0 | 1 if down.len() < most_down => {
                 self.tried.crashes += 1;
                 self.members.crash(victim, false);
@@ -218,6 +248,18 @@ impl Run {
                 }
             }
             10 if down.is_empty() => return self.replace(victim).await,
+            12 => {
+                self.tried.full_disks += 1;
+                self.members.running.trace.note(|| format!("the disk of {victim} is full"));
+                self.disk(victim)?.set_full(true);
+            }
+            13 => {
+                self.tried.slow_disks += 1;
+                let flush = Duration::from_millis(self.random.between(10, 3000));
+                self.members.running.trace.note(|| format!("the disk of {victim} takes {flush:?}"));
+                self.disk(victim)?.set_slow(flush);
+            }
+            14 => self.members.mend_disks(),
             _ => return self.restart(&down).await,
         }
         Ok(())
@@ -225,6 +267,8 @@ impl Run {
 
     async fn restart(&mut self, down: &[MemberId]) -> Result<(), String> {
         for id in down {
+            // Without space it would say so and end.
+            self.disk(*id)?.set_full(false);
             self.members.start(*id).await.map_err(|error| format!("member {id} does not start again: {error}"))?;
         }
         Ok(())
@@ -250,6 +294,7 @@ impl Run {
     /// Takes a member out and has a new one join.
     async fn replace(&mut self, victim: MemberId) -> Result<(), String> {
         self.members.network.heal();
+        self.members.mend_disks();
         let others: Vec<_> = self.members.running.ids().into_iter().filter(|id| *id != victim).collect();
         let other = others[self.random.index(others.len())];
         let store = self.store(other)?;
@@ -266,6 +311,7 @@ impl Run {
     async fn heal(&mut self) -> Result<(), String> {
         self.members.running.trace.note(|| "all is healed".to_owned());
         self.members.network.heal();
+        self.members.mend_disks();
         // Cuts that are still to come do not.
         for id in self.members.running.ids() {
             if self.members.disk(id).is_some_and(crate::disk::MemoryDisk::is_off) {
@@ -295,23 +341,49 @@ impl Run {
             }
             sleep(Duration::from_millis(100)).await;
         }
+        let chronicle = self.records.chronicle();
+        if let Some(flaw) = chronicle.flaw {
+            return Err(flaw);
+        }
+        let compacted = stores.first().map_or(0, Store::compacted);
+        self.tried.compacted = compacted;
         let mut truth: Option<Truth> = None;
         for store in &stores {
-            let found = all_changes(store).await?;
+            let mut found = chronicle.truth.clone();
+            found.retain(|revision, _| *revision <= compacted);
+            found.extend(all_changes(store, compacted + 1).await?);
             if truth.as_ref().is_some_and(|truth| *truth != found) {
                 return Err(format!("member {} has another history", store.node_id()));
             }
             truth = Some(found);
         }
         let truth = truth.unwrap_or_default();
+        if chronicle.truth.iter().any(|(revision, changes)| truth.get(revision) != Some(changes)) {
+            return Err("a watcher saw something that has not happened".to_owned());
+        }
         let operations = self.records.history().operations();
         self.tried.operations = operations.len() as u64;
         self.tried.acknowledged = operations.iter().filter(|operation| operation.returned.is_some()).count() as u64;
         self.tried.revisions = truth.len() as u64;
-        revisions::check(&operations, &truth).map_err(|error| error.to_string())?;
-        for seen in self.records.watches() {
+        // Leases end by themselves, without anybody asking.
+        let mut asked = truth.clone();
+        asked.values_mut().for_each(|changes| changes.retain(|(key, _)| !key.starts_with(leases::PREFIX)));
+        revisions::check(&operations, &asked).map_err(|error| error.to_string())?;
+        for (only, seen) in self.records.watches() {
             self.tried.watched += seen.batches.len() as u64;
-            watches::check(&seen, &truth).map_err(|flaw| format!("a watch from {}: {flaw}", seen.from))?;
+            let truth = only.as_ref().map_or_else(|| truth.clone(), |key| watches::of_key(&truth, key));
+            watches::check(&seen, &truth).map_err(|flaw| format!("a watch of {only:?} from {}: {flaw}", seen.from))?;
+        }
+        let (renewals, flaw) = self.leases.outcome();
+        self.tried.renewals = renewals;
+        if let Some(flaw) = flaw {
+            return Err(flaw);
+        }
+        while stores.iter().any(|store| !store.leases().is_empty()) {
+            if Instant::now() > deadline {
+                return Err("there are leases that nobody renews and that do not end".to_owned());
+            }
+            sleep(Duration::from_millis(100)).await;
         }
         linear::check(&operations).map_err(|error| error.to_string())
     }
@@ -326,9 +398,9 @@ async fn futures(stores: &[Store]) -> bool {
     true
 }
 
-/// Everything that a member says has happened.
-async fn all_changes(store: &Store) -> Result<Truth, String> {
-    let request = WatchRequest { from: 1, end: Some("".into()), ..WatchRequest::default() };
+/// Everything that a member says has happened since.
+async fn all_changes(store: &Store, from: u64) -> Result<Truth, String> {
+    let request = WatchRequest { from, end: Some("".into()), ..WatchRequest::default() };
     let mut watcher = store.watch(request).map_err(|error| format!("no history: {error}"))?;
     watcher.progress_handle().request();
     let mut truth = history::Truth::new();

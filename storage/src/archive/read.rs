@@ -11,9 +11,13 @@ use super::{ArchiveError, FORMAT, Head, MAGIC, MAX_HEAD};
 use crate::disk::{Disk, Sequential};
 use crate::mvcc::Versions;
 use crate::snapshot::Reader;
+use crate::store::MAX_LEASE_SECS;
 
 /// Bytes of the checksum at the end.
 const CHECKSUM: usize = 32;
+
+/// No counter of a store gets there.
+const MOST: u64 = 1 << 60;
 
 /// The part of a head that every format has.
 #[derive(Deserialize)]
@@ -50,8 +54,8 @@ impl<R: Read> Archive<R> {
                 serde_json::from_slice(&head).map_or_else(|_| "unknown".to_owned(), |head: Writer| head.written_by);
             return Err(ArchiveError::Newer { path: path.to_owned(), found, writer });
         }
-        match serde_json::from_slice(&head) {
-            Ok(head) if found > 0 => Ok(Self { head, reader }),
+        match serde_json::from_slice::<Head>(&head) {
+            Ok(head) if found > 0 && is_possible(&head) => Ok(Self { head, reader }),
             _ => Err(reader.damaged("its description is malformed").into()),
         }
     }
@@ -120,6 +124,15 @@ impl<R: Read> Archive<R> {
         }
         Ok(())
     }
+}
+
+/// Whether numbers are such that a store can have come to them, and can go on from them.
+fn is_possible(head: &Head) -> bool {
+    let state = &head.state;
+    let last = state.last.map_or((0, 0), |last| (last.leader_id.term, last.index));
+    let counters = [state.revision, state.compacted, head.generation, last.0, last.1];
+    let leases = state.leases.iter().all(|(_, ttl_secs)| *ttl_secs <= MAX_LEASE_SECS);
+    leases && counters.iter().all(|counter| *counter < MOST) && state.compacted <= state.revision
 }
 
 /// Computes the checksum on the way.

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, RaftMetrics, ServerState};
@@ -19,11 +21,12 @@ use crate::rpc::{Change, Request, Response};
 const NEARLY: u64 = 64;
 
 /// Ends the pause of proposals, however the hand-over went.
-struct HandOver<'a>(&'a tokio::sync::watch::Sender<bool>);
+struct HandOver<'a>(&'a Cluster);
 
 impl Drop for HandOver<'_> {
     fn drop(&mut self) {
-        self.0.send_replace(false);
+        self.0.handing_over.store(false, Ordering::Relaxed);
+        self.0.handed_over.notify_waiters();
     }
 }
 
@@ -194,6 +197,20 @@ impl Cluster {
         }
     }
 
+    /// Waits until this member does not hand over; false if that takes longer.
+    pub(super) async fn handed_over(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let over = self.handed_over.notified();
+            if !self.handing_over.load(Ordering::Relaxed) {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, over).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     async fn transfer(&self, to: MemberId) -> Result<(), MemberError> {
         let heir = match self.members().remove(&to) {
             None => return Err(MemberError::NotFound(to)),
@@ -203,8 +220,8 @@ impl Cluster {
         if to == self.me() {
             return Ok(());
         }
-        self.handing_over.send_replace(true);
-        let _resumed = HandOver(&self.handing_over);
+        self.handing_over.store(true, Ordering::Relaxed);
+        let _resumed = HandOver(self);
         self.caught_up(to, 0).await?;
         match self.link.call(to, &heir, &Request::TakeOver, self.timing.heartbeat * 2).await {
             Ok(Response::Done) => {}

@@ -17,6 +17,7 @@ use super::Cluster;
 use crate::command::Command;
 use crate::members::{Member, MemberId};
 use crate::rpc::{Request, Response};
+use crate::writer::is_full;
 
 /// Tries to win when a leader hands over; the others may still be loyal to it for a heartbeat or two.
 const TAKE_OVER_TRIES: u32 = 40;
@@ -67,19 +68,24 @@ impl Cluster {
         let mut metrics = self.metrics();
         let mut excluded = self.link.excluded.subscribe();
         let mut patience = self.patience();
-        let mut leading = false;
+        let mut leading = None;
         let mut lost = 0;
         let mut settling = JoinSet::new();
         loop {
             self.news.notify_waiters();
             self.forget_others();
-            let now_leading = metrics.borrow_and_update().state == ServerState::Leader;
+            metrics.borrow_and_update();
+            let now_leading = self.leading_term();
             if now_leading != leading {
+                // Between two terms of this member another one may have led, and renewed leases.
+                if leading.is_some() {
+                    self.shared.lead(false);
+                }
                 leading = now_leading;
-                self.shared.lead(leading);
+                self.shared.lead(leading.is_some());
                 self.hear_leader();
                 settling.abort_all();
-                if leading {
+                if leading.is_some() {
                     settling.spawn(self.clone().settle());
                 }
             }
@@ -154,6 +160,10 @@ impl Cluster {
     async fn campaign(&self, lost: u32) -> bool {
         // While its own vote is not on disk yet, it has stood already.
         if self.files.recovering() || self.files.flushing_for().is_some() {
+            return true;
+        }
+        // A leader must write at once; without space for that the Raft core would end.
+        if self.files.log().reserve(0).is_err_and(|error| is_full(&error)) {
             return true;
         }
         if !self.would_win().await || *self.heard_leader() + self.timing.election.0 > Instant::now() {

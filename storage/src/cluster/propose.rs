@@ -106,10 +106,7 @@ impl Cluster {
         if let Some(dir) = self.others_without_space() {
             return Attempt::Failed(StoreError::DiskFull { dir });
         }
-        let mut handing_over = self.handing_over.subscribe();
-        if tokio::time::timeout(self.timing.answer, handing_over.wait_for(|busy| !busy)).await.is_err()
-            || !self.has_quorum(None)
-        {
+        if !self.handed_over(self.timing.answer).await || !self.has_quorum(None) {
             return Attempt::NotTaken;
         }
         match tokio::time::timeout(self.timing.answer, self.write(batch)).await {
@@ -135,9 +132,7 @@ impl Cluster {
             tracing::warn!(%error, "having another member lead");
             self.hand_over().await;
         } else {
-            let mut handing_over = self.handing_over.subscribe();
-            let over = handing_over.wait_for(|busy| !busy);
-            drop(tokio::time::timeout(self.timing.election.0, over).await);
+            self.handed_over(self.timing.election.0).await;
         }
         if self.leading_term().is_none() { Attempt::NotTaken } else { Attempt::Failed(error) }
     }

@@ -106,10 +106,7 @@ impl Cluster {
                 *receiving = Some(begun);
                 Response::Have { vote, offset }
             }
-            Err(error) => {
-                tracing::error!(%error, "cannot make a file for a snapshot that is coming in");
-                Response::Refused(Refusal::Stopped)
-            }
+            Err(error) => self.refuse(&error, "cannot make a file for a snapshot that is coming in"),
         }
     }
 
@@ -128,10 +125,7 @@ impl Cluster {
                 known.length = end;
                 Response::Have { vote, offset: end }
             }
-            Err(error) => {
-                tracing::error!(%error, "cannot keep a part of a snapshot that is coming in");
-                Response::Refused(Refusal::Stopped)
-            }
+            Err(error) => self.refuse(&error, "cannot keep a part of a snapshot that is coming in"),
         }
     }
 
@@ -161,8 +155,7 @@ impl Cluster {
         let file = match blocking(&**disk, place).await {
             Ok(file) => file,
             Err(error) => {
-                tracing::error!(%error, "cannot place a snapshot that came in");
-                return Response::Refused(Refusal::Stopped);
+                return self.refuse(&error, "cannot place a snapshot that came in");
             }
         };
         self.shared.prepare(offer.meta.last_log_id, state);

@@ -4,7 +4,9 @@
 //! part in the cluster any more is told why.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use openraft::Vote;
@@ -222,11 +224,13 @@ impl Cluster {
         if size > 0
             && let Err(error) = self.files.log().reserve(size as u64)
         {
-            tracing::error!(%error, "no space for what the leader sends");
-            return Response::Refused(if is_full(&error) { Refusal::DiskFull } else { Refusal::Stopped });
+            return self.refuse(&error, "no space for what the leader sends");
         }
         match self.raft.append_entries(request).await {
             Ok(response) => {
+                if size > 0 && self.full.swap(false, Ordering::Relaxed) {
+                    tracing::info!("there is space again");
+                }
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     self.hear_leader();
                 }
@@ -234,6 +238,18 @@ impl Cluster {
             }
             Err(_) => Response::Refused(Refusal::Stopped),
         }
+    }
+
+    /// Nothing could be kept. A leader asks again and again; it is said once.
+    pub(super) fn refuse(&self, error: &io::Error, what: &'static str) -> Response {
+        if !is_full(error) {
+            tracing::error!(%error, "{what}");
+            return Response::Refused(Refusal::Stopped);
+        }
+        if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, dir = %self.dir.display(), "{what}; it is asked for again until there is space");
+        }
+        Response::Refused(Refusal::DiskFull)
     }
 
     async fn vote(&self, request: openraft::raft::VoteRequest<u64>) -> Response {

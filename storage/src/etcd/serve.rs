@@ -1,6 +1,8 @@
 //! One client's connection: accepts calls and hands each to its service.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,12 +55,23 @@ impl Endpoint {
         let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(io));
         let mut connection = handshake.await.map_err(|_| ServeError::Slow)??;
         let limits = Arc::new(Limits::default());
-        while let Some(accepted) = connection.accept().await {
+        loop {
+            let accepted = match poll_fn(|cx| Poll::Ready(connection.poll_accept(cx))).await {
+                Poll::Ready(Some(accepted)) => accepted,
+                Poll::Ready(None) => return Ok(()),
+                Poll::Pending => {
+                    woken().await;
+                    // Each call has a reference. With several open, what else is ready to be answered goes out together.
+                    if Arc::strong_count(&limits) > 2 {
+                        tokio::task::yield_now().await;
+                    }
+                    continue;
+                }
+            };
             let (request, respond) = accepted?;
             let (endpoint, limits) = (self.clone(), limits.clone());
             tokio::spawn(async move { endpoint.call(request, respond, limits).await });
         }
-        Ok(())
     }
 
     async fn call(self, request: Request<RecvStream>, respond: SendResponse<Bytes>, limits: Arc<Limits>) {
@@ -100,6 +113,12 @@ impl Endpoint {
             _ => call.unknown(path),
         }
     }
+}
+
+/// Waits until the task is woken by something that has its waker.
+async fn woken() {
+    let mut asked = false;
+    poll_fn(|_| if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 fn slow() -> Status {

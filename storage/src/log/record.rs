@@ -25,20 +25,19 @@ const MANY: usize = 255;
 /// Longest body.
 pub(crate) const MAX_BODY: usize = LENGTH as usize;
 
-/// Appends one framed record to `out`, which goes to `offset` of its file.
-pub(crate) fn frame(out: &mut Vec<u8>, offset: u64, synced: u64, body: &[u8]) {
-    let at = out.len();
+/// Makes a record of `record`, a body after [`HEADER`] bytes of room, to be written at `offset` of its file.
+pub(crate) fn seal(record: &mut Vec<u8>, offset: u64, synced: u64) {
+    let Some((header, body)) = record.split_first_chunk_mut::<HEADER>() else { return };
     let misaligned = usize::try_from(offset % SECTOR as u64).unwrap_or(0);
     let zeros = zero_parts(body, misaligned + HEADER).min(MANY);
     let length = u32::try_from(body.len()).unwrap_or(LENGTH) | u32::try_from(zeros).unwrap_or(0) << LENGTH_BITS;
-    out.extend_from_slice(&MAGIC.to_le_bytes());
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
-    out.extend_from_slice(&synced.to_le_bytes());
-    let crc = crc32fast::hash(&out[at..]);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(body);
-    out.extend_from_slice(&END);
+    header[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    header[4..8].copy_from_slice(&length.to_le_bytes());
+    header[8..12].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+    header[12..20].copy_from_slice(&synced.to_le_bytes());
+    let crc = crc32fast::hash(&header[..20]);
+    header[20..].copy_from_slice(&crc.to_le_bytes());
+    record.extend_from_slice(&END);
 }
 
 /// A record that is whole.
@@ -166,6 +165,12 @@ impl<'a> Head<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn frame(out: &mut Vec<u8>, offset: u64, synced: u64, body: &[u8]) {
+        let mut record = [&[0; HEADER], body].concat();
+        seal(&mut record, offset, synced);
+        out.append(&mut record);
+    }
 
     fn file(bodies: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();

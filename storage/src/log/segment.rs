@@ -9,6 +9,11 @@ use super::record::{self, Found, HEADER, Head};
 use crate::disk::{Disk, DiskFile, Mode};
 
 pub(crate) const SEGMENT_HEADER: u64 = 32;
+/// Zeros are written ahead up to a multiple of this.
+const AHEAD: u64 = 64 << 10;
+static ZEROS: [u8; 4096] = [0; 4096];
+/// Records from this size on do without: what they would save is little of what they cost.
+const WORTH_ZEROS: u64 = 32 << 10;
 const MAGIC: [u8; 8] = *b"rklog\0\0\x01";
 
 /// A segment and where each of its entries begins.
@@ -25,6 +30,8 @@ pub(crate) struct Segment {
     /// Up to where the file is known to be on disk.
     pub(crate) synced: u64,
     pub(crate) capacity: u64,
+    /// Up to where zeros were written ahead.
+    zeroed: u64,
     /// Term and leader of the last entry.
     pub(crate) last: Option<(u64, u64)>,
     /// Index of the newest membership that was there when the segment was recovered.
@@ -63,6 +70,7 @@ impl Segment {
             end: SEGMENT_HEADER,
             synced: SEGMENT_HEADER,
             capacity,
+            zeroed: SEGMENT_HEADER,
             last: None,
             newest_membership: None,
         })
@@ -87,6 +95,7 @@ impl Segment {
             end: SEGMENT_HEADER,
             synced: SEGMENT_HEADER,
             capacity: content.len() as u64,
+            zeroed: SEGMENT_HEADER,
             last: None,
             newest_membership: None,
         };
@@ -160,13 +169,31 @@ impl Segment {
         self.capacity.saturating_sub(self.end)
     }
 
-    /// Writes framed records whose sizes and log ids are in `entries`.
-    pub(crate) fn append(&mut self, framed: &[u8], entries: &[(u64, u64, u64)]) -> io::Result<()> {
+    /// Writes one framed record, and says how many bytes that took.
+    ///
+    /// The first write to blocks that are only allocated makes the file system write down that they have content now,
+    /// and the next flush waits for that. So small records write zeros ahead, up to a multiple of [`AHEAD`].
+    pub(crate) fn append(&mut self, framed: &[u8], term: u64, leader: u64) -> io::Result<u64> {
+        let size = framed.len() as u64;
+        let end = self.end + size;
         self.file.write_all_at(framed, self.end)?;
-        for (size, term, leader) in entries {
-            self.push(*size, *term, *leader);
+        let mut written = size;
+        if end > self.zeroed && size < WORTH_ZEROS {
+            let upto = end.next_multiple_of(AHEAD).min(self.capacity);
+            // The page that the record ends in is written whole anyway. A larger piece would make the kernel keep the
+            // file in larger pieces, and count all of one as written for each record in it.
+            let page = ZEROS.len() as u64;
+            let mut at = end.next_multiple_of(page);
+            while at < upto {
+                let length = (upto - at).min(page);
+                self.file.write_all_at(&ZEROS[..usize::try_from(length).unwrap_or(0)], at)?;
+                at += length;
+                written += length;
+            }
+            self.zeroed = upto;
         }
-        Ok(())
+        self.push(size, term, leader);
+        Ok(written)
     }
 
     /// The verified body of one entry.
@@ -208,5 +235,44 @@ impl Segment {
             }
         };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Files, allocated};
+
+    #[test]
+    fn small_records_find_blocks_that_have_content_and_large_ones_write_themselves_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0000000000000001.log");
+        let file = allocated(&Files, &path, 1 << 20).unwrap();
+        let mut segment = Segment::begin(path, file.clone(), 7, 1).unwrap();
+        let first = segment.append(&[1; 100], 1, 1).unwrap();
+        assert!(first > 100 && segment.end + first < 2 * AHEAD, "{first}");
+        let mut records = 1;
+        while segment.end + 100 <= AHEAD {
+            assert_eq!(segment.append(&[1; 100], 1, 1).unwrap(), 100);
+            records += 1;
+        }
+        assert!(segment.append(&[1; 100], 1, 1).unwrap() > 100);
+        let large = vec![1; usize::try_from(WORTH_ZEROS).unwrap()];
+        assert_eq!(segment.append(&large, 1, 1).unwrap(), WORTH_ZEROS);
+        let content = file.content().unwrap();
+        let end = usize::try_from(segment.end).unwrap();
+        assert_eq!(end as u64, SEGMENT_HEADER + 100 * (records + 1) + WORTH_ZEROS);
+        assert!(content[usize::try_from(SEGMENT_HEADER).unwrap()..end].iter().all(|byte| *byte == 1));
+        assert!(content[end..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn zeros_end_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0000000000000001.log");
+        let file = allocated(&Files, &path, 5000).unwrap();
+        let mut segment = Segment::begin(path, file.clone(), 7, 1).unwrap();
+        segment.append(&[1; 100], 1, 1).unwrap();
+        assert_eq!(file.len().unwrap(), 5000);
     }
 }

@@ -1,6 +1,6 @@
 //! Compaction: at once in what may be asked for, step by step in memory.
 
-use super::Mvcc;
+use super::{Mvcc, size};
 use crate::error::StoreError;
 use crate::types::Revision;
 
@@ -51,14 +51,18 @@ impl Mvcc {
 
     /// Keeps what is readable at or after the compacted revision.
     fn purge_key(&mut self, key: &[u8]) {
-        let Some(versions) = self.keys.get_mut(key) else { return };
-        let before = versions.0.len();
-        let at = versions.0.partition_point(|version| version.mod_revision <= self.compacted);
-        let newest_kept = at.checked_sub(1).is_some_and(|newest| versions.0[newest].value.is_some());
-        versions.0.drain(..if newest_kept { at - 1 } else { at });
-        versions.0.shrink_to_fit();
-        self.versions -= (before - versions.0.len()) as u64;
-        if versions.0.is_empty() {
+        let Some(place) = self.keys.find(key) else { return };
+        let versions = self.keys.at_mut(place);
+        let all = versions.all();
+        let at = all.partition_point(|version| version.mod_revision <= self.compacted);
+        let newest_kept = at.checked_sub(1).is_some_and(|newest| all[newest].value.is_some());
+        let superseded = if newest_kept { at - 1 } else { at };
+        self.versions -= superseded as u64;
+        self.bytes -= all[..superseded].iter().map(|version| size(key, version)).sum::<u64>();
+        if superseded > 0 {
+            versions.forget(superseded);
+        }
+        if versions.all().is_empty() {
             self.keys.remove(key);
         }
     }

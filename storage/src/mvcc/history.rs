@@ -52,7 +52,7 @@ impl Mvcc {
     }
 
     fn event_at(&self, key: &Bytes, revision: Revision) -> Option<Event> {
-        let versions = self.keys.get(key.as_ref())?.all();
+        let versions = self.keys.get(key)?.1.all();
         let index = versions.binary_search_by_key(&revision, |version| version.mod_revision).ok()?;
         let prev = index.checked_sub(1).and_then(|before| versions[before].kv(key));
         Some(versions[index].event(key, prev))

@@ -1,11 +1,12 @@
 //! The map against a naive model that keeps every revision as a whole copy of the state.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Mvcc, Versions};
+use super::{Mvcc, Version, Versions};
 use crate::command::Command;
 use crate::error::StoreError;
 use crate::types::{
@@ -326,6 +327,11 @@ fn agree(mvcc: &Mvcc, model: &Model) -> Result<(), TestCaseError> {
     let now = mvcc.range(&RangeRequest::prefix("k")).map(|found| found.kvs);
     prop_assert_eq!(now, Ok(model.newest().values().cloned().collect::<Vec<_>>()));
     prop_assert_eq!(mvcc.live().0, model.newest().len() as u64);
+    let kept = mvcc.keys_from(Bound::Unbounded).flat_map(|(key, versions)| {
+        let value = |version: &Version| version.value.as_ref().map_or(0, Bytes::len);
+        versions.all().iter().map(move |version| (key.len() + value(version)) as u64)
+    });
+    prop_assert_eq!(mvcc.bytes(), kept.sum::<u64>());
     prop_assert!(model.compacted == 0 || mvcc.replay(b"k", Some(b"l"), model.compacted, 9).is_err());
     let mut next = model.compacted + 1;
     let mut seen = Vec::new();

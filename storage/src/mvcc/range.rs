@@ -50,16 +50,17 @@ impl Mvcc {
     pub(super) fn read(&self, request: &RangeRequest, current: Revision) -> RangeResponse {
         let mut response = RangeResponse { revision: current, ..RangeResponse::default() };
         if request.end.is_none() {
-            let found = self.keys.get_key_value(request.key.as_ref());
+            let found = self.keys.get(&request.key);
             if let Some((key, version)) = found.and_then(|(key, versions)| Some((key, pick(request, versions)?))) {
                 response.count = 1;
-                response.kvs.extend(answer(request, key, version));
+                // Room for one, where `extend` would take room for four.
+                response.kvs = answer(request, key, version).map_or_else(Vec::new, |kv| vec![kv]);
             }
             return response;
         }
         let Some(bounds) = bounds(&request.key, request.end.as_deref()) else { return response };
         let limit = if request.limit == 0 { usize::MAX } else { request.limit };
-        for (key, versions) in self.keys.range::<[u8], _>(bounds) {
+        for (key, versions) in self.keys.range(bounds) {
             let Some(version) = pick(request, versions) else { continue };
             response.count += 1;
             if response.kvs.len() < limit {
@@ -72,7 +73,7 @@ impl Mvcc {
 
     /// The newest version of a key, if it is not deleted.
     pub(super) fn newest(&self, key: &Bytes) -> Option<&Version> {
-        self.keys.get(key.as_ref()).and_then(Versions::live)
+        self.keys.get(key).and_then(|(_, versions)| versions.live())
     }
 }
 

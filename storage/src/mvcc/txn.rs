@@ -71,7 +71,7 @@ impl Mvcc {
         };
         let mut none = true;
         if let Some(bounds) = bounds(key, Some(end)) {
-            for version in self.keys.range::<[u8], _>(bounds).filter_map(|(_, versions)| versions.live()) {
+            for version in self.keys.range(bounds).filter_map(|(_, versions)| versions.live()) {
                 none = false;
                 if !satisfies(condition, Some(version)) {
                     return false;
@@ -153,7 +153,7 @@ impl Mvcc {
 
     fn live_keys_in(&self, key: &[u8], end: Option<&[u8]>) -> Vec<Bytes> {
         let Some(bounds) = bounds(key, end) else { return Vec::new() };
-        let range = self.keys.range::<[u8], _>(bounds);
+        let range = self.keys.range(bounds);
         range.filter(|(_, versions)| versions.live().is_some()).map(|(key, _)| key.clone()).collect()
     }
 

@@ -17,7 +17,7 @@ use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{StorageError, Types, decode, encode, is_synced, size};
+use super::{StorageError, Types, decode, encode_into, is_synced, size};
 use crate::data_dir::DataDir;
 use crate::disk::{self, Disk};
 use crate::hard_state::HardStateFile;
@@ -28,6 +28,13 @@ use crate::members::{self, Membership};
 /// Bytes of entries in one request to a peer, unless a single one is larger.
 const REPLICATED_AT_ONCE: usize = 2 << 20;
 
+/// Larger ones are freed: an idle store needs little memory.
+const BUFFER_KEPT: usize = 256 << 10;
+
+/// Flushes that take this long or less, on average, and have few bytes are not worth another thread.
+const QUICK_FLUSH: Duration = Duration::from_millis(1);
+const QUICK_BYTES: u64 = 32 << 10;
+
 /// The log's files, shared by the Raft core, the writer and the flusher.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
@@ -35,6 +42,8 @@ pub(crate) struct LogFiles {
     log: Mutex<Log>,
     hard_state: Mutex<HardStateFile>,
     recent: Mutex<VecDeque<Entry<Types>>>,
+    /// What the last entry was encoded in.
+    buffer: Mutex<Vec<u8>>,
     /// There is something that no synced write has flushed.
     pub(crate) unsynced: Notify,
     /// Bytes of entries that no snapshot covers.
@@ -54,12 +63,21 @@ pub(crate) struct LogFiles {
 }
 
 /// How long flushes take, for those who wait for them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Flushes {
     /// When the one began that runs now.
     began: Option<Instant>,
     /// The slowest lately, and when it ended.
     slowest: Option<(Instant, Duration)>,
+    /// Over all, the newest counting an eighth.
+    average: Duration,
+}
+
+impl Default for Flushes {
+    fn default() -> Self {
+        // A disk is slow until it has shown that it is quick.
+        Self { began: None, slowest: None, average: QUICK_FLUSH * 2 }
+    }
 }
 
 /// A slow flush is remembered for so long.
@@ -69,6 +87,7 @@ impl Flushes {
     fn end(&mut self) {
         let Some(began) = self.began.take() else { return };
         let (now, took) = (Instant::now(), began.elapsed());
+        self.average = (self.average * 7 + took) / 8;
         if self.slowest.is_none_or(|(at, slowest)| took >= slowest || now - at > LATELY) {
             self.slowest = Some((now, took));
         }
@@ -95,6 +114,7 @@ impl LogFiles {
             log: Mutex::new(log),
             hard_state: Mutex::new(hard_state),
             recent: Mutex::default(),
+            buffer: Mutex::default(),
             unsynced: Notify::new(),
             since_snapshot,
             dir: Mutex::new(Some(dir)),
@@ -193,8 +213,18 @@ impl LogFiles {
             return Err(io::Error::other(EarlierFailure));
         }
         let Some(flush) = self.log().flush() else { return Ok(()) };
-        lock(&self.flushes).began = Some(Instant::now());
-        let synced = disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await;
+        let average = {
+            let mut flushes = lock(&self.flushes);
+            flushes.began = Some(Instant::now());
+            flushes.average
+        };
+        // Waking another thread, and being woken by it, takes about as long as the flush itself on a good disk.
+        let quick = !self.disk.is_instant() && average <= QUICK_FLUSH && flush.bytes() <= QUICK_BYTES;
+        let synced = if quick {
+            Ok(flush.file.sync_data().map(|()| flush))
+        } else {
+            disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await
+        };
         lock(&self.flushes).end();
         let flush = synced?.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.log().synced(&flush);
@@ -256,13 +286,21 @@ impl LogFiles {
             }
             // What other members count on must be on disk.
             synced |= is_synced(entry) || !self.alone();
-            let body = encode(entry).map_err(|error| StorageIOError::write_log_entry(entry.log_id, &error))?;
             let leader = entry.log_id.leader_id;
-            appends.push(Append { index: entry.log_id.index, term: leader.term, leader: leader.node_id, body });
+            let buffer = std::mem::take(&mut *lock(&self.buffer));
+            let write = |out: &mut Vec<u8>| encode_into(entry, out);
+            let append = Append::new(entry.log_id.index, (leader.term, leader.node_id), buffer, write);
+            appends.push(append.map_err(|error| StorageIOError::write_log_entry(entry.log_id, &error))?);
         }
-        self.log().append(&appends).map_err(|error| StorageIOError::write_logs(&error))?;
-        let bytes: u64 = appends.iter().map(|append| append.body.len() as u64).sum();
+        let bytes: u64 = appends.iter().map(|append| append.body_len() as u64).sum();
+        self.log().append(&mut appends).map_err(|error| StorageIOError::write_logs(&error))?;
         self.since_snapshot.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(last) = appends.pop() {
+            let mut buffer = last.into_buffer();
+            buffer.clear();
+            buffer.shrink_to(BUFFER_KEPT);
+            *lock(&self.buffer) = buffer;
+        }
         lock(&self.recent).extend(entries);
         Ok(synced)
     }

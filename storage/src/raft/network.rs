@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{Backoff, RPCOption};
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError};
+use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RaftNetwork, RaftNetworkFactory, StorageError, StorageIOError, Vote};
@@ -23,6 +23,8 @@ use crate::rpc::{Offer, Request, Response};
 type Failure<E = openraft::error::Infallible> = RPCError<u64, Member, RaftError<u64, E>>;
 type SnapshotFailure = StreamingError<Types, Fatal<u64>>;
 
+/// The first pause after something went wrong; the next ones are longer.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of a snapshot in one request.
 const CHUNK: usize = 2 << 20;
 /// Tries of one request before the transfer is given up for now; it is taken up where it ended.
@@ -53,32 +55,16 @@ pub(crate) struct Peer {
     network: Network,
     id: u64,
     member: Member,
+    /// Failures since the last success.
+    failures: u32,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer { network: self.clone(), id: target, member: node.clone() }
+        Peer { network: self.clone(), id: target, member: node.clone(), failures: 0 }
     }
-}
-
-/// The first pause after something went wrong; the next ones are longer.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-
-/// Whatever went wrong, the next try comes after a pause: the Raft core tries again at once after all other errors, and a
-/// member that refuses quickly would be asked thousands of times in a second.
-fn failed<E: std::error::Error>(error: &(impl std::error::Error + 'static)) -> Failure<E> {
-    RPCError::Unreachable(Unreachable::new(error))
-}
-
-fn gone(error: &(impl std::error::Error + 'static)) -> SnapshotFailure {
-    Unreachable::new(error).into()
-}
-
-/// Pauses that grow to `most`.
-fn pauses(most: Duration) -> impl Iterator<Item = Duration> {
-    std::iter::successors(Some(FIRST_PAUSE.min(most)), move |pause| Some((*pause * 2).min(most)))
 }
 
 impl Peer {
@@ -86,9 +72,25 @@ impl Peer {
         self.network.link.call(self.id, &self.member, request, limit).await
     }
 
-    fn wrong<E: std::error::Error>(&self) -> Failure<E> {
+    fn wrong(&self) -> WrongAnswer {
         tracing::info!(member = self.id, "a member's answer does not fit what it was asked");
-        failed(&WrongAnswer(self.id))
+        WrongAnswer(self.id)
+    }
+
+    /// Whatever went wrong, the Raft core tries again at once, or, told to wait, does so in a way that no simulation can
+    /// repeat. A member that refuses quickly would be asked thousands of times in a second; so the pause is made here.
+    async fn pause(&mut self) {
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures.min(16))).min(self.network.pause);
+        self.failures = self.failures.saturating_add(1);
+        tokio::time::sleep(pause).await;
+    }
+
+    async fn failed<T, E: std::error::Error>(
+        &mut self,
+        error: impl std::error::Error + Send + 'static,
+    ) -> Result<T, Failure<E>> {
+        self.pause().await;
+        Err(RPCError::Network(NetworkError::new(&error)))
     }
 
     /// How long an answer may take that comes after a flush. Where this member's disk is slow, so may be the others'.
@@ -103,7 +105,7 @@ impl Peer {
             match self.call(request, limit).await {
                 Ok(response) => return Ok(response),
                 Err(CallError::Lost) if tries < TRIES => tries += 1,
-                Err(error) => return Err(gone(&error)),
+                Err(error) => return Err(NetworkError::new(&error).into()),
             }
         }
     }
@@ -126,8 +128,8 @@ impl Peer {
                 Response::Have { vote: theirs, .. } if theirs > vote => return Ok(SnapshotResponse::new(theirs)),
                 Response::Have { offset, .. } if offset < size => offset,
                 Response::Have { .. } => break,
-                Response::Restart => return Err(gone(&Damaged(self.id))),
-                _ => return Err(gone(&WrongAnswer(self.id))),
+                Response::Restart => return Err(NetworkError::new(&Damaged(self.id)).into()),
+                _ => return Err(NetworkError::new(&WrongAnswer(self.id)).into()),
             };
             let from = file.clone();
             let data = reading(disk, move || chunk(&*from, size, offset)).await?;
@@ -135,9 +137,23 @@ impl Peer {
         }
         match self.insist(&Request::Install { crc }, limit).await? {
             Response::Installed(vote) => Ok(SnapshotResponse::new(vote)),
-            Response::Restart => Err(gone(&Damaged(self.id))),
-            _ => Err(gone(&WrongAnswer(self.id))),
+            Response::Restart => Err(NetworkError::new(&Damaged(self.id)).into()),
+            _ => Err(NetworkError::new(&WrongAnswer(self.id)).into()),
         }
+    }
+
+    async fn send_patiently(
+        &mut self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<Types>,
+        limit: Duration,
+    ) -> Result<SnapshotResponse<u64>, SnapshotFailure> {
+        let sent = self.send(vote, snapshot, limit).await;
+        match &sent {
+            Ok(_) => self.failures = 0,
+            Err(_) => self.pause().await,
+        }
+        sent
     }
 }
 
@@ -179,9 +195,12 @@ impl RaftNetwork<Types> for Peer {
         let sent = Sent::from(&request);
         let limit = self.patience(option.hard_ttl());
         match self.call(&Request::Append(request), limit).await {
-            Ok(Response::Append(response)) if sent.fits(&response, self.network.link.me) => Ok(response),
-            Ok(_) => Err(self.wrong()),
-            Err(error) => Err(failed(&error)),
+            Ok(Response::Append(response)) if sent.fits(&response, self.network.link.me) => {
+                self.failures = 0;
+                Ok(response)
+            }
+            Ok(_) => self.failed(self.wrong()).await,
+            Err(error) => self.failed(error).await,
         }
     }
 
@@ -190,8 +209,8 @@ impl RaftNetwork<Types> for Peer {
         let (asked, limit) = (request.vote, self.network.patience);
         match self.call(&Request::Vote(request), limit).await {
             Ok(Response::Vote(response)) if honest::vote_fits(&asked, &response, self.network.link.me) => Ok(response),
-            Ok(_) => Err(self.wrong()),
-            Err(error) => Err(failed(&error)),
+            Ok(_) => self.failed(self.wrong()).await,
+            Err(error) => self.failed(error).await,
         }
     }
 
@@ -205,11 +224,7 @@ impl RaftNetwork<Types> for Peer {
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),
-            sent = self.send(vote, snapshot, option.hard_ttl()) => sent,
+            sent = self.send_patiently(vote, snapshot, option.hard_ttl()) => sent,
         }
-    }
-
-    fn backoff(&self) -> Backoff {
-        Backoff::new(pauses(self.network.pause))
     }
 }

@@ -220,6 +220,7 @@ impl RaftStateMachine<Types> for StateMachine {
         let mut state = self.shared.write();
         let from = state.mvcc.revision() + 1;
         *state = installed;
+        self.shared.snapshot_held.store(state.mvcc.bytes(), Ordering::Relaxed);
         self.shared.hub().reset(from);
         self.files.committed_membership(index, state.membership.membership());
         drop(state);

@@ -52,6 +52,23 @@ async fn one_grows_to_three_to_five_and_back_to_one_under_load() {
 }
 
 #[tokio::test]
+async fn members_are_told_each_time_they_change() {
+    let mut members = Members::of(1).await;
+    let store = members.store(1);
+    let mut changes = store.member_changes();
+    assert_eq!(changes.next().await, Some(vec![1]));
+    assert!(store.is_sole_member());
+    let new = members.start(2).await;
+    assert!(!new.is_sole_member(), "it knows of no member, itself not either");
+    store.add_member(2, member(2)).await.unwrap();
+    assert_eq!(timeout(PATIENCE, changes.next()).await.unwrap(), Some(vec![1, 2]), "a learner is a member");
+    assert!(!store.is_sole_member());
+    store.remove_member(2).await.unwrap();
+    assert_eq!(timeout(PATIENCE, changes.next()).await.unwrap(), Some(vec![1]));
+    assert!(store.is_sole_member());
+}
+
+#[tokio::test]
 async fn the_leader_can_be_removed_and_a_dead_member_replaced() {
     let mut members = Members::of(3).await;
     let leader = members.leader().await;

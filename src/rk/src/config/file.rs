@@ -132,6 +132,15 @@ mod tests {
     }
 
     #[test]
+    fn short_commands_take_from_the_servers_file_what_concerns_them() {
+        let command = Cli::command();
+        let [snapshot, server] = ["snapshot", "server"].map(|name| command.find_subcommand(name).unwrap());
+        let read = |text: &str| entries(snapshot, Some(server), Path::new("config.yaml"), text);
+        assert_eq!(read("demo: true\ns3: true\ns3-bucket: b\n").unwrap(), ["--s3=true", "--s3-bucket=b"]);
+        assert!(read("s3-buket: b").unwrap_err().to_string().contains("\"s3-bucket\""));
+    }
+
+    #[test]
     fn a_list_at_the_top_or_a_nested_map_is_refused() {
         assert!(read("[a]").unwrap_err().to_string().contains("mapping"));
         assert!(read("token: {a: b}").unwrap_err().to_string().contains("token"));

@@ -125,11 +125,17 @@ fn entries(
         if is_partial(&name) {
             continue;
         }
-        let (path, metadata) = (file.path(), file.metadata().with_context(place)?);
-        let state = if metadata.is_file() {
-            State::of(look(&path))
-        } else {
-            State::Bad { error: "it is not a file".to_owned() }
+        let path = file.path();
+        let metadata = match file.metadata() {
+            // Pruned meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.with_context(place)?,
+        };
+        let looked = metadata.is_file().then(|| look(&path));
+        let state = match looked {
+            None => State::Bad { error: "it is not a file".to_owned() },
+            Some(Err(archive::ArchiveError::Io { source, .. })) if source.kind() == io::ErrorKind::NotFound => continue,
+            Some(looked) => State::of(looked),
         };
         entries.push(Entry { name, location: path.display().to_string(), size: metadata.len(), state });
     }

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use storage::{Compare, Durability, MemberId, Op, OpResult, StoreError, Txn, TxnResponse, WatchRequest};
+use storage::{Compare, Durability, MemberId, Op, OpResult, StoreError, Txn, TxnResponse, WatchError, WatchRequest};
 use tokio::time::{sleep, timeout};
 
 use super::cluster::Running;
 use crate::history::watches::Seen;
-use crate::history::{Action, History, Outcome, Value, changes};
+use crate::history::{Action, Changes, History, Outcome, Truth, Value, changes};
 use crate::seeded::Seeded;
 
 /// How long a client waits for its answer.
@@ -19,8 +19,39 @@ const KEYS: u64 = 4;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Records {
     history: Arc<Mutex<History>>,
-    watches: Arc<Mutex<Vec<Seen>>>,
+    watches: Arc<Mutex<Vec<Watched>>>,
     next: Arc<Mutex<Value>>,
+    chronicle: Arc<Mutex<Chronicle>>,
+}
+
+/// What a watcher saw, with the one key that it watched, if it was not all.
+pub(super) type Watched = (Option<String>, Seen);
+
+/// What watchers of everything have seen from the beginning on without a gap: compaction may take that away.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chronicle {
+    pub(super) truth: Truth,
+    /// Complete up to here.
+    pub(super) upto: u64,
+    /// Two watchers saw different things.
+    pub(super) flaw: Option<String>,
+}
+
+impl Chronicle {
+    fn add(&mut self, from: u64, revision: u64, changes: &Changes) {
+        // Watches from later on would leave a gap.
+        if from > self.upto + 1 {
+            return;
+        }
+        self.upto = self.upto.max(revision);
+        if changes.is_empty() {
+            return;
+        }
+        let known = self.truth.entry(revision).or_insert_with(|| changes.clone());
+        if known != changes {
+            self.flaw.get_or_insert(format!("two watchers saw different changes of revision {revision}"));
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -32,8 +63,12 @@ impl Records {
         lock(&self.history)
     }
 
-    pub(super) fn watches(&self) -> Vec<Seen> {
+    pub(super) fn watches(&self) -> Vec<Watched> {
         lock(&self.watches).clone()
+    }
+
+    pub(super) fn chronicle(&self) -> Chronicle {
+        lock(&self.chronicle).clone()
     }
 
     fn value(&self) -> Value {
@@ -129,13 +164,25 @@ fn told(answer: Option<&Result<TxnResponse, StoreError>>) -> String {
     }
 }
 
-/// Watches everything through a member, and goes on with another when that ends.
-pub(super) async fn watcher(mut random: Seeded, running: Running, records: Records) {
+/// Has the store forget what has been seen by watchers, now and then.
+pub(super) async fn compactor(mut random: Seeded, running: Running, records: Records) {
+    loop {
+        sleep(Duration::from_millis(random.between(500, 8000))).await;
+        let seen = records.chronicle().upto;
+        let Some((member, store, _)) = running.pick(&mut random) else { continue };
+        let upto = random.below(seen + 1);
+        let compacted = timeout(PATIENCE, store.compact(upto)).await;
+        running.trace.note(|| format!("compaction to {upto} at {member}: {compacted:?}"));
+    }
+}
+
+/// Watches everything, or one key, through a member, and goes on with another when that ends.
+pub(super) async fn watcher(mut random: Seeded, running: Running, records: Records, only: Option<String>) {
     let mut from = 1;
     loop {
         sleep(Duration::from_millis(random.between(5, 400))).await;
         let Some((member, store, alive)) = running.pick(&mut random) else { continue };
-        from = watch(member, &store, from, &alive, &running, &records).await;
+        from = watch(member, &store, (from, only.as_deref()), &alive, &running, &records).await;
         // Now and then one starts from the beginning.
         if random.chance(10) {
             from = 1;
@@ -146,16 +193,23 @@ pub(super) async fn watcher(mut random: Seeded, running: Running, records: Recor
 async fn watch(
     member: MemberId,
     store: &storage::Store,
-    from: u64,
+    (from, only): (u64, Option<&str>),
     alive: &std::sync::atomic::AtomicBool,
     running: &Running,
     records: &Records,
 ) -> u64 {
-    let request = WatchRequest { from, end: Some("".into()), ..WatchRequest::default() };
-    let Ok(mut watcher) = store.watch(request) else { return from };
+    let request = match only {
+        Some(key) => WatchRequest { key: key.to_owned().into(), from, ..WatchRequest::default() },
+        None => WatchRequest { from, end: Some("".into()), ..WatchRequest::default() },
+    };
+    let mut watcher = match store.watch(request) {
+        Ok(watcher) => watcher,
+        Err(WatchError::Compacted { .. }) => return from.max(store.compacted() + 1),
+        Err(_) => return from,
+    };
     let number = {
         let mut watches = lock(&records.watches);
-        watches.push(Seen { from, upto: from - 1, batches: Vec::new() });
+        watches.push((only.map(str::to_owned), Seen { from, upto: from - 1, batches: Vec::new() }));
         watches.len() - 1
     };
     let mut next = from;
@@ -165,7 +219,10 @@ async fn watch(
         }
         running.trace.note(|| format!("a watch of {member} has revision {}", batch.revision));
         let mut watches = lock(&records.watches);
-        if let Some(seen) = watches.get_mut(number) {
+        if only.is_none() {
+            lock(&records.chronicle).add(from, batch.revision, &changes(&batch.events));
+        }
+        if let Some((_, seen)) = watches.get_mut(number) {
             seen.upto = seen.upto.max(batch.revision);
             if !batch.events.is_empty() {
                 seen.batches.push((batch.revision, changes(&batch.events)));

@@ -136,6 +136,14 @@ impl Members {
         }
     }
 
+    /// All disks have space again, and are as quick as ever.
+    pub(super) fn mend_disks(&self) {
+        for machine in self.machines.values() {
+            machine.disk.set_full(false);
+            machine.disk.set_slow(Duration::ZERO);
+        }
+    }
+
     /// Takes a machine away for good.
     pub(super) fn discard(&mut self, id: MemberId) {
         self.crash(id, true);
