@@ -47,9 +47,9 @@ impl Ca {
         HttpsConfig { servers, ca_pem: self.pem(), credentials: Credentials::Token("t0".into()), by_name: false }
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
+    fn acceptor(&self, name: &str) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -92,6 +92,11 @@ type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 impl Server {
     pub(super) async fn start(ca: &Ca, api: &FakeApi) -> Self {
+        Self::named(ca, api, "127.0.0.1").await
+    }
+
+    /// With a certificate for `name` alone.
+    pub(super) async fn named(ca: &Ca, api: &FakeApi, name: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             url: format!("https://{}", listener.local_addr().unwrap()),
@@ -102,7 +107,7 @@ impl Server {
             asked: Arc::default(),
             connections: watch::Sender::new(0),
         };
-        let (this, acceptor) = (server.clone(), ca.acceptor());
+        let (this, acceptor) = (server.clone(), ca.acceptor(name));
         tokio::spawn(async move {
             let accepting = async {
                 while let Ok((tcp, _)) = listener.accept().await {

@@ -90,12 +90,14 @@ async fn a_machine_of_the_cluster_that_is_no_server_is_refused_by_who_goes_by_th
     // As a node's certificate is: of the same CA, and for the node's address alone.
     let ca = Ca::new();
     let node = Server::start(&ca, &FakeApi::new()).await;
-    let config = |by_name| HttpsConfig { by_name, ..ca.config(vec![node.url.clone()].into()) };
-    let read =
-        async |by_name| Api::<ConfigMap>::namespaced(https(config(by_name)).unwrap(), "default").get_opt("a").await;
-    assert!(read(false).await.is_ok());
-    assert!(read(true).await.is_err());
-    assert_eq!(node.asked("GET"), 1);
+    let server = Server::named(&ca, &FakeApi::new(), "kubernetes.default.svc").await;
+    let read = async |at: &Server, by_name| {
+        let config = HttpsConfig { by_name, ..ca.config(vec![at.url.clone()].into()) };
+        Api::<ConfigMap>::namespaced(https(config).unwrap(), "default").get_opt("a").await
+    };
+    assert!(read(&node, false).await.is_ok() && read(&server, true).await.is_ok());
+    assert!(read(&node, true).await.is_err() && read(&server, false).await.is_err());
+    assert_eq!((node.asked("GET"), server.asked("GET")), (1, 1));
 }
 
 #[tokio::test]
