@@ -327,7 +327,7 @@ async fn a_server_that_cannot_know_what_there_is_does_not_answer_as_if_it_did() 
     assert_eq!((code, &refused["details"]["retryAfterSeconds"]), (503, &json!(1)));
     assert!(late.bootstrap().await.is_err());
     let somebody = cluster.anonymous(3);
-    assert_eq!((text(&somebody, "/readyz").await, text(&somebody, "/livez").await), (500, 200));
+    assert_eq!((text(&somebody, "/readyz").await, text(&somebody, "/livez").await), (503, 200));
     cluster.heal();
     let up = async { while late.bootstrap().await.is_err() {} };
     timeout(PATIENCE, up).await.expect("it comes up");
