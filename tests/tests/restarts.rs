@@ -175,7 +175,8 @@ fn a_node_behind_a_cut_cable_is_not_ready_and_comes_back() {
     let refusal = cluster.kubectl(|kubectl| kubectl.fails(&["logs", "on-edge"], None));
     println!("logs behind a cut link fail after {:?}: {refusal}", cut.elapsed());
     assert!(cut.elapsed() < CUT_IS_NOTICED, "{:?}", cut.elapsed());
-    assert!(refusal.contains("ServiceUnavailable") && refusal.contains("to this server was lost"), "{refusal}");
+    // The tunnel, or what was under way on it: whichever is noticed first.
+    assert!(refusal.contains("ServiceUnavailable") && refusal.contains("was lost"), "{refusal}");
     let ended = rk_tests::until("the follower ends", SOON, || follow.ended().ok_or("it runs"));
     assert!(!ended.success(), "the half of a log is not the whole");
     let refusal = cluster.kubectl(|kubectl| kubectl.fails(&["exec", "on-edge", "--", "true"], None));

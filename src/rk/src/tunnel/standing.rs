@@ -127,12 +127,13 @@ mod tests {
     struct Tunnels {
         opened: Arc<Mutex<HashMap<String, usize>>>,
         open: Sender<Vec<String>>,
-        end: Sender<Option<String>>,
+        /// How often each was ended.
+        ended: Sender<HashMap<String, usize>>,
     }
 
     impl Tunnels {
         fn new() -> Self {
-            Self { opened: Arc::default(), open: Sender::default(), end: Sender::default() }
+            Self { opened: Arc::default(), open: Sender::default(), ended: Sender::default() }
         }
 
         fn serve(&self, refuses: &'static str) -> Serve {
@@ -142,9 +143,10 @@ mod tests {
                 Box::pin(async move {
                     *this.opened.lock().unwrap().entry(server.clone()).or_default() += 1;
                     anyhow::ensure!(server != refuses, "refused");
-                    let mut end = this.end.subscribe();
+                    let mut ended = this.ended.subscribe();
+                    let before = ended.borrow().get(&server).copied();
                     this.open.send_modify(|open| open.push(server.clone()));
-                    end.wait_for(|ended| *ended == Some(server.clone())).await?;
+                    ended.wait_for(|ended| ended.get(&server).copied() != before).await?;
                     this.open.send_modify(|open| open.retain(|other| *other != server));
                     Ok(())
                 })
@@ -165,8 +167,7 @@ mod tests {
         }
 
         fn end(&self, server: &str) {
-            self.end.send_replace(Some(server.to_owned()));
-            self.end.send_replace(None);
+            self.ended.send_modify(|ended| *ended.entry(server.to_owned()).or_default() += 1);
         }
     }
 
