@@ -156,13 +156,17 @@ async fn kubectl_execs_over_both_wires() {
         let output = lab.output(command, &b"0123456789".repeat(20_000)).await;
         assert_eq!(output.stdout.len(), 200_000, "{name}: {}", text(&output.stderr));
         assert_eq!(output.status.code(), Some(0), "{name}");
-        let mut command = lab.command(&["exec", "web", "--", "exit", "7"]);
+        // Some versions of kubectl lose what comes before they have made all of a WebSocket's streams. Once they have sent
+        // the end of the input, they have.
+        let mut command = lab.command(&["exec", "-i", "web", "--", "exit", "7", "later"]);
         wire(&mut command, websocket);
+        command.stdin(Stdio::piped());
         let output = lab.output(command, b"").await;
         assert_eq!(output.status.code(), Some(7), "{name}: {}", text(&output.stderr));
         assert_eq!(text(&output.stderr), "command terminated with exit code 7\n", "{name}");
-        let mut command = lab.command(&["exec", "web", "--", "warn"]);
+        let mut command = lab.command(&["exec", "-i", "web", "--", "warn", "later"]);
         wire(&mut command, websocket);
+        command.stdin(Stdio::piped());
         assert_eq!(text(&lab.output(command, b"").await.stderr), "careful", "{name}");
     }
 }

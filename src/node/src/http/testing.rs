@@ -51,18 +51,23 @@ impl FakeNode {
     }
 }
 
-/// Runs a command the fake knows: `cat`, `warn` (to stderr), `exit N`, `size` (waits for one), `none` (not there).
+/// Runs a command the fake knows: `cat`, `warn` (to stderr), `exit N`, `size` (waits for one), `none` (not there). With the
+/// last word `later` it waits for the end of its input first.
 fn run(args: &[String], tty: bool) -> Result<Process, RuntimeError> {
     let (stdin, mut input) = tokio::io::duplex(1 << 10);
     let (mut output, stdout) = tokio::io::duplex(1 << 10);
     let (mut errors, stderr) = tokio::io::duplex(1 << 10);
     let (resize, mut sizes) = mpsc::channel::<TtySize>(4);
-    let args = args.to_vec();
+    let mut args = args.to_vec();
+    let later = args.pop_if(|word| word == "later").is_some();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     if words == ["none"] {
         return Err(RuntimeError::CannotRun("executable file not found in $PATH".into()));
     }
     let process = tokio::spawn(async move {
+        if later {
+            input.read_to_end(&mut Vec::new()).await.unwrap();
+        }
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["cat"] => drop(tokio::io::copy(&mut input, &mut output).await.unwrap()),
