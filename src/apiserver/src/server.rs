@@ -118,8 +118,7 @@ impl ApiServer {
     }
 
     /// A server that is starting: it answers requests with 503 but for questions after health, and the paths of
-    /// [`ExtraRoute`]s. No
-    /// connection is accepted until [`ApiServer::serve`].
+    /// [`ExtraRoute`]s. No connection is accepted until [`ApiServer::serve`].
     ///
     /// # Errors
     /// When keys or certificates are unusable.
