@@ -27,6 +27,10 @@ pub use machine::Program;
 use member::Identity;
 pub use member::{MEMBER, main};
 
+/// Kinds of trouble, by the number that is drawn; those between this one and the next are the same.
+const KILL: u64 = 0;
+const STOP: u64 = 3;
+const PART: u64 = 5;
 /// For anything that must happen once all is mended.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -92,6 +96,8 @@ struct Run {
     tried: Tried,
     trace: Vec<String>,
     next: MemberId,
+    /// Kinds of trouble that each run begins with, last first, so that even a short one on a busy machine has them.
+    first: Vec<u64>,
 }
 
 impl Run {
@@ -111,6 +117,7 @@ impl Run {
             tried: Tried::default(),
             trace: Vec::new(),
             next: 1,
+            first: vec![STOP, PART, KILL],
         }
     }
 
@@ -236,20 +243,20 @@ impl Run {
         let leads = self.leader().await.filter(|id| running.contains(id));
         let victim = if self.random.chance(60) { leads.or(some) } else { some };
         let Some(victim) = victim else { return self.restart(&down) };
-        let what = self.random.below(14);
+        let what = self.first.pop().unwrap_or_else(|| self.random.below(14));
         match what {
-            0..3 if down.len() < all.len() / 2 => {
+            KILL..STOP if down.len() < all.len() / 2 => {
                 self.tried.kills += 1;
                 self.note(format!("{victim} is killed"));
                 self.machine(victim)?.kill();
             }
-            3 | 4 => {
+            STOP..PART => {
                 self.tried.stops += 1;
                 let time = Duration::from_millis(self.random.between(200, 4000));
                 self.note(format!("{victim} is stopped for {time:?}"));
                 self.machine(victim)?.stop_until(Instant::now() + time);
             }
-            5..8 => self.part(&all, victim),
+            PART..8 => self.part(&all, victim),
             8 => {
                 let delay = self.random.between(10, 150);
                 self.note(format!("messages take up to {delay} ms"));
