@@ -10,6 +10,8 @@ use storage::{Config, Durability, Op, Store, Txn};
 
 const CLIENTS: u64 = 8;
 const KEYS: u64 = 100_000;
+/// How long puts are measured without a snapshot beside them.
+const ALONE: Duration = Duration::from_secs(5);
 
 /// 1 KB that does not compress to nothing.
 fn value(seed: u64) -> Vec<u8> {
@@ -26,13 +28,13 @@ async fn put(store: &Store, key: String, value: Vec<u8>, durability: Durability)
     store.txn(txn).await.unwrap();
 }
 
-/// Durable puts of 1 KB by some clients until `stop`; their times, sorted.
-async fn load(store: &Store, stop: &Arc<AtomicBool>) -> Vec<Duration> {
+/// Durable puts of 1 KB by some clients while `go_on` says so; their times, sorted.
+async fn load(store: &Store, go_on: impl Fn() -> bool + Clone + Send + 'static) -> Vec<Duration> {
     let clients = (0..CLIENTS).map(|client| {
-        let (store, stop) = (store.clone(), stop.clone());
+        let (store, go_on) = (store.clone(), go_on.clone());
         tokio::spawn(async move {
             let mut times = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
+            while go_on() {
                 let key = format!("beside/{client}/{}", times.len() % 500);
                 let began = Instant::now();
                 put(&store, key, value(client), Durability::Synced).await;
@@ -72,19 +74,13 @@ async fn snapshots_do_not_stall_writes() {
     for n in 0..KEYS {
         put(&store, format!("load/{n:06}"), value(n), Durability::Coalesced).await;
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let quiet = tokio::spawn({
-        let (store, stop) = (store.clone(), stop.clone());
-        async move { load(&store, &stop).await }
-    });
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    stop.store(true, Ordering::Relaxed);
-    tell("alone", &quiet.await.unwrap());
+    let began = Instant::now();
+    tell("alone", &load(&store, move || began.elapsed() < ALONE).await);
 
     let stop = Arc::new(AtomicBool::new(false));
     let beside = tokio::spawn({
         let (store, stop) = (store.clone(), stop.clone());
-        async move { load(&store, &stop).await }
+        async move { load(&store, move || !stop.load(Ordering::Relaxed)).await }
     });
     let before = resident();
     let began = Instant::now();

@@ -91,7 +91,6 @@ const PAUSES: &[&str] = &[
     "src/client/src/testing/tests.rs",
     "src/node/tests/pods/endings.rs",
     "src/node/tests/pods/machine.rs",
-    "storage/tests/archive_speed.rs",
     "storage/tests/speed.rs",
 ];
 
