@@ -6,6 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
@@ -20,6 +22,9 @@ use super::{Endpoint, leader};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the one message of a call to come in.
 const REQUEST: Duration = Duration::from_secs(60);
+
+/// Calls that wait for the store far longer than they compute.
+const SHORT: [&str; 3] = ["/etcdserverpb.KV/Put", "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/DeleteRange"];
 
 /// Why a connection ended other than by the client's wish.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +60,14 @@ impl Endpoint {
         let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(io));
         let mut connection = handshake.await.map_err(|_| ServeError::Slow)??;
         let limits = Arc::new(Limits::default());
+        // Calls that are short in themselves run here, so that the answers of a batch wake one task and not one for each.
+        let mut short = FuturesUnordered::new();
         loop {
-            let accepted = match poll_fn(|cx| Poll::Ready(connection.poll_accept(cx))).await {
+            let accepted = poll_fn(|cx| {
+                while let Poll::Ready(Some(())) = short.poll_next_unpin(cx) {}
+                Poll::Ready(connection.poll_accept(cx))
+            });
+            let accepted = match accepted.await {
                 Poll::Ready(Some(accepted)) => accepted,
                 Poll::Ready(None) => return Ok(()),
                 Poll::Pending => {
@@ -70,7 +81,13 @@ impl Endpoint {
             };
             let (request, respond) = accepted?;
             let (endpoint, limits) = (self.clone(), limits.clone());
-            tokio::spawn(async move { endpoint.call(request, respond, limits).await });
+            let is_short = SHORT.contains(&request.uri().path());
+            let call = async move { endpoint.call(request, respond, limits).await };
+            if is_short {
+                short.push(call);
+            } else {
+                tokio::spawn(call);
+            }
         }
     }
 
