@@ -118,7 +118,7 @@ impl Requests {
     ) -> Result<oneshot::Receiver<Result<Reply, StoreError>>, StoreError> {
         let size = request::check(&command)?;
         let (reply, answered) = oneshot::channel();
-        let pending = Pending { command, size, here_only, reply };
+        let pending = Pending { command, size, here_only, arrived: Instant::now(), reply };
         self.sender.send(pending).await.map_err(|_| StoreError::Closed)?;
         Ok(answered)
     }
@@ -321,7 +321,7 @@ impl Store {
         let outcome = match cluster.lead() {
             Lead::Here => here.await,
             Lead::There { id: leader, member, .. } => {
-                match cluster.link.call(leader, &member, &request, cluster.timing.answer).await {
+                match cluster.link.call(leader, &member, &request, cluster.timing.request).await {
                     Ok(Response::Lease(outcome)) => outcome,
                     Ok(_) | Err(CallError::Unreachable | CallError::Refused(_)) => Err(StoreError::NoLeader),
                     Err(CallError::Lost) => Err(StoreError::Unknown),

@@ -29,6 +29,7 @@ pub(crate) struct Pending {
     pub(crate) size: usize,
     /// It makes sense only if this member leads.
     pub(crate) here_only: bool,
+    pub(crate) arrived: Instant,
     pub(crate) reply: oneshot::Sender<Result<Reply, StoreError>>,
 }
 
