@@ -30,7 +30,7 @@ use crate::types::{
     Stats, Txn, TxnResponse, WatchRequest,
 };
 use crate::upkeep::{self, Snapshots};
-use crate::watch::Watcher;
+use crate::watch::{Ready, Watcher};
 use crate::writer::{Pending, Writer};
 
 pub use membership::{LeaderChanges, MemberChanges};
@@ -268,6 +268,16 @@ impl Store {
     /// Watches a key or range. Registering never misses or repeats a change.
     pub fn watch(&self, request: WatchRequest) -> Result<Watcher, WatchError> {
         Watcher::open(self.inner.shared.clone(), request, self.inner.watch_buffer)
+    }
+
+    /// One of many watches of a reader.
+    pub(crate) fn watch_among(
+        &self,
+        request: WatchRequest,
+        ready: &Arc<Ready>,
+        token: u64,
+    ) -> Result<Watcher, WatchError> {
+        Watcher::among(self.inner.shared.clone(), request, self.inner.watch_buffer, ready, token)
     }
 
     /// Forgets versions superseded at or before `revision`; ranges below it, and watches from it or below, fail from
