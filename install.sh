@@ -214,14 +214,17 @@ while kill -0 "$rk" 2>/dev/null; do
 done
 [ "$status" = 78 ] || exit "$status"
 echo "rk has ended for good (exit status 78): stopping the service $service"
-trap 'exit 78' TERM INT HUP
+# Stopping the service ends this script, and what it waits for.
+waited=
+trap 'kill $waited 2>/dev/null; exit 78' TERM INT HUP
 # Without openrc's variables, which are of the start. That may be under way still; then nothing can be stopped yet.
-while ! env -i PATH="$PATH" rc-service --quiet "$service" stop </dev/null; do sleep 2; done &
-wait
-# Stopping it ends this script.
+until env -i PATH="$PATH" rc-service --quiet "$service" stop </dev/null; do sleep 2; done &
+waited=$!
+wait "$waited"
 while :; do
     sleep 3600 &
-    wait $!
+    waited=$!
+    wait "$waited"
 done
 EOF
     chmod 755 "$BIN_DIR/rk-supervised.sh"

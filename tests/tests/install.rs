@@ -231,6 +231,16 @@ fn openrc_starts_rk_again_until_it_has_ended_for_good() {
     assert!(last.ended().is_none(), "it would be started again");
     assert_eq!(last.end(nix::sys::signal::Signal::SIGTERM).code(), Some(78));
     assert!(place.read("rk.log").contains("exit status 78"));
+    // Nothing of the script stays behind: whatever it started has its environment.
+    let own = format!("PATH={path}");
+    until("all of it has ended", Duration::from_secs(60), || {
+        let entries = fs::read_dir("/proc").expect("list the processes").flatten();
+        let environment = |entry: &fs::DirEntry| fs::read(entry.path().join("environ")).unwrap_or_default();
+        let left =
+            entries.filter(|entry| environment(entry).split(|byte| *byte == 0).any(|pair| pair == own.as_bytes()));
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
 
     let (ready, done) = (place.path("ready"), place.path("done"));
     let tidy = format!(
