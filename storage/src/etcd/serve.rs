@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::grpc::{self, Gone, Inbound, Outbound};
 use super::limits::{CONNECTION_WINDOW, Limits, MAX_CALLS, STREAM_WINDOW};
+use super::pages::{Begun, Page};
 use super::status::{Code, Status};
 use super::{Endpoint, leader};
 
@@ -33,6 +34,8 @@ pub enum ServeError {
     Slow,
     #[error("HTTP/2 failed")]
     Http(#[from] h2::Error),
+    #[error("the connection failed")]
+    Io(#[from] std::io::Error),
 }
 
 /// One call.
@@ -57,7 +60,11 @@ impl Endpoint {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_CALLS)
             .max_header_list_size(16 << 10);
-        let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(io));
+        let begun = tokio::time::timeout(HANDSHAKE, Begun::of(io)).await.map_err(|_| ServeError::Slow)??;
+        if !begun.is_http2() {
+            return Ok(self.serve_http1(begun).await?);
+        }
+        let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(begun));
         let mut connection = handshake.await.map_err(|_| ServeError::Slow)??;
         let limits = Arc::new(Limits::default());
         // Calls that are short in themselves run here, so that the answers of a batch wake one task and not one for each.
@@ -93,6 +100,12 @@ impl Endpoint {
 
     async fn call(self, request: Request<RecvStream>, respond: SendResponse<Bytes>, limits: Arc<Limits>) {
         let (head, body) = request.into_parts();
+        if head.method == Method::GET {
+            return match self.page(head.uri.path()) {
+                Some(Page { content_type, body }) => grpc::answer_http(respond, content_type, body),
+                None => grpc::refuse_http(respond, StatusCode::NOT_FOUND),
+            };
+        }
         if head.method != Method::POST {
             return grpc::refuse_http(respond, StatusCode::METHOD_NOT_ALLOWED);
         }
