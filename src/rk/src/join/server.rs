@@ -2,7 +2,7 @@
 
 use super::{JoinRequest, JoinResponse};
 use crate::config::ClusterNetwork;
-use crate::members::tokens::Tokens;
+use crate::members::tokens::shared::{ClusterTokens, TokensError};
 use crate::server_list;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -38,6 +38,8 @@ pub(crate) enum Refusal {
     Malformed(&'static str),
     #[error("the server could not look up its secrets")]
     Store(#[source] kube::Error),
+    #[error("the server could not look up the cluster's tokens")]
+    Tokens(#[from] TokensError),
     #[error("a certificate request was refused")]
     Certificate(#[from] pki::CaError),
 }
@@ -48,7 +50,7 @@ impl Refusal {
             Self::Token | Self::Expired(_) => http::StatusCode::UNAUTHORIZED,
             Self::NameTaken(..) => http::StatusCode::FORBIDDEN,
             Self::Malformed(_) | Self::Certificate(_) => http::StatusCode::BAD_REQUEST,
-            Self::Store(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::Tokens(_) => http::StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -57,7 +59,7 @@ impl Refusal {
 #[derive(Clone)]
 pub(crate) struct Joins {
     pub(crate) ca: Ca,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: ClusterTokens,
     pub(crate) network: ClusterNetwork,
     /// How long an agent's certificates hold.
     pub(crate) certificate_life: SignedDuration,
@@ -124,8 +126,9 @@ impl Joins {
     }
 
     pub(crate) async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {
+        let tokens = self.tokens.current().await?;
         // Whoever may be a server may as well be less.
-        if self.tokens.node.accepts(user, secret) || self.tokens.server.accepts(user, secret) {
+        if tokens.node.accepts(user, secret) || tokens.server.accepts(user, secret) {
             return Ok(());
         }
         let name = format!("bootstrap-token-{user}");

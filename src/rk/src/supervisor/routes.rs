@@ -4,7 +4,7 @@
 use crate::join::server::{Joins, Proof, Refusal};
 use crate::join::{CA_PATH, JOIN_PATH};
 use crate::members::gate::{self, Gate};
-use crate::members::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH};
+use crate::members::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH, TOKENS_PATH};
 use crate::snapshot::{Snapshots, route};
 use crate::tunnel::{self, server::Tunnels};
 use apiserver::{Body, ExtraRoute, RequestBody, SERVERS, User};
@@ -46,6 +46,7 @@ impl ExtraRoute for Routes {
                 (&Method::POST, RAFT_PATH) => routes.raft(request, &user).await,
                 (&Method::POST, ENTER_PATH) => routes.enter(request, &user).await,
                 (&Method::POST, MEMBERS_PATH) => routes.place(request, &user).await,
+                (&Method::POST, TOKENS_PATH) => routes.tokens(request, &user).await,
                 (method, path) if path.starts_with(MEMBERS_PATH) => {
                     routes.members(method, path, request.uri().query(), &user).await
                 }
@@ -111,6 +112,14 @@ impl Routes {
         };
         let Some(body) = small(request.into_body()).await else { return too_large() };
         answer(self.gate.place(name, &body).await)
+    }
+
+    async fn tokens(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        if !user.in_group(ADMINISTRATORS) {
+            return explain(StatusCode::FORBIDDEN, "this takes an administrator's certificate");
+        }
+        let Some(body) = small(request.into_body()).await else { return too_large() };
+        answer(self.gate.rotate_tokens(&body).await)
     }
 
     async fn members(&self, method: &Method, path: &str, query: Option<&str>, user: &User) -> Response<Body> {

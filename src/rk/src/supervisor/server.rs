@@ -13,7 +13,8 @@ use crate::members::enter::{Removed, enter};
 use crate::members::gate::Gate;
 use crate::members::kept::{self, Kept, Settings};
 use crate::members::presence::{self, Presence};
-use crate::members::tokens::Tokens;
+use crate::members::tokens;
+use crate::members::tokens::shared::ClusterTokens;
 use crate::peers::Peers;
 use crate::progress::Progress;
 use crate::snapshot::Snapshots;
@@ -137,6 +138,8 @@ struct Server {
     /// One watch per kind for all components of this process.
     informers: Informers,
     snapshots: Snapshots,
+    tokens: ClusterTokens,
+    given_tokens: tokens::Given,
     port: u16,
 }
 
@@ -170,7 +173,9 @@ impl Server {
         peers.start(credentials.clone())?;
         let key_path = tls.join("service-account.key");
         let signing_key = pki::authority::load_or_create_signing_key(&key_path)?;
-        let tokens = Tokens::settle(config, ca.cert_der())?;
+        let ca_key = files::read(&tls.join("ca.key"))?;
+        let given_tokens = tokens::Given::of(config, ca.cert_der())?;
+        let tokens = ClusterTokens::new(store.clone(), &ca, &ca_key, &config.data_dir)?;
         let dialer = Dialer::default();
         let serving = Serving::issue(config, &ca)?;
         let api = ApiServer::new(api_config(config, port, &store, &ca, &signing_key, serving.clone(), &dialer)?)
@@ -188,8 +193,9 @@ impl Server {
             data_dir: config.data_dir.clone(),
             settings,
         };
-        let server = Self { store, api, ca, serving, dialer, presence, informers, snapshots, port };
-        server.add_routes(config, tokens, &signing_key)?;
+        let server =
+            Self { store, api, ca, serving, dialer, presence, informers, snapshots, tokens, given_tokens, port };
+        server.add_routes(config, &ca_key, &signing_key);
         server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
         let serving = server.api.clone();
@@ -265,6 +271,7 @@ impl Server {
                 Err(error) => return Err(error).context("read the store"),
             }
         }
+        self.tokens.settle(&self.given_tokens).await?;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             match self.api.bootstrap().await {
@@ -283,11 +290,11 @@ impl Server {
         client::in_process(self.api.service_for(User::new(&identity.user, &identity.groups)))
     }
 
-    fn add_routes(&self, config: &ServerConfig, tokens: Tokens, service_account_key: &str) -> anyhow::Result<()> {
+    fn add_routes(&self, config: &ServerConfig, ca_key: &str, service_account_key: &str) {
         let client = self.client(&Identity::new("system:rk:join", &["system:masters"]));
         let joins = Joins {
             ca: self.ca.clone(),
-            tokens: tokens.clone(),
+            tokens: self.tokens.clone(),
             network: config.network.clone(),
             certificate_life: config.agent_certificate_life,
             client: client.clone(),
@@ -295,9 +302,9 @@ impl Server {
         let gate = Gate {
             store: self.store.clone(),
             ca: self.ca.clone(),
-            ca_key: files::read(&config.data_dir.join("server/tls/ca.key"))?.into(),
+            ca_key: ca_key.into(),
             service_account_key: service_account_key.into(),
-            tokens,
+            tokens: self.tokens.clone(),
             settings: self.presence.settings.clone(),
             name: config.name.clone(),
             data_dir: config.data_dir.clone(),
@@ -307,7 +314,6 @@ impl Server {
         };
         let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
         self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
-        Ok(())
     }
 
     fn write_kubeconfig(&self, config: &ServerConfig, now: Timestamp) -> anyhow::Result<()> {
@@ -348,6 +354,7 @@ impl Server {
             }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
             tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
+            tokio::spawn(self.tokens.clone().follow(stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = manifests::apply(&own, &dns).await {
                     tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
