@@ -344,10 +344,10 @@ impl Server {
         let candidate = Candidate::new(&self.store, &config.name, stop);
         vec![
             candidate.run(elected::CONTROLLERS, controllers.clone(), move |leading| {
-                controllers::run(controllers.clone(), watched.clone(), settings.clone(), leading)
+                controllers::run(controllers.clone(), watched.borrowed(), settings.clone(), leading)
             }),
             candidate.run(elected::SCHEDULER, scheduler.clone(), move |leading| {
-                let (scheduler, informers) = (scheduler.clone(), informers.clone());
+                let (scheduler, informers) = (scheduler.clone(), informers.borrowed());
                 persist("scheduler", move || {
                     scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), leading.clone())
                 })
