@@ -2,6 +2,7 @@
 
 use super::dialer::Dialer;
 use super::elected::{self, Candidate};
+use super::files::{Issued, keep_fresh};
 use super::routes::{PREFIX, Routes};
 use super::serving::Serving;
 use super::worker::{self, Worker};
@@ -52,7 +53,9 @@ pub(crate) async fn run(mut config: ServerConfig) -> anyhow::Result<Next> {
     let etcd_listener = config.etcd_listen.map(etcd::bind).transpose()?;
     let joining = enter(&mut config).await?;
     let server = Server::open(&config, listener, joining).await?;
-    let mut running = Running { etcd_listener, stop: CancellationToken::new(), loops: Vec::new(), worker: None };
+    let stop = CancellationToken::new();
+    let fresh = tokio::spawn(keep_fresh(server.issue_files(&config)?, Timestamp::now, stop.clone()));
+    let mut running = Running { etcd_listener, stop, loops: vec![fresh], worker: None };
     let ended = tokio::select! {
         failed = server.live(&config, joining.is_some(), &progress, &mut running) => Err(failed),
         stopped = super::asked_to_stop() => stopped.map(|()| Ended::Asked),
@@ -196,7 +199,6 @@ impl Server {
         let server =
             Self { store, api, ca, serving, dialer, presence, informers, snapshots, tokens, given_tokens, port };
         server.add_routes(config, &ca_key, &signing_key);
-        server.write_kubeconfig(config, now)?;
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
         let serving = server.api.clone();
         tokio::spawn(async move { serving.serve(listener).await });
@@ -234,7 +236,7 @@ impl Server {
         let local = SocketAddr::new(preflight::local_address(config.listen).ip(), self.port);
         progress.step(&format!("server ready at https://{local}, kubeconfig {}", config.kubeconfig.display()));
         notify::ready();
-        running.loops = self.start_loops(config, &running.stop);
+        running.loops.extend(self.start_loops(config, &running.stop));
         self.start_node(config, progress, running).await
     }
 
@@ -316,17 +318,27 @@ impl Server {
         self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
     }
 
-    fn write_kubeconfig(&self, config: &ServerConfig, now: Timestamp) -> anyhow::Result<()> {
+    /// Certificates for others on this box, in files.
+    fn issue_files(&self, config: &ServerConfig) -> anyhow::Result<Vec<Issued>> {
+        let etcd = config.etcd_listen.map(|_| etcd::credentials(config, &self.ca));
+        std::iter::once(self.write_kubeconfig(config)).chain(etcd).collect()
+    }
+
+    fn write_kubeconfig(&self, config: &ServerConfig) -> anyhow::Result<Issued> {
         let admin = Leaf::Client(Identity::new("system:admin", &["system:masters"]));
         let local = SocketAddr::new(preflight::local_address(config.listen).ip(), self.port);
-        let KeyCert { key_pem, cert_pem } = self.ca.issue(&admin, now)?;
-        let kubeconfig = Kubeconfig {
-            server: format!("https://{local}"),
-            ca_pem: self.ca.cert_pem().into(),
-            cert_pem: cert_pem.into(),
-            key_pem: key_pem.into(),
-        };
-        kubeconfig::write(&config.kubeconfig, &kubeconfig, config.kubeconfig_mode)
+        let (ca, path, mode) = (self.ca.clone(), config.kubeconfig.clone(), config.kubeconfig_mode);
+        Issued::new("kubeconfig", Timestamp::now(), move |now| {
+            let KeyCert { key_pem, cert_pem } = ca.issue(&admin, now)?;
+            let kubeconfig = Kubeconfig {
+                server: format!("https://{local}"),
+                ca_pem: ca.cert_pem().into(),
+                cert_pem: cert_pem.clone().into(),
+                key_pem: key_pem.into(),
+            };
+            kubeconfig::write(&path, &kubeconfig, mode)?;
+            Ok(cert_pem)
+        })
     }
 
     /// Controllers and scheduler, on one server at a time, and manifests: they wait for what they need by themselves.
