@@ -298,6 +298,7 @@ impl Server {
             ca: self.ca.clone(),
             tokens: self.tokens.clone(),
             network: config.network.clone(),
+            store: self.store.clone(),
             certificate_life: config.agent_certificate_life,
             client: client.clone(),
         };
@@ -315,7 +316,7 @@ impl Server {
             joins: joins.clone(),
         };
         let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
-        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
+        self.api.add_route(PREFIX, Arc::new(Routes::new(joins, tunnels, gate, snapshots)));
     }
 
     /// Certificates for others on this box, in files.
@@ -367,11 +368,7 @@ impl Server {
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
             tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
             tokio::spawn(self.tokens.clone().follow(stop.clone())),
-            tokio::spawn(async move {
-                if let Err(error) = manifests::apply(&own, &dns).await {
-                    tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
-                }
-            }),
+            tokio::spawn(manifests::insist(own, dns, "the DNS service", stop.clone())),
         ]
     }
 
