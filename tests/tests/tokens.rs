@@ -173,6 +173,10 @@ fn on_a_server_that_is_alone_a_flag_changes_the_tokens_but_brings_none_back() {
     rotate(server, &["server"]);
     let (replaced, _) = both(server);
     assert_ne!(replaced, "the-first-secret");
+    until("it is said in time", START, || {
+        let log = server.log();
+        if log.contains("this server will not start again as it was started") { Ok(()) } else { Err(log) }
+    });
     server.stop(Signal::SIGTERM);
     let log = refused(server);
     assert!(log.contains("has replaced"), "{log}");

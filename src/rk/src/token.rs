@@ -60,6 +60,9 @@ async fn rotate(kubeconfig: &Path, which: Option<WhichToken>, new: Option<&str>)
              them"
         );
     }
+    eprintln!(
+        "rk: a server whose flags, environment or config.yaml name a former token does not start again: see to that"
+    );
     if let Some(token) = &node {
         println!("agents join with {token}");
     }

@@ -367,7 +367,7 @@ impl Server {
             }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
             tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
-            tokio::spawn(self.tokens.clone().follow(stop.clone())),
+            tokio::spawn(self.tokens.clone().follow(self.given_tokens.clone(), stop.clone())),
             tokio::spawn(manifests::insist(own, dns, "the DNS service", stop.clone())),
         ]
     }

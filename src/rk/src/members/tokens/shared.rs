@@ -149,12 +149,13 @@ impl ClusterTokens {
         Ok(())
     }
 
-    /// Keeps this server's files up with the store until `stop`.
-    pub(crate) async fn follow(self, stop: CancellationToken) {
+    /// Keeps this server's files up with the store until `stop`, and says when its own flags no longer fit.
+    pub(crate) async fn follow(self, given: Given, stop: CancellationToken) {
         let store = &self.inner.store;
         loop {
             let from = store.revision() + 1;
             self.copy();
+            self.warn_of(&given);
             let mut changes = match store.watch(WatchRequest { key: KEY.into(), end: None, from, prev_kv: false }) {
                 Ok(changes) => changes,
                 Err(WatchError::Closed) => return,
@@ -164,6 +165,14 @@ impl ClusterTokens {
                 None | Some(Err(WatchError::Closed)) => return,
                 Some(_) => {}
             }
+        }
+    }
+
+    /// Told while somebody is at it, rather than by a server that does not come back from a reboot.
+    fn warn_of(&self, given: &Given) {
+        let Ok((_, Some(state))) = self.read() else { return };
+        if let Some(error) = state.tokens().ok().and_then(|tokens| state::compare(&state, &tokens, given).err()) {
+            tracing::warn!(%error, "this server will not start again as it was started");
         }
     }
 

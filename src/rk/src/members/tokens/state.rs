@@ -127,9 +127,13 @@ fn by_flag(
 
 /// Refuses flags that contradict the tokens of a cluster that lets this server in.
 pub(super) fn agree(tokens: &Tokens, given: &Given) -> Result<(), Contradiction> {
-    let state = State::of(ClusterId { id: 0, generation: 0 }, tokens, Vec::new());
-    by_flag(&state, SERVER, tokens.server.clone(), given.server.as_ref(), false)?;
-    by_flag(&state, NODE, tokens.node.clone(), given.node.as_ref(), false)?;
+    compare(&State::of(ClusterId { id: 0, generation: 0 }, tokens, Vec::new()), tokens, given)
+}
+
+/// Whether a server with these flags could start among several.
+pub(super) fn compare(state: &State, tokens: &Tokens, given: &Given) -> Result<(), Contradiction> {
+    by_flag(state, SERVER, tokens.server.clone(), given.server.as_ref(), false)?;
+    by_flag(state, NODE, tokens.node.clone(), given.node.as_ref(), false)?;
     Ok(())
 }
 
