@@ -182,7 +182,8 @@ pub(crate) async fn open(config: &Config) -> Result<Opened, OpenError> {
         snapshots: snapshots.clone(),
         cluster_id: cluster.id,
     };
-    let raft = start(config, &link, LogStore(files.clone()), machine, alone, joined).await?;
+    let log = LogStore { files: files.clone(), machine: machine.clone() };
+    let raft = start(config, &link, log, machine, alone, joined).await?;
     if alone {
         shared.lead(true);
     }
@@ -231,7 +232,7 @@ async fn start(
     let network = Network {
         link: link.clone(),
         disk: config.disk.clone(),
-        files: log.0.clone(),
+        files: log.files.clone(),
         pause,
         patience: config.timing.answer,
     };
