@@ -44,3 +44,8 @@ pub fn filesystem_exists(name: &str) -> std::io::Result<bool> {
 pub fn bound_heap() {
     sys::process::bound_heap();
 }
+
+/// Gives free pages of the heap back to the kernel. Takes milliseconds; for moments at which much was freed for good.
+pub fn trim_heap() {
+    sys::process::trim_heap();
+}

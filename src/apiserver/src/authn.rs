@@ -2,6 +2,7 @@
 //! configuration), anonymous; then impersonation, which [`crate::handler`] authorizes. Called once per request.
 
 pub(crate) mod certificate;
+pub(crate) mod early;
 pub(crate) mod impersonate;
 pub(crate) mod jwt;
 pub(crate) mod service_account;

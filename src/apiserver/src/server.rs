@@ -30,6 +30,7 @@ use crate::{
     alloc::Allocators,
     authn::{
         Authenticator, User,
+        early::OrEarly,
         jwt::{JwtError, SigningKey},
         service_account::TokenAuthenticator,
     },
@@ -235,7 +236,7 @@ fn tls_acceptor(config: &Config) -> Result<TlsAcceptor, StartError> {
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(StartError::Tls)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(OrEarly(verifier)))
         .with_cert_resolver(config.serving.clone());
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(tls)))

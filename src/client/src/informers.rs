@@ -1,8 +1,10 @@
-//! The registry of a process's informers: one per kind and scope, started by the first who asks.
+//! The registry of a process's informers: one per kind and scope, started by the first who asks, and kept for good or for
+//! as long as those need it who ask.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::core::DynamicObject;
 use kube::core::metadata::PartialObjectMeta;
@@ -35,19 +37,38 @@ impl Scope {
     }
 }
 
-type Registry = HashMap<(TypeId, Scope), Box<dyn Any + Send + Sync>>;
+/// Who holds an informer: the registry itself, or a [`borrowed`](Informers::borrowed) view of it.
+type Holder = u64;
+const OWN: Holder = 0;
+
+struct Entry {
+    /// Of the kind that the key says.
+    informer: Box<dyn Any + Send + Sync>,
+    stop: CancellationToken,
+    holders: HashSet<Holder>,
+}
+
+type Registry = HashMap<(TypeId, Scope), Entry>;
 
 /// Cheap to clone; all clones share the informers. Dropping the last one stops them.
 #[derive(Clone)]
 pub struct Informers {
     shared: Arc<Shared>,
+    view: Option<Arc<View>>,
 }
 
 struct Shared {
     client: kube::Client,
     registry: Mutex<Registry>,
+    views: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+impl Shared {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Shared {
@@ -56,16 +77,52 @@ impl Drop for Shared {
     }
 }
 
+/// What a borrower holds, until the last of its clones is gone.
+struct View {
+    shared: Arc<Shared>,
+    holder: Holder,
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.shared.registry().retain(|_, entry| {
+            entry.holders.remove(&self.holder);
+            if entry.holders.is_empty() {
+                entry.stop.cancel();
+            }
+            !entry.holders.is_empty()
+        });
+    }
+}
+
 impl Informers {
     pub fn new(client: kube::Client) -> Self {
-        let shared =
-            Shared { client, registry: Mutex::default(), tasks: TaskTracker::new(), stop: CancellationToken::new() };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            client,
+            registry: Mutex::default(),
+            views: AtomicU64::new(OWN),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Self { shared: Arc::new(shared), view: None }
+    }
+
+    /// For work that comes and goes: the same informers, but those that nobody else has asked for stop, and their objects
+    /// go, when the last clone of what is returned is dropped.
+    #[must_use]
+    pub fn borrowed(&self) -> Self {
+        let holder = self.shared.views.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { shared: self.shared.clone(), view: Some(Arc::new(View { shared: self.shared.clone(), holder })) }
     }
 
     /// The client the informers watch through.
     pub fn client(&self) -> &kube::Client {
         &self.shared.client
+    }
+
+    /// How many informers there are.
+    pub fn count(&self) -> usize {
+        self.shared.registry().len()
     }
 
     /// The informer of all objects of `K`.
@@ -76,14 +133,21 @@ impl Informers {
     /// The informer of the objects of `K` that `scope` selects; a node watches its own pods only with
     /// `Scope::fields("spec.nodeName=…")`.
     pub fn scoped<K: Observed<DynamicType = ()>>(&self, scope: Scope) -> Informer<K> {
-        let mut registry = self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = registry.get(&(TypeId::of::<K>(), scope.clone()));
-        if let Some(informer) = found.and_then(|entry| entry.downcast_ref::<Informer<K>>()) {
-            return informer.clone();
+        let holder = self.view.as_ref().map_or(OWN, |view| view.holder);
+        let mut registry = self.shared.registry();
+        let key = (TypeId::of::<K>(), scope);
+        if let Some(entry) = registry.get_mut(&key)
+            && let Some(informer) = entry.informer.downcast_ref::<Informer<K>>()
+        {
+            let informer = informer.clone();
+            entry.holders.insert(holder);
+            return informer;
         }
-        let endpoint = Endpoint::new(K::url_path(&(), scope.namespace.as_deref())).scoped(&scope);
-        let informer = Informer::start(&self.shared.client, endpoint, &self.shared.tasks, self.shared.stop.clone());
-        registry.insert((TypeId::of::<K>(), scope), Box::new(informer.clone()));
+        let endpoint = Endpoint::new(K::url_path(&(), key.1.namespace.as_deref())).scoped(&key.1);
+        let stop = self.shared.stop.child_token();
+        let informer = Informer::start(&self.shared.client, endpoint, &self.shared.tasks, stop.clone());
+        let entry = Entry { informer: Box::new(informer.clone()), stop, holders: HashSet::from([holder]) };
+        registry.insert(key, entry);
         informer
     }
 

@@ -54,7 +54,7 @@ async fn controllers_stop_at_once_and_start_again_in_the_same_process() {
     let mut left = None;
     for round in ["one", "two", "three"] {
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(client.clone(), informers.clone(), config.clone(), stop.clone()));
+        let running = tokio::spawn(run(client.clone(), informers.borrowed(), config.clone(), stop.clone()));
         fake.put(&deployment(round)).unwrap();
         let node = format!("node-{round}");
         fake.put(&serde_json::from_value::<Node>(json!({"metadata": {"name": node}})).unwrap()).unwrap();
@@ -63,8 +63,9 @@ async fn controllers_stop_at_once_and_start_again_in_the_same_process() {
         fake.wait_for(|f| f.get::<ServiceAccount>("ns", "default")).await.expect("an account");
         stop.cancel();
         timeout(PATIENCE, running).await.expect("all has ended").unwrap();
-        // Nothing of the work is left but the informers, which are shared.
+        // Nothing of the work is left, nor what it watched.
         let alive = tasks().await;
+        assert_eq!(informers.count(), 0, "informers that nobody needs");
         assert!(alive <= *left.get_or_insert(alive), "{alive} tasks, {left:?} after the first round");
         let idle = format!("idle-{round}");
         fake.put(&deployment(&idle)).unwrap();

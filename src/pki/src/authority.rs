@@ -1,7 +1,7 @@
 //! The certificate authority: made once, kept in two files, signs every leaf.
 
 use crate::files::{self, FileError};
-use crate::leaf::{Identity, KeyCert, Leaf};
+use crate::leaf::{self, Identity, KeyCert, Leaf};
 use crate::request::{Grant, Request};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -15,8 +15,11 @@ use std::path::Path;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-/// The CA outlives the boxes it certifies; leaves are renewed by themselves at two thirds of their life.
-const CA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 3650);
+/// The CA outlives the boxes it certifies, since there is no other one to go over to; leaves are renewed by themselves at
+/// two thirds of their life.
+const CA_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365 * 30);
+/// Nothing was ever certified before: a clock that says so is one that begins in 1970 at each boot.
+const EARLIEST: Timestamp = Timestamp::constant(1_767_225_600, 0);
 const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// Certificates start this much in the past: the clocks of joining machines differ.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_hours(2);
@@ -52,6 +55,8 @@ struct Inner {
     cert_pem: String,
     cert_der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    /// Not before this.
+    made: Timestamp,
 }
 
 impl std::fmt::Debug for Ca {
@@ -69,7 +74,8 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        set_validity(&mut params, now, CA_LIFE)?;
+        // Whatever clocks say later, they are not before this.
+        set_validity(&mut params, Timestamp::UNIX_EPOCH, now.max(EARLIEST), CA_LIFE)?;
         let certificate = params.self_signed(&key)?;
         Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
     }
@@ -78,7 +84,9 @@ impl Ca {
         let cert_der =
             CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).map_err(|_| CaError::Pem("the CA certificate"))?;
         let issuer = Issuer::from_ca_cert_pem(&pair.cert_pem, KeyPair::from_pem(&pair.key_pem)?)?;
-        Ok(Self { inner: Arc::new(Inner { cert_pem: pair.cert_pem.clone(), cert_der, issuer }) })
+        let (start, end) = leaf::validity(&pair.cert_pem).ok_or(CaError::Pem("the CA certificate"))?;
+        let made = end.saturating_sub(CA_LIFE).map_err(|_| CaError::Time(end))?.max(start);
+        Ok(Self { inner: Arc::new(Inner { cert_pem: pair.cert_pem.clone(), cert_der, issuer, made }) })
     }
 
     /// The CA kept as `<name>.crt` and `<name>.key` in `folder`; made there when neither exists.
@@ -109,12 +117,24 @@ impl Ca {
         &self.inner.cert_der
     }
 
+    /// A leaf begins a little in the past. By a clock that is certainly wrong, it holds until its time after the CA was made:
+    /// others, whose clocks are right, may take it, and it is due as soon as the clock is right.
+    fn set_validity(
+        &self,
+        params: &mut CertificateParams,
+        now: Timestamp,
+        lifetime: SignedDuration,
+    ) -> Result<(), CaError> {
+        let start = now.saturating_sub(CLOCK_SKEW).map_err(|_| CaError::Time(now))?;
+        set_validity(params, start, now.max(self.inner.made), lifetime)
+    }
+
     /// Makes a key and certifies it.
     pub fn issue(&self, leaf: &Leaf, now: Timestamp) -> Result<KeyCert, CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         describe(&mut params, leaf)?;
-        set_validity(&mut params, now, LEAF_LIFE)?;
+        self.set_validity(&mut params, now, LEAF_LIFE)?;
         let certificate = params.signed_by(&key, &self.inner.issuer)?;
         Ok(KeyCert { key_pem: key.serialize_pem(), cert_pem: certificate.pem() })
     }
@@ -131,7 +151,7 @@ impl Ca {
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let mut params = CertificateParams::default();
         describe(&mut params, leaf)?;
-        set_validity(&mut params, now, life)?;
+        self.set_validity(&mut params, now, life)?;
         request.params = params;
         Ok(request.signed_by(&self.inner.issuer)?.pem())
     }
@@ -147,7 +167,7 @@ impl Ca {
         params.subject_alt_names = std::mem::take(&mut request.params.subject_alt_names);
         params.key_usages = grant.usages.keys.clone();
         params.extended_key_usages = grant.usages.extended.clone();
-        set_validity(&mut params, now, grant.lifetime)?;
+        self.set_validity(&mut params, now, grant.lifetime)?;
         request.params = params;
         Ok(request.signed_by(&self.inner.issuer)?.pem())
     }
@@ -217,9 +237,15 @@ fn subject(common_name: &str, organizations: &[String]) -> Result<DistinguishedN
     Ok(name)
 }
 
-fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: SignedDuration) -> Result<(), CaError> {
+/// From `start`, for `lifetime` from `now` on.
+fn set_validity(
+    params: &mut CertificateParams,
+    start: Timestamp,
+    now: Timestamp,
+    lifetime: SignedDuration,
+) -> Result<(), CaError> {
     let at = |time: Timestamp| OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| CaError::Time(time));
-    params.not_before = at(now.saturating_sub(CLOCK_SKEW).map_err(|_| CaError::Time(now))?)?;
+    params.not_before = at(start)?;
     params.not_after = at(now.saturating_add(lifetime).map_err(|_| CaError::Time(now))?)?;
     Ok(())
 }
@@ -317,6 +343,30 @@ mod tests {
         }
         assert!(!due_for_renewal(&leaf.cert_pem, now() - hour) && !due_for_renewal(&leaf.cert_pem, now() + hour));
         assert!(!expired(&leaf.cert_pem, now()) && expired(&leaf.cert_pem, now() + LEAF_LIFE + hour));
+    }
+
+    #[test]
+    fn a_cluster_that_begins_in_1970_goes_on_when_the_clock_is_right() {
+        let first = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(20);
+        let ca = Ca::from_pem(&Ca::generate("rk-test", first).unwrap()).unwrap();
+        assert!(!expired(ca.cert_pem(), now() + SignedDuration::from_hours(24 * 365 * 20)));
+        let leaf = Leaf::Client(Identity::node("edge"));
+        let early = ca.issue(&leaf, first).unwrap().cert_pem;
+        assert!(!due_for_renewal(&early, first) && !expired(&early, EARLIEST + SignedDuration::from_hours(24 * 300)));
+        assert!(due_for_renewal(&early, now()), "the clock has been set");
+    }
+
+    #[test]
+    fn a_clock_that_falls_back_to_1970_makes_certificates_due_once() {
+        let ca = ca();
+        let leaf = Leaf::Client(Identity::node("edge"));
+        let before = ca.issue(&leaf, now() + SignedDuration::from_hours(24 * 30)).unwrap().cert_pem;
+        let boot = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(20);
+        assert!(due_for_renewal(&before, boot), "whoever checks it here would say that it does not hold yet");
+        assert!(validity(ca.cert_pem()).unwrap().0 <= boot);
+        let renewed = ca.issue(&leaf, boot).unwrap().cert_pem;
+        assert!(!due_for_renewal(&renewed, boot));
+        assert!(!expired(&renewed, now() + SignedDuration::from_hours(24 * 300)) && due_for_renewal(&renewed, now()));
     }
 
     #[test]

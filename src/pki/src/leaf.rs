@@ -98,11 +98,13 @@ pub fn validity(cert_pem: &str) -> Option<(Timestamp, Timestamp)> {
     Some((at(validity.not_before.timestamp())?, at(validity.not_after.timestamp())?))
 }
 
-/// Whether two thirds of a certificate's life are over at `now`, or it cannot be read: time for a new one.
+/// Whether two thirds of a certificate's life are over at `now`, or it has not begun because the clock has gone back, or it
+/// cannot be read: time for a new one.
 pub fn due_for_renewal(cert_pem: &str, now: Timestamp) -> bool {
     validity(cert_pem).is_none_or(|(start, end)| {
         let (start, end) = (start.as_second(), end.as_second());
-        now.as_second() >= start + (end - start) / 3 * 2
+        let now = now.as_second();
+        now < start || now >= start + (end - start) / 3 * 2
     })
 }
 

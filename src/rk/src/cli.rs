@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Images(ImagesArgs),
     /// Snapshots of the cluster's state: take, list, restore, remove
     Snapshot(Box<snapshot::SnapshotArgs>),
-    /// Show the token with which agents join, or servers
+    /// Show the token with which agents join, or servers; replace them
     Token(TokenArgs),
     /// The cluster's servers: list, remove, promote; recover from a lost majority
     Member(MemberArgs),
@@ -50,7 +50,8 @@ pub(crate) struct NodeArgs {
     /// Folder for sockets and mounts, gone after a reboot
     #[arg(long, env = "RK_STATE_DIR", default_value = "/run/rk")]
     pub(crate) state_dir: PathBuf,
-    /// Join token, or a file that holds it with --token-file
+    /// Join token, or a file that holds it with --token-file. On a server without --server it is what the cluster's
+    /// token is to be: only where a server is alone may it be changed so
     #[arg(long, env = "RK_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// File that holds the join token
@@ -215,6 +216,18 @@ pub(crate) enum TokenCommand {
     Server,
     /// Show the token with which agents join
     Agent,
+    /// Replace the tokens by new ones, on all servers at once; who has joined stays
+    Rotate {
+        /// Which of the two [default: both]
+        #[arg(value_enum)]
+        which: Option<WhichToken>,
+        /// The new secret, such as RK_NEW_TOKEN in the environment; left out: a random one for each
+        #[arg(long, env = "RK_NEW_TOKEN", hide_env_values = true)]
+        new_token: Option<String>,
+        /// The administrator's kubeconfig
+        #[arg(long, env = "KUBECONFIG", default_value = "/etc/rk/rk.yaml")]
+        kubeconfig: PathBuf,
+    },
     /// Make a token that expires, for one machine or one afternoon
     Create {
         /// How long it is good for, such as 30m, 24h
@@ -224,6 +237,12 @@ pub(crate) enum TokenCommand {
         #[arg(long, env = "KUBECONFIG", default_value = "/etc/rk/rk.yaml")]
         kubeconfig: PathBuf,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WhichToken {
+    Server,
+    Agent,
 }
 
 #[derive(Debug, Args)]

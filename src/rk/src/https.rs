@@ -53,7 +53,8 @@ impl Https {
     pub(crate) async fn send(&self, request: Request<Bytes>) -> anyhow::Result<Bytes> {
         let response = self.exchange(request).await?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = tokio::time::timeout(self.patience, Limited::new(body, MAX_ANSWER).collect()).await;
+        let body = body.context("the server's answer does not come to its end")?;
         let body = body.map_err(|error| anyhow::anyhow!(error)).context("read the server's answer")?.to_bytes();
         if head.status.is_success() {
             return Ok(body);

@@ -29,6 +29,17 @@ pub(crate) async fn apply(client: &Client, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Applies what the cluster cannot do without, until that has worked.
+pub(crate) async fn insist(client: Client, text: String, what: &'static str, stop: CancellationToken) {
+    let trying = async {
+        while let Err(error) = apply(&client, &text).await {
+            tracing::warn!(what, error = format!("{error:#}"), "not made yet; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    stop.run_until_cancelled(trying).await;
+}
+
 fn documents(text: &str) -> anyhow::Result<Vec<DynamicObject>> {
     let mut objects = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(text) {

@@ -24,6 +24,7 @@ use storage::{ClusterId, Member, MemberId};
 
 pub(crate) const RAFT_PATH: &str = "/rk/v1/raft";
 pub(crate) const ENTER_PATH: &str = "/rk/v1/servers";
+pub(crate) const TOKENS_PATH: &str = "/rk/v1/tokens";
 pub(crate) const MEMBERS_PATH: &str = "/rk/v1/members";
 
 /// What a machine says that wants to become a server of the cluster.

@@ -77,6 +77,8 @@ impl Peers {
         if let Some(peer) = known.get(&id).filter(|peer| peer.member == *member) {
             return peer.clone();
         }
+        // Of those that left the cluster nothing remains.
+        known.retain(|_, peer| peer.small.is_used() || peer.large.is_used());
         let peer = Arc::new(Peer { member: member.clone(), small: Lane::default(), large: Lane::default() });
         known.insert(id, peer.clone());
         peer

@@ -10,6 +10,7 @@ pub(crate) mod agent;
 pub(crate) mod dialer;
 mod elected;
 mod etcd;
+mod files;
 mod node_tunnels;
 pub(crate) mod routes;
 pub(crate) mod server;

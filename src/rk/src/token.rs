@@ -2,10 +2,15 @@
 //!
 //! A token with an end is a Secret of type `bootstrap.kubernetes.io/token` in kube-system: id, secret, expiration.
 
-use crate::cli::{TokenArgs, TokenCommand};
+use crate::cli::{TokenArgs, TokenCommand, WhichToken};
 use crate::config;
+use crate::https::Https;
+use crate::members::TOKENS_PATH;
+use crate::members::tokens::{NODE, Rotation, SERVER, parse};
 use anyhow::{Context, ensure};
-use client::Api;
+use bytes::Bytes;
+use client::{Api, tls};
+use http::{Request, header};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -20,12 +25,46 @@ pub(crate) async fn run(args: TokenArgs) -> anyhow::Result<()> {
     match args.command {
         None | Some(TokenCommand::Agent) => print!("{}", files::read(&config::node_token_path(&args.data_dir))?),
         Some(TokenCommand::Server) => print!("{}", files::read(&config::server_token_path(&args.data_dir))?),
+        Some(TokenCommand::Rotate { which, new_token, kubeconfig }) => {
+            rotate(&kubeconfig, which, new_token.as_deref()).await?;
+        }
         Some(TokenCommand::Create { ttl, kubeconfig }) => {
             let ttl =
                 objects::duration::parse(&ttl).with_context(|| format!("--ttl {ttl:?} must look like 30m or 24h"))?;
             ensure!(ttl > SignedDuration::ZERO, "--ttl must be longer than nothing");
             println!("{}", create(&kubeconfig, ttl).await?);
         }
+    }
+    Ok(())
+}
+
+/// The new secrets are made here, so that no server ever tells one.
+async fn rotate(kubeconfig: &Path, which: Option<WhichToken>, new: Option<&str>) -> anyhow::Result<()> {
+    let config = crate::kubeconfig::read(kubeconfig)?;
+    let ca = CertificateDer::from_pem_slice(&config.ca_pem).context("read the CA certificate")?;
+    let make = |user| match new {
+        Some(new) => Ok(JoinToken::new(&ca, user, parse(new.trim(), user, &ca).context("--new-token")?.secret())),
+        None => Ok::<_, anyhow::Error>(JoinToken::new(&ca, user, &JoinToken::random_secret())),
+    };
+    let server = (which != Some(WhichToken::Agent)).then(|| make(SERVER)).transpose()?;
+    let node = (which != Some(WhichToken::Server)).then(|| make(NODE)).transpose()?;
+    let secret = |token: &Option<JoinToken>| token.as_ref().map(|token| token.secret().to_owned());
+    let rotation = Rotation { server: secret(&server), node: secret(&node) };
+    let https = Https::new(&config.server, tls::trusting(&config.ca_pem, Some(config.identity()))?);
+    let request = Request::post(TOKENS_PATH).header(header::CONTENT_TYPE, "application/json");
+    https.send(request.body(Bytes::from(serde_json::to_vec(&rotation)?))?).await?;
+    if let Some(token) = &server {
+        println!("servers join with {token}");
+        eprintln!(
+            "rk: keep the former token of servers with the snapshots that were taken while it held: it opens the keys in \
+             them"
+        );
+    }
+    eprintln!(
+        "rk: a server whose flags, environment or config.yaml name a former token does not start again: see to that"
+    );
+    if let Some(token) = &node {
+        println!("agents join with {token}");
     }
     Ok(())
 }

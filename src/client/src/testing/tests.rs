@@ -100,3 +100,31 @@ async fn shutdown_ends_subscriptions() {
     informers.shutdown().await;
     assert!(changes.next().await.is_none());
 }
+
+#[tokio::test]
+async fn what_was_borrowed_stops_with_the_last_borrower_unless_somebody_else_has_it() {
+    let fake = FakeApi::new();
+    let informers = Informers::new(fake.client());
+    let own = informers.of::<ConfigMap>();
+    let (first, second) = (informers.borrowed(), informers.borrowed());
+    let mut shared = first.of::<ConfigMap>().subscribe();
+    let mut pods = first.clone().of::<Pod>().subscribe();
+    let mut nodes = first.of::<Node>().subscribe();
+    second.of::<Pod>();
+    assert_eq!(informers.count(), 3);
+    drop(first);
+    assert!(nodes.next().await.is_none(), "nobody wants nodes any more");
+    assert_eq!(informers.count(), 2);
+    own.synced().await;
+    fake.put(&config_map("later")).unwrap();
+    assert!(matches!(shared.next().await, Some(Change::Added(_))));
+    drop(second);
+    assert!(pods.next().await.is_none());
+    assert_eq!(informers.count(), 1);
+    // Asked for again, they are there again.
+    fake.put(&Node { metadata: config_map("n").metadata, ..Node::default() }).unwrap();
+    let third = informers.borrowed();
+    let nodes = third.of::<Node>();
+    nodes.synced().await;
+    assert_eq!((nodes.list().len(), informers.count()), (1, 2));
+}

@@ -2,7 +2,7 @@
 
 use super::{JoinRequest, JoinResponse};
 use crate::config::ClusterNetwork;
-use crate::members::tokens::Tokens;
+use crate::members::tokens::shared::{ClusterTokens, TokensError};
 use crate::server_list;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +16,8 @@ use objects::names::dns1123_subdomain;
 use pki::{Ca, Identity, Leaf};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use storage::Store;
 
 const NAMESPACE: &str = "kube-system";
 const HASH_KEY: &str = "hash";
@@ -38,6 +40,8 @@ pub(crate) enum Refusal {
     Malformed(&'static str),
     #[error("the server could not look up its secrets")]
     Store(#[source] kube::Error),
+    #[error("the server could not look up the cluster's tokens")]
+    Tokens(#[from] TokensError),
     #[error("a certificate request was refused")]
     Certificate(#[from] pki::CaError),
 }
@@ -48,7 +52,7 @@ impl Refusal {
             Self::Token | Self::Expired(_) => http::StatusCode::UNAUTHORIZED,
             Self::NameTaken(..) => http::StatusCode::FORBIDDEN,
             Self::Malformed(_) | Self::Certificate(_) => http::StatusCode::BAD_REQUEST,
-            Self::Store(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) | Self::Tokens(_) => http::StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -57,8 +61,9 @@ impl Refusal {
 #[derive(Clone)]
 pub(crate) struct Joins {
     pub(crate) ca: Ca,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: ClusterTokens,
     pub(crate) network: ClusterNetwork,
+    pub(crate) store: Store,
     /// How long an agent's certificates hold.
     pub(crate) certificate_life: SignedDuration,
     pub(crate) client: kube::Client,
@@ -99,7 +104,7 @@ impl Joins {
         let serving = Leaf::Server {
             common_name: format!("system:node:{}", request.node),
             dns_names: vec![request.node.clone()],
-            addresses: request.addresses,
+            addresses: nodes_own(request.addresses, &self.network, &self.servers_addresses()),
         };
         tracing::info!(node = %request.node, "node joins");
         Ok(JoinResponse {
@@ -108,6 +113,11 @@ impl Joins {
             network: self.network.clone(),
             servers: self.servers().await,
         })
+    }
+
+    fn servers_addresses(&self) -> Vec<IpAddr> {
+        let addresses = self.store.members().into_iter().flat_map(|known| known.member.addresses);
+        addresses.filter_map(|address| Some(address.parse::<SocketAddr>().ok()?.ip())).collect()
     }
 
     /// What a machine could learn as a node, told at once: it need not begin at the server that it joins by.
@@ -124,8 +134,9 @@ impl Joins {
     }
 
     pub(crate) async fn check_token(&self, user: &str, secret: &str) -> Result<(), Refusal> {
+        let tokens = self.tokens.current().await?;
         // Whoever may be a server may as well be less.
-        if self.tokens.node.accepts(user, secret) || self.tokens.server.accepts(user, secret) {
+        if tokens.node.accepts(user, secret) || tokens.server.accepts(user, secret) {
             return Ok(());
         }
         let name = format!("bootstrap-token-{user}");
@@ -207,6 +218,13 @@ pub(crate) fn is_servers_own(node: &str) -> bool {
     node == "localhost" || node == "kubernetes" || node.starts_with("kubernetes.default")
 }
 
+/// Addresses that a node may have a certificate for: not those by which somebody finds a server.
+fn nodes_own(asked: Vec<IpAddr>, network: &ClusterNetwork, servers: &[IpAddr]) -> Vec<IpAddr> {
+    let service = |ip: &IpAddr| matches!(ip, IpAddr::V4(ip) if network.service_cidr.contains(ip));
+    let of_servers = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || service(ip) || servers.contains(ip);
+    asked.into_iter().filter(|ip| !of_servers(ip)).collect()
+}
+
 fn claims(claim: &Secret, hash: &str) -> bool {
     claim.data.as_ref().and_then(|data| data.get(HASH_KEY)).is_some_and(|value| value.0 == hash.as_bytes())
 }
@@ -215,4 +233,18 @@ pub(crate) fn basic(header: &str) -> Option<(String, String)> {
     let decoded = STANDARD.decode(header.strip_prefix("Basic ")?).ok()?;
     let (user, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some((user.to_owned(), secret.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::cluster::Given;
+
+    #[test]
+    fn a_node_gets_no_certificate_for_an_address_of_a_server() {
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let asked = ["10.0.0.9", "10.0.0.1", "127.0.0.1", "::1", "0.0.0.0", "10.43.0.1"].map(ip).to_vec();
+        let network = Given::defaults().network;
+        assert_eq!(nodes_own(asked, &network, &[ip("10.0.0.1")]), [ip("10.0.0.9")]);
+    }
 }

@@ -26,7 +26,10 @@ impl Credentials {
 
     /// To be called before a connection is made.
     pub(crate) fn refresh(&self) -> anyhow::Result<()> {
-        let now = Timestamp::now();
+        self.refresh_at(Timestamp::now())
+    }
+
+    fn refresh_at(&self, now: Timestamp) -> anyhow::Result<()> {
         let mut certificate = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
         if pki::leaf::due_for_renewal(&certificate, now) {
             let pair = self.ca.issue(&self.leaf, now)?;
@@ -39,5 +42,27 @@ impl Credentials {
     /// TLS that trusts the cluster's CA alone and shows this certificate.
     pub(crate) fn client_tls(&self) -> anyhow::Result<ClientConfig> {
         verified_tls(self.ca.cert_pem(), Some(&self.presented))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::SignedDuration;
+    use rustls::client::ResolvesClientCert;
+
+    #[test]
+    fn a_connection_shows_a_certificate_that_holds_when_it_is_made() {
+        let now = Timestamp::now();
+        let ca = Ca::from_pem(&Ca::generate("rk-test", now).unwrap()).unwrap();
+        let credentials = Credentials::issue(&ca, "a").unwrap();
+        let shown = || credentials.presented.resolve(&[], &[]).unwrap().cert[0].clone();
+        let first = shown();
+        credentials.refresh_at(now + SignedDuration::from_hours(24 * 200)).unwrap();
+        assert_eq!(first, shown());
+        let later = now + SignedDuration::from_hours(24 * 300);
+        credentials.refresh_at(later).unwrap();
+        assert_ne!(first, shown());
+        assert!(!pki::leaf::due_for_renewal(&credentials.certificate.lock().unwrap(), later));
     }
 }

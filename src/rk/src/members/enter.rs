@@ -3,7 +3,7 @@
 
 use super::credentials::Credentials;
 use super::kept::{self, Kept};
-use super::tokens::Tokens;
+use super::tokens::{Given, Tokens, shared};
 use super::{ENTER_PATH, EnterRequest, Entered};
 use crate::config::ServerConfig;
 use crate::https::Https;
@@ -186,6 +186,7 @@ fn take_over(config: &mut ServerConfig, entered: Entered) -> anyhow::Result<Clus
         Ok(token)
     };
     let tokens = Tokens { server: token(&entered.server_token)?, node: token(&entered.node_token)? };
+    shared::agree(&tokens, &Given::of(config, ca.cert_der())?)?;
     config.adopt(&entered.settings, false)?;
     let own = config.own_address();
     let servers = entered.servers.into_iter().filter(|address| *address != own).collect();
@@ -194,7 +195,7 @@ fn take_over(config: &mut ServerConfig, entered: Entered) -> anyhow::Result<Clus
     files::write_private(&folder.join("ca.key"), pair.key_pem.as_bytes())?;
     files::write_private(&folder.join("ca.crt"), pair.cert_pem.as_bytes())?;
     files::write_private(&folder.join("service-account.key"), entered.service_account_key.as_bytes())?;
-    tokens.store(config)?;
+    tokens.store(&config.data_dir)?;
     Kept { settings: entered.settings, servers, generation: cluster.generation }.store(&config.data_dir)?;
     tracing::info!(%cluster, at = %Timestamp::now(), "let into the cluster");
     Ok(cluster)

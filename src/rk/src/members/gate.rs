@@ -2,7 +2,8 @@
 
 use super::credentials::Credentials;
 use super::kept::Settings;
-use super::tokens::Tokens;
+use super::tokens::Rotation;
+use super::tokens::shared::{ClusterTokens, TokensError};
 use super::{EnterRequest, Entered, MEMBERS_PATH, Place, presence};
 use crate::https::Https;
 use crate::join::server::{self as agents, Joins, is_servers_own};
@@ -51,7 +52,9 @@ pub(crate) enum Refusal {
     #[error("the server could not look up its nodes")]
     Nodes(#[source] kube::Error),
     #[error("the server could not check the token")]
-    Tokens(#[source] agents::Refusal),
+    TokenCheck(#[source] agents::Refusal),
+    #[error("{0}")]
+    Tokens(#[from] TokensError),
 }
 
 impl Refusal {
@@ -63,7 +66,10 @@ impl Refusal {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::NoSuchMember(_) => StatusCode::NOT_FOUND,
             Self::NameTaken { .. } | Self::NodeTaken(_) | Self::Version { .. } => StatusCode::CONFLICT,
-            Self::LeftBehind | Self::Nodes(_) | Self::Tokens(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LeftBehind | Self::Nodes(_) | Self::TokenCheck(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Tokens(TokensError::Secret) => StatusCode::BAD_REQUEST,
+            Self::Tokens(TokensError::Raced) => StatusCode::CONFLICT,
+            Self::Tokens(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Member(error) => match error {
                 MemberError::Busy | MemberError::NoLeader | MemberError::Unknown | MemberError::Closed => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -105,7 +111,7 @@ pub(crate) struct Gate {
     pub(crate) ca: Ca,
     pub(crate) ca_key: Arc<str>,
     pub(crate) service_account_key: Arc<str>,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: ClusterTokens,
     pub(crate) settings: Settings,
     pub(crate) name: String,
     pub(crate) data_dir: PathBuf,
@@ -144,6 +150,7 @@ impl Gate {
             return Err(Refusal::NameTaken { name, address: known.member.addresses.join(", ") });
         }
         self.check_node(&name).await?;
+        let tokens = self.tokens.current().await?;
         tracing::info!(server = %name, "server is let in");
         Ok(Entered {
             cluster: cluster.id,
@@ -151,8 +158,8 @@ impl Gate {
             ca_cert: self.ca.cert_pem().to_owned(),
             ca_key: self.ca_key.to_string(),
             service_account_key: self.service_account_key.to_string(),
-            server_token: self.tokens.server.to_string(),
-            node_token: self.tokens.node.to_string(),
+            server_token: tokens.server.to_string(),
+            node_token: tokens.node.to_string(),
             settings: self.settings.clone(),
             servers: members.into_iter().flat_map(|known| known.member.addresses).collect(),
         })
@@ -160,12 +167,12 @@ impl Gate {
 
     async fn check_token(&self, authorization: Option<&str>) -> Result<(), Refusal> {
         let (user, secret) = authorization.and_then(agents::basic).ok_or(Refusal::Token)?;
-        if self.tokens.server.has_secret(&secret) {
+        if self.tokens.current().await?.server.has_secret(&secret) {
             return Ok(());
         }
         match self.joins.check_token(&user, &secret).await {
             Ok(()) | Err(agents::Refusal::Expired(_)) => Err(Refusal::AgentsToken),
-            Err(error @ agents::Refusal::Store(_)) => Err(Refusal::Tokens(error)),
+            Err(error @ (agents::Refusal::Store(_) | agents::Refusal::Tokens(_))) => Err(Refusal::TokenCheck(error)),
             Err(_) => Err(Refusal::Token),
         }
     }
@@ -232,6 +239,16 @@ impl Gate {
             }
             Err(_) => None,
         }
+    }
+
+    /// Replaces tokens on all servers at once. Who has joined stays.
+    pub(crate) async fn rotate_tokens(&self, body: &[u8]) -> Result<(), Refusal> {
+        let rotation: Rotation =
+            serde_json::from_slice(body).map_err(|_| Refusal::Malformed("the request is malformed"))?;
+        self.tokens.rotate(&rotation).await?;
+        let (servers, agents) = (rotation.server.is_some(), rotation.node.is_some());
+        tracing::info!(servers, agents, "the cluster's tokens are replaced");
+        Ok(())
     }
 
     pub(crate) async fn remove(&self, which: &str) -> Result<MemberRow, Refusal> {

@@ -98,6 +98,7 @@ impl Presence {
         first_of(&servers, |server| {
             let body = body.clone();
             async move {
+                self.credentials.refresh()?;
                 let https = Https::new(&server, self.credentials.client_tls()?);
                 let request = Request::post(MEMBERS_PATH).header(header::CONTENT_TYPE, "application/json");
                 https.send(request.body(body)?).await.map(drop)

@@ -41,6 +41,12 @@ impl State {
 }
 
 impl Lane {
+    /// Whether there is a connection, or somebody makes one.
+    pub(super) fn is_used(&self) -> bool {
+        let state = self.state();
+        state.usable().is_some() || state.attempt.is_some()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,8 +64,9 @@ impl Lane {
                 return Some(sender);
             }
             match &state.attempt {
-                Some(attempt) => attempt.clone(),
-                None => {
+                // One that ended without a word has panicked.
+                Some(attempt) if attempt.has_changed().is_ok() => attempt.clone(),
+                _ => {
                     let now = Instant::now();
                     if state.not_before.is_some_and(|at| now < at) {
                         return None;

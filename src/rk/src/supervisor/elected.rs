@@ -5,6 +5,7 @@
 
 use client::Election;
 use kube::Client;
+use std::time::Duration;
 use storage::Store;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const CONTROLLERS: &str = "kube-controller-manager";
 pub(super) const SCHEDULER: &str = "kube-scheduler";
 const NAMESPACE: &str = "kube-system";
+/// By then all that the work has left behind is freed.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// This server as a candidate.
 pub(super) struct Candidate {
@@ -27,13 +30,28 @@ impl Candidate {
     }
 
     /// Runs what `work` makes whenever this server is elected, until it stops.
-    pub(super) fn run<W, F>(&self, lease: &str, client: Client, work: W) -> JoinHandle<()>
+    pub(super) fn run<W, F>(&self, lease: &str, client: Client, mut work: W) -> JoinHandle<()>
     where
         W: FnMut(CancellationToken) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let election = Election::new(client, NAMESPACE, lease, self.identity.clone(), self.alone.clone());
+        let work = move |leading| {
+            let work = work(leading);
+            async move {
+                work.await;
+                tokio::spawn(give_back());
+            }
+        };
         tokio::spawn(election.run(self.stop.clone(), work))
+    }
+}
+
+/// What the work has watched may be most of what the process held.
+async fn give_back() {
+    tokio::time::sleep(SETTLED).await;
+    if let Err(error) = tokio::task::spawn_blocking(runtime::trim_heap).await {
+        tracing::debug!(%error, "the heap was not trimmed");
     }
 }
 

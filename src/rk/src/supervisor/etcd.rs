@@ -4,6 +4,7 @@
 //! [`ETCD_CLIENTS`]; being an administrator of the API is not enough, since the store holds what the API would refuse to
 //! show or to write. Off unless asked for; started by the server.
 
+use super::files::Issued;
 use crate::config::ServerConfig;
 use crate::https::notice_silence;
 use crate::preflight;
@@ -15,6 +16,7 @@ use rustls::RootCertStore;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::Store;
@@ -35,7 +37,25 @@ pub(super) fn bind(address: SocketAddr) -> anyhow::Result<std::net::TcpListener>
     preflight::bind(address).context("--etcd-listen")
 }
 
-/// Writes a client's files and serves until the process ends.
+/// A client's files, which are renewed.
+pub(super) fn credentials(config: &ServerConfig, ca: &Ca) -> anyhow::Result<Issued> {
+    let folder = folder(config);
+    preflight::private_folder(&folder)?;
+    let (ca, client) = (ca.clone(), Leaf::Client(Identity::new("system:rk:etcd-client", &[ETCD_CLIENTS])));
+    Issued::new("etcd's clients", Timestamp::now(), move |now| {
+        let KeyCert { key_pem, cert_pem } = ca.issue(&client, now)?;
+        for (name, content) in [("ca.crt", ca.cert_pem()), ("client.crt", &cert_pem), ("client.key", &key_pem)] {
+            files::write_private(&folder.join(name), content.as_bytes())?;
+        }
+        Ok(cert_pem)
+    })
+}
+
+fn folder(config: &ServerConfig) -> PathBuf {
+    config.data_dir.join("server/tls/etcd")
+}
+
+/// Serves until the process ends.
 pub(super) async fn start(
     config: &ServerConfig,
     listener: std::net::TcpListener,
@@ -43,13 +63,7 @@ pub(super) async fn start(
     ca: &Ca,
     serving: Arc<dyn ResolvesServerCert>,
 ) -> anyhow::Result<()> {
-    let folder = config.data_dir.join("server/tls/etcd");
-    preflight::private_folder(&folder)?;
-    let client = Leaf::Client(Identity::new("system:rk:etcd-client", &[ETCD_CLIENTS]));
-    let KeyCert { key_pem, cert_pem } = ca.issue(&client, Timestamp::now())?;
-    for (name, content) in [("ca.crt", ca.cert_pem()), ("client.crt", &cert_pem), ("client.key", &key_pem)] {
-        files::write_private(&folder.join(name), content.as_bytes())?;
-    }
+    let folder = folder(config);
     let address = listener.local_addr().context("read the etcd listener's address")?;
     let host = if address.ip().is_unspecified() { config.advertise } else { address.ip() };
     let name = config.name.clone();

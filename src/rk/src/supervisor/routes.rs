@@ -1,10 +1,10 @@
 //! rk's own paths on the API port, below `/rk/v1/`: the CA certificate, joins of agents and servers, agents' tunnels, and
 //! what servers say to each other. Each path decides by itself who may use it; none counts against the API's limits.
 
-use crate::join::server::{Joins, Proof, Refusal};
+use crate::join::server::{Joins, Proof};
 use crate::join::{CA_PATH, JOIN_PATH};
 use crate::members::gate::{self, Gate};
-use crate::members::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH};
+use crate::members::{ENTER_PATH, MEMBERS_PATH, RAFT_PATH, TOKENS_PATH};
 use crate::snapshot::{Snapshots, route};
 use crate::tunnel::{self, server::Tunnels};
 use apiserver::{Body, ExtraRoute, RequestBody, SERVERS, User};
@@ -16,19 +16,28 @@ use hyper_util::rt::TokioIo;
 use pki::leaf::SERVER_USER;
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::{MAX_RPC_BYTES, PeerIdentity};
+use tokio::sync::Semaphore;
 
 pub(crate) const PREFIX: &str = "/rk/v1/";
 const MAX_JOIN_BYTES: usize = 64 * 1024;
+/// For a body to arrive: anybody may begin to send one, and none holds a connection for ever.
+const SMALL_BODY: Duration = Duration::from_secs(20);
+/// For one of another server, which may be a piece of a snapshot on a slow line.
+const RAFT_BODY: Duration = Duration::from_secs(60);
+/// Joins that are looked at together; who comes beyond these is asked to come again. Each costs the store a round.
+const MOST_JOINS: usize = 64;
 const NODE_USER: &str = "system:node:";
 const ADMINISTRATORS: &str = "system:masters";
 
 #[derive(Clone)]
 pub(crate) struct Routes {
-    pub(crate) joins: Joins,
-    pub(crate) tunnels: Tunnels,
-    pub(crate) gate: Gate,
-    pub(crate) snapshots: Snapshots,
+    joins: Joins,
+    tunnels: Tunnels,
+    gate: Gate,
+    snapshots: Snapshots,
+    joining: Arc<Semaphore>,
 }
 
 impl ExtraRoute for Routes {
@@ -46,6 +55,7 @@ impl ExtraRoute for Routes {
                 (&Method::POST, RAFT_PATH) => routes.raft(request, &user).await,
                 (&Method::POST, ENTER_PATH) => routes.enter(request, &user).await,
                 (&Method::POST, MEMBERS_PATH) => routes.place(request, &user).await,
+                (&Method::POST, TOKENS_PATH) => routes.tokens(request, &user).await,
                 (method, path) if path.starts_with(MEMBERS_PATH) => {
                     routes.members(method, path, request.uri().query(), &user).await
                 }
@@ -56,20 +66,26 @@ impl ExtraRoute for Routes {
 }
 
 impl Routes {
+    pub(crate) fn new(joins: Joins, tunnels: Tunnels, gate: Gate, snapshots: Snapshots) -> Self {
+        Self { joins, tunnels, gate, snapshots, joining: Arc::new(Semaphore::new(MOST_JOINS)) }
+    }
+
     async fn join(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
         let (head, body) = request.into_parts();
         let Some(body) = small(body).await else { return too_large() };
         let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Ok(_room) = self.joining.try_acquire() else { return busy() };
         let proof = Proof { authorization, node: user.name.strip_prefix(NODE_USER) };
         let joined = self.joins.join(proof, &body).await;
         match joined.map(|response| serde_json::to_string(&response)) {
             Ok(Ok(json)) => text(StatusCode::OK, "application/json", json),
             Ok(Err(error)) => explain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             Err(refusal) => {
-                if let Refusal::Store(error) = &refusal {
-                    tracing::warn!(%error, "join not answered");
+                let (status, text) = (refusal.status(), refusal.to_string());
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    tracing::warn!(error = format!("{:#}", anyhow::Error::new(refusal)), "join not answered");
                 }
-                explain(refusal.status(), &refusal.to_string())
+                explain(status, &text)
             }
         }
     }
@@ -87,10 +103,8 @@ impl Routes {
         let Some(name) = server_name(user).map(str::to_owned) else {
             return explain(StatusCode::FORBIDDEN, "this path is for the cluster's servers");
         };
-        let Ok(body) = Limited::new(request.into_body(), MAX_RPC_BYTES).boxed_unsync().collect().await else {
-            return explain(StatusCode::PAYLOAD_TOO_LARGE, "the request broke off, or is too large");
-        };
-        let (store, body) = (self.gate.store.clone(), body.to_bytes());
+        let Some(body) = whole(request.into_body(), MAX_RPC_BYTES, RAFT_BODY).await else { return too_large() };
+        let store = self.gate.store.clone();
         let peer = PeerIdentity { name: Some(name) };
         match tokio::spawn(async move { store.handle(body, &peer).await }).await {
             Ok(answer) => Response::new(Body::Full(answer)),
@@ -102,6 +116,7 @@ impl Routes {
         let (head, body) = request.into_parts();
         let Some(body) = small(body).await else { return too_large() };
         let authorization = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Ok(_room) = self.joining.try_acquire() else { return busy() };
         answer(self.gate.enter(authorization, server_name(user), &body).await)
     }
 
@@ -111,6 +126,14 @@ impl Routes {
         };
         let Some(body) = small(request.into_body()).await else { return too_large() };
         answer(self.gate.place(name, &body).await)
+    }
+
+    async fn tokens(&self, request: Request<RequestBody>, user: &User) -> Response<Body> {
+        if !user.in_group(ADMINISTRATORS) {
+            return explain(StatusCode::FORBIDDEN, "this takes an administrator's certificate");
+        }
+        let Some(body) = small(request.into_body()).await else { return too_large() };
+        answer(self.gate.rotate_tokens(&body).await)
     }
 
     async fn members(&self, method: &Method, path: &str, query: Option<&str>, user: &User) -> Response<Body> {
@@ -157,11 +180,21 @@ fn server_name(user: &User) -> Option<&str> {
 
 /// A body that is no larger than joins are.
 async fn small(body: RequestBody) -> Option<Bytes> {
-    Limited::new(body, MAX_JOIN_BYTES).boxed_unsync().collect().await.ok().map(|body| body.to_bytes())
+    whole(body, MAX_JOIN_BYTES, SMALL_BODY).await
+}
+
+/// A body of so many bytes at most, if it arrives in time.
+async fn whole(body: RequestBody, limit: usize, patience: Duration) -> Option<Bytes> {
+    let body = tokio::time::timeout(patience, Limited::new(body, limit).boxed_unsync().collect()).await;
+    body.ok()?.ok().map(|body| body.to_bytes())
+}
+
+fn busy() -> Response<Body> {
+    explain(StatusCode::SERVICE_UNAVAILABLE, "too many machines join at this moment: try again")
 }
 
 fn too_large() -> Response<Body> {
-    explain(StatusCode::PAYLOAD_TOO_LARGE, "the request broke off, or is too large")
+    explain(StatusCode::PAYLOAD_TOO_LARGE, "the request broke off, came too slowly, or is too large")
 }
 
 fn answer<T: Serialize>(outcome: Result<T, gate::Refusal>) -> Response<Body> {
@@ -189,4 +222,32 @@ fn text(status: StatusCode, content_type: &'static str, body: String) -> Respons
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+    use std::convert::Infallible;
+
+    fn body<B>(body: B) -> RequestBody
+    where
+        B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
+        apiserver::request_body(body.map_err(|never| match never {}))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_too_large_or_too_slow_is_given_up() {
+        assert!(small(body(Full::new(Bytes::from_static(b"{}")))).await.is_some());
+        assert!(small(body(Full::new(Bytes::from(vec![0; MAX_JOIN_BYTES + 1])))).await.is_none());
+        let drop_by_drop = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b" "))), ()))
+        });
+        let begun = tokio::time::Instant::now();
+        assert!(small(body(StreamBody::new(drop_by_drop))).await.is_none());
+        assert_eq!(begun.elapsed(), SMALL_BODY);
+    }
 }

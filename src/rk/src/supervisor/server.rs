@@ -2,6 +2,7 @@
 
 use super::dialer::Dialer;
 use super::elected::{self, Candidate};
+use super::files::{Issued, keep_fresh};
 use super::routes::{PREFIX, Routes};
 use super::serving::Serving;
 use super::worker::{self, Worker};
@@ -13,7 +14,8 @@ use crate::members::enter::{Removed, enter};
 use crate::members::gate::Gate;
 use crate::members::kept::{self, Kept, Settings};
 use crate::members::presence::{self, Presence};
-use crate::members::tokens::Tokens;
+use crate::members::tokens;
+use crate::members::tokens::shared::ClusterTokens;
 use crate::peers::Peers;
 use crate::progress::Progress;
 use crate::snapshot::Snapshots;
@@ -51,7 +53,9 @@ pub(crate) async fn run(mut config: ServerConfig) -> anyhow::Result<Next> {
     let etcd_listener = config.etcd_listen.map(etcd::bind).transpose()?;
     let joining = enter(&mut config).await?;
     let server = Server::open(&config, listener, joining).await?;
-    let mut running = Running { etcd_listener, stop: CancellationToken::new(), loops: Vec::new(), worker: None };
+    let stop = CancellationToken::new();
+    let fresh = tokio::spawn(keep_fresh(server.issue_files(&config)?, Timestamp::now, stop.clone()));
+    let mut running = Running { etcd_listener, stop, loops: vec![fresh], worker: None };
     let ended = tokio::select! {
         failed = server.live(&config, joining.is_some(), &progress, &mut running) => Err(failed),
         stopped = super::asked_to_stop() => stopped.map(|()| Ended::Asked),
@@ -137,6 +141,8 @@ struct Server {
     /// One watch per kind for all components of this process.
     informers: Informers,
     snapshots: Snapshots,
+    tokens: ClusterTokens,
+    given_tokens: tokens::Given,
     port: u16,
 }
 
@@ -170,7 +176,9 @@ impl Server {
         peers.start(credentials.clone())?;
         let key_path = tls.join("service-account.key");
         let signing_key = pki::authority::load_or_create_signing_key(&key_path)?;
-        let tokens = Tokens::settle(config, ca.cert_der())?;
+        let ca_key = files::read(&tls.join("ca.key"))?;
+        let given_tokens = tokens::Given::of(config, ca.cert_der())?;
+        let tokens = ClusterTokens::new(store.clone(), &ca, &ca_key, &config.data_dir)?;
         let dialer = Dialer::default();
         let serving = Serving::issue(config, &ca)?;
         let api = ApiServer::new(api_config(config, port, &store, &ca, &signing_key, serving.clone(), &dialer)?)
@@ -188,9 +196,9 @@ impl Server {
             data_dir: config.data_dir.clone(),
             settings,
         };
-        let server = Self { store, api, ca, serving, dialer, presence, informers, snapshots, port };
-        server.add_routes(config, tokens, &signing_key)?;
-        server.write_kubeconfig(config, now)?;
+        let server =
+            Self { store, api, ca, serving, dialer, presence, informers, snapshots, tokens, given_tokens, port };
+        server.add_routes(config, &ca_key, &signing_key);
         let listener = tokio::net::TcpListener::from_std(listener).context("hand over the listener")?;
         let serving = server.api.clone();
         tokio::spawn(async move { serving.serve(listener).await });
@@ -228,7 +236,7 @@ impl Server {
         let local = SocketAddr::new(preflight::local_address(config.listen).ip(), self.port);
         progress.step(&format!("server ready at https://{local}, kubeconfig {}", config.kubeconfig.display()));
         notify::ready();
-        running.loops = self.start_loops(config, &running.stop);
+        running.loops.extend(self.start_loops(config, &running.stop));
         self.start_node(config, progress, running).await
     }
 
@@ -265,6 +273,7 @@ impl Server {
                 Err(error) => return Err(error).context("read the store"),
             }
         }
+        self.tokens.settle(&self.given_tokens).await?;
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             match self.api.bootstrap().await {
@@ -283,21 +292,22 @@ impl Server {
         client::in_process(self.api.service_for(User::new(&identity.user, &identity.groups)))
     }
 
-    fn add_routes(&self, config: &ServerConfig, tokens: Tokens, service_account_key: &str) -> anyhow::Result<()> {
+    fn add_routes(&self, config: &ServerConfig, ca_key: &str, service_account_key: &str) {
         let client = self.client(&Identity::new("system:rk:join", &["system:masters"]));
         let joins = Joins {
             ca: self.ca.clone(),
-            tokens: tokens.clone(),
+            tokens: self.tokens.clone(),
             network: config.network.clone(),
+            store: self.store.clone(),
             certificate_life: config.agent_certificate_life,
             client: client.clone(),
         };
         let gate = Gate {
             store: self.store.clone(),
             ca: self.ca.clone(),
-            ca_key: files::read(&config.data_dir.join("server/tls/ca.key"))?.into(),
+            ca_key: ca_key.into(),
             service_account_key: service_account_key.into(),
-            tokens,
+            tokens: self.tokens.clone(),
             settings: self.presence.settings.clone(),
             name: config.name.clone(),
             data_dir: config.data_dir.clone(),
@@ -306,21 +316,30 @@ impl Server {
             joins: joins.clone(),
         };
         let (tunnels, snapshots) = (self.dialer.tunnels().clone(), self.snapshots.clone());
-        self.api.add_route(PREFIX, Arc::new(Routes { joins, tunnels, gate, snapshots }));
-        Ok(())
+        self.api.add_route(PREFIX, Arc::new(Routes::new(joins, tunnels, gate, snapshots)));
     }
 
-    fn write_kubeconfig(&self, config: &ServerConfig, now: Timestamp) -> anyhow::Result<()> {
+    /// Certificates for others on this box, in files.
+    fn issue_files(&self, config: &ServerConfig) -> anyhow::Result<Vec<Issued>> {
+        let etcd = config.etcd_listen.map(|_| etcd::credentials(config, &self.ca));
+        std::iter::once(self.write_kubeconfig(config)).chain(etcd).collect()
+    }
+
+    fn write_kubeconfig(&self, config: &ServerConfig) -> anyhow::Result<Issued> {
         let admin = Leaf::Client(Identity::new("system:admin", &["system:masters"]));
         let local = SocketAddr::new(preflight::local_address(config.listen).ip(), self.port);
-        let KeyCert { key_pem, cert_pem } = self.ca.issue(&admin, now)?;
-        let kubeconfig = Kubeconfig {
-            server: format!("https://{local}"),
-            ca_pem: self.ca.cert_pem().into(),
-            cert_pem: cert_pem.into(),
-            key_pem: key_pem.into(),
-        };
-        kubeconfig::write(&config.kubeconfig, &kubeconfig, config.kubeconfig_mode)
+        let (ca, path, mode) = (self.ca.clone(), config.kubeconfig.clone(), config.kubeconfig_mode);
+        Issued::new("kubeconfig", Timestamp::now(), move |now| {
+            let KeyCert { key_pem, cert_pem } = ca.issue(&admin, now)?;
+            let kubeconfig = Kubeconfig {
+                server: format!("https://{local}"),
+                ca_pem: ca.cert_pem().into(),
+                cert_pem: cert_pem.clone().into(),
+                key_pem: key_pem.into(),
+            };
+            kubeconfig::write(&path, &kubeconfig, mode)?;
+            Ok(cert_pem)
+        })
     }
 
     /// Controllers and scheduler, on one server at a time, and manifests: they wait for what they need by themselves.
@@ -338,21 +357,18 @@ impl Server {
         let candidate = Candidate::new(&self.store, &config.name, stop);
         vec![
             candidate.run(elected::CONTROLLERS, controllers.clone(), move |leading| {
-                controllers::run(controllers.clone(), watched.clone(), settings.clone(), leading)
+                controllers::run(controllers.clone(), watched.borrowed(), settings.clone(), leading)
             }),
             candidate.run(elected::SCHEDULER, scheduler.clone(), move |leading| {
-                let (scheduler, informers) = (scheduler.clone(), informers.clone());
+                let (scheduler, informers) = (scheduler.clone(), informers.borrowed());
                 persist("scheduler", move || {
                     scheduler::run(scheduler.clone(), informers.clone(), scheduler::Config::default(), leading.clone())
                 })
             }),
             tokio::spawn(manifests::follow(admin, folder, stop.clone())),
             tokio::spawn(self.snapshots.clone().keep_taking(stop.clone())),
-            tokio::spawn(async move {
-                if let Err(error) = manifests::apply(&own, &dns).await {
-                    tracing::error!(error = format!("{error:#}"), "the DNS service could not be made");
-                }
-            }),
+            tokio::spawn(self.tokens.clone().follow(self.given_tokens.clone(), stop.clone())),
+            tokio::spawn(manifests::insist(own, dns, "the DNS service", stop.clone())),
         ]
     }
 
