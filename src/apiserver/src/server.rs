@@ -104,6 +104,10 @@ pub(crate) struct Inner {
     pub(crate) starting: ArcSwapOption<String>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Before `stop`, while the other servers still reach this one.
+    pub(crate) leaving: CancellationToken,
+    /// What has a last word to say to the others when this server leaves.
+    pub(crate) last_words: TaskTracker,
 }
 
 impl ApiServer {
@@ -145,6 +149,8 @@ impl ApiServer {
             starting: ArcSwapOption::from_pointee("the store".to_owned()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            leaving: CancellationToken::new(),
+            last_words: TaskTracker::new(),
             signing_key,
             tls,
             hub,
@@ -211,9 +217,13 @@ impl ApiServer {
         self.inner.ready.load(Ordering::Acquire) && !self.inner.stop.is_cancelled()
     }
 
-    /// Stops accepting, ends watches, and waits up to `grace` for running requests.
+    /// Takes leave of the other servers, stops accepting, ends watches, and waits up to `grace` for running requests.
     pub async fn shutdown(&self, grace: Duration) {
         self.inner.ready.store(false, Ordering::Release);
+        // The store hears of what it has written by way of this server's own port.
+        self.inner.leaving.cancel();
+        self.inner.last_words.close();
+        self.inner.last_words.wait().await;
         self.inner.stop.cancel();
         self.inner.tasks.close();
         if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {

@@ -183,6 +183,7 @@ impl Server {
         let presence = Presence {
             store: store.clone(),
             credentials,
+            peers,
             me,
             hints: hints(config)?,
             data_dir: config.data_dir.clone(),
@@ -302,6 +303,7 @@ impl Server {
             name: config.name.clone(),
             data_dir: config.data_dir.clone(),
             credentials: self.presence.credentials.clone(),
+            peers: self.presence.peers.clone(),
             client,
             joins: joins.clone(),
         };
