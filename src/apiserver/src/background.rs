@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) fn spawn(inner: &Arc<Inner>) {
     inner.tasks.spawn(compact(inner.clone()));
     inner.tasks.spawn(crate::crd::registrar::keep_rows(inner.clone()));
-    inner.last_words.spawn(servers::announce(inner.clone()));
+    inner.tasks.spawn(servers::announce(inner.clone()));
     inner.tasks.spawn(lead(inner.clone()));
 }
 

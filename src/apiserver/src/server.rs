@@ -49,6 +49,9 @@ use crate::{
     serve,
 };
 
+/// How long the other servers' connections are given to end.
+const CLOSE: Duration = Duration::from_secs(1);
+
 /// Why the server cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -104,10 +107,10 @@ pub(crate) struct Inner {
     pub(crate) starting: ArcSwapOption<String>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    /// Before `stop`, while the other servers still reach this one.
-    pub(crate) leaving: CancellationToken,
-    /// What has a last word to say to the others when this server leaves.
-    pub(crate) last_words: TaskTracker,
+    /// Later than `stop`: the other servers are served until then.
+    pub(crate) closed: CancellationToken,
+    /// The listener, and the other servers' connections.
+    pub(crate) ports: TaskTracker,
 }
 
 impl ApiServer {
@@ -149,8 +152,8 @@ impl ApiServer {
             starting: ArcSwapOption::from_pointee("the store".to_owned()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            leaving: CancellationToken::new(),
-            last_words: TaskTracker::new(),
+            closed: CancellationToken::new(),
+            ports: TaskTracker::new(),
             signing_key,
             tls,
             hub,
@@ -183,9 +186,9 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Accepts connections until [`ApiServer::shutdown`].
+    /// Accepts connections until [`ApiServer::shutdown`] or [`ApiServer::close`].
     pub async fn serve(&self, listener: TcpListener) {
-        serve::accept(&self.inner, listener).await;
+        self.inner.ports.track_future(serve::accept(&self.inner, listener)).await;
     }
 
     /// Serves TLS on one connection that was accepted elsewhere.
@@ -217,17 +220,29 @@ impl ApiServer {
         self.inner.ready.load(Ordering::Acquire) && !self.inner.stop.is_cancelled()
     }
 
-    /// Takes leave of the other servers, stops accepting, ends watches, and waits up to `grace` for running requests.
+    /// [`ApiServer::drain`] and [`ApiServer::close`] in one.
     pub async fn shutdown(&self, grace: Duration) {
+        self.drain(grace).await;
+        self.close().await;
+    }
+
+    /// Ends watches, takes nobody in any more, and waits up to `grace` for running requests. The other servers still come
+    /// through: by this port the store hears that what it is writing has been written.
+    pub async fn drain(&self, grace: Duration) {
         self.inner.ready.store(false, Ordering::Release);
-        // The store hears of what it has written by way of this server's own port.
-        self.inner.leaving.cancel();
-        self.inner.last_words.close();
-        self.inner.last_words.wait().await;
         self.inner.stop.cancel();
         self.inner.tasks.close();
         if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
             tracing::warn!(open = self.inner.tasks.len(), "requests still running at the end of the grace period");
+        }
+    }
+
+    /// Gives up the port, and the connections of the other servers.
+    pub async fn close(&self) {
+        self.inner.closed.cancel();
+        self.inner.ports.close();
+        if tokio::time::timeout(CLOSE, self.inner.ports.wait()).await.is_err() {
+            tracing::debug!(open = self.inner.ports.len(), "other servers still ask this one");
         }
     }
 }

@@ -71,9 +71,9 @@ pub(crate) async fn announce(inner: Arc<Inner>) {
     loop {
         let several = members.current().len() > 1;
         let kept = async { if several { keep(&inner, &mut lease, address).await } else { Duration::MAX } };
-        let Some(pause) = inner.leaving.run_until_cancelled(kept).await else { break };
+        let Some(pause) = inner.stop.run_until_cancelled(kept).await else { break };
         tokio::select! {
-            () = inner.leaving.cancelled() => break,
+            () = inner.stop.cancelled() => break,
             // Whoever is alone waits for company.
             () = tokio::time::sleep(pause), if several => {}
             changed = members.next() => if changed.is_none() { return },
@@ -86,7 +86,9 @@ pub(crate) async fn announce(inner: Arc<Inner>) {
 
 /// Without a leader nobody would hear it, and the store would wait for it at its end.
 async fn say_farewell(store: &Store, lease: LeaseId) {
-    if store.reachable_leader().is_none() || !matches!(tokio::time::timeout(FAREWELL, store.lease_revoke(lease)).await, Ok(Ok(()))) {
+    if store.reachable_leader().is_none()
+        || !matches!(tokio::time::timeout(FAREWELL, store.lease_revoke(lease)).await, Ok(Ok(())))
+    {
         tracing::debug!("stopping without a farewell; the endpoint goes in a few seconds");
     }
 }

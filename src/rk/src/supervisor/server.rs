@@ -397,8 +397,9 @@ impl Server {
             tracing::warn!(error = format!("{error:#}"), "where the other servers are could not be kept");
         }
         self.informers.shutdown().await;
-        self.api.shutdown(DRAIN).await;
+        self.api.drain(DRAIN).await;
         self.store.shutdown().await;
+        self.api.close().await;
     }
 }
 
