@@ -163,3 +163,45 @@ fn servers_come_back_with_other_addresses() {
     println!("all moved: known everywhere after {:?}", began.elapsed());
     pods_are_reached(&mut cluster);
 }
+
+#[test]
+fn a_server_whose_store_is_gone_comes_back_under_its_name_and_its_pods_go_on() {
+    if !need::met("a_server_whose_store_is_gone_comes_back_under_its_name_and_its_pods_go_on", need::CLUSTER) {
+        return;
+    }
+    let _turn = one_at_a_time();
+    let mut cluster = three_and_an_agent();
+    let (token, through) = (
+        std::fs::read_to_string(cluster.server.data_dir().join("server/token")).expect("read the token"),
+        cluster.servers[0].url(),
+    );
+    let pod = |server: &Server| {
+        let path = "-o=jsonpath={.metadata.uid} {.status.podIP} {.status.containerStatuses[0].restartCount}";
+        server.kubectl(|kubectl| kubectl.ok(&["get", "pod", "on-server", path]))
+    };
+    let before = pod(&cluster.server);
+    cluster.server.stop(Signal::SIGKILL);
+    std::fs::remove_dir_all(cluster.server.data_dir().join("server")).expect("wipe the server's part");
+    cluster.server.set_flag(&format!("--server={through}"));
+    cluster.server.set_flag(&format!("--token={}", token.trim()));
+    // Its place is taken, by itself as it was: nobody but a person can know that this one is gone for good.
+    cluster.server.start();
+    let process = cluster.server.process.as_mut().expect("just started");
+    let status = until("the server ends by itself", SOON, || process.ended().ok_or("it runs"));
+    cluster.server.process = None;
+    assert!(!status.success() && cluster.server.log().contains("rk member remove server"), "{}", cluster.server.log());
+    check(&mut cluster.servers[0].member(&["remove", "server"]), None).expect("remove the member that is gone");
+    let began = Instant::now();
+    cluster.server.start();
+    cluster.api_answers();
+    all_well(&cluster.servers[0], 3);
+    cluster.node_ready("server");
+    println!("a wiped server is back after {:?}", began.elapsed());
+    assert_eq!(pod(&cluster.server), before, "the pod is the same, and was not restarted");
+    pods_are_reached(&mut cluster);
+    let new = "-o=jsonpath={.status.phase}";
+    cluster.server.kubectl(|kubectl| {
+        kubectl.ok_with(&["apply", "-f", "-"], &self::pod("after", "server"));
+        kubectl.until(SOON, &["get", "pod", "after", new], |text| text == "Running");
+    });
+}

@@ -12,7 +12,7 @@ use super::{MEMBERS_PATH, Place};
 use crate::https::Https;
 use crate::join::client::is_final;
 use crate::peers::Peers;
-use anyhow::bail;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use client::backoff::Backoff;
 use futures::StreamExt;
@@ -27,6 +27,8 @@ use storage::{Member, MemberError, MemberStatus, Role, Status, Store};
 const LATELY: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// A server that records where another one is may wait for a leader meanwhile, which may be one of those not yet told.
+const ONE_TRY: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub(crate) struct Presence {
@@ -116,9 +118,9 @@ impl Presence {
             self.peers.moved(own.id, &own.member, &self.me.addresses);
         }
         let ask = |server: String| async move {
-            let told = self.tell(&server).await;
-            self.learn(&server).await?;
-            told
+            let both = async { tokio::join!(self.tell(&server), self.learn(&server)) };
+            let (told, learnt) = tokio::time::timeout(ONE_TRY, both).await.context("the server does not answer")?;
+            told.and(learnt)
         };
         let mut asking: FuturesUnordered<_> = self.servers().into_iter().map(ask).collect();
         let mut refusal = None;
