@@ -81,14 +81,17 @@ impl Presence {
                 }
                 // The store would wait for a leader that may wait for this.
                 Step::Correct if self.store.reachable_leader().is_none() => self.seek().await?,
-                Step::Correct => self.store.update_member(id, self.me.clone()).await,
+                Step::Correct => {
+                    let correcting = self.store.update_member(id, self.me.clone());
+                    tokio::time::timeout(ONE_TRY, correcting).await.unwrap_or(Err(MemberError::NoLeader))
+                }
                 Step::Promote => self.store.promote(id).await,
                 Step::Done => return self.remember(),
             };
             match outcome {
                 Ok(()) => {
                     // What was asked is in the log; it counts here once it has come back.
-                    drop(self.store.read_barrier().await);
+                    drop(tokio::time::timeout(ONE_TRY, self.store.read_barrier()).await);
                     backoff.reset();
                 }
                 Err(error) => tracing::debug!(?step, %error, "not yet a voter where this server is"),
