@@ -111,6 +111,14 @@ fn three() -> Cluster {
     cluster
 }
 
+/// Stops a server in order, well before it gives up on requests that it would wait for.
+fn stops_soon(server: &mut Server) {
+    let before = Instant::now();
+    server.stop(Signal::SIGTERM);
+    println!("{}: an orderly stop took {:?}", server.name, before.elapsed());
+    assert!(before.elapsed() < Duration::from_secs(4), "{}", server.log());
+}
+
 /// Starts a server that will end by itself, and returns what it wrote.
 fn refused(machine: &mut Machine) -> String {
     machine.start();
@@ -260,9 +268,16 @@ fn after_a_power_cut_of_all_servers_nothing_is_missing_and_one_alone_says_what_i
     all_well(&cluster.server, 3);
     writer.goes_on(3);
     writer.end(cluster.all_servers().map(|server| &*server).collect::<Vec<_>>());
-    // An orderly stop of the leader hands over: the others do not wait for silence.
+    // An orderly stop waits for nobody, a follower's as little as the leader's: what it has in hand is still carried out.
     let leading = leader(&cluster.server);
-    cluster.named(&leading).stop(Signal::SIGTERM);
+    let follower = cluster.all_servers().find(|server| server.name != leading).expect("there is one").name.clone();
+    stops_soon(cluster.named(&follower));
+    cluster.named(&follower).start();
+    cluster.named(&follower).api_answers();
+    all_well(&cluster.server, 3);
+    // The leader hands over: the others do not wait for silence.
+    let leading = leader(&cluster.server);
+    stops_soon(cluster.named(&leading));
     let witness = cluster.all_servers().find(|server| server.name != leading).expect("there is one");
     let before = Instant::now();
     witness.kubectl(|kubectl| kubectl.ok(&["create", "configmap", "after-hand-over", "--request-timeout=10s"]));
