@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub enum Ask {
     /// The page at `/`, over a connection of its own.
     Page(SocketAddrV4),
-    /// The address of a name, of a DNS server.
-    Name { server: Ipv4Addr, name: String },
+    /// The address of a name, of the first DNS server that answers.
+    Name { servers: Vec<Ipv4Addr>, name: String },
 }
 
 /// A running client. Dropping it ends it.
@@ -86,7 +86,16 @@ impl Traffic {
 
     /// Waits for so many more answers.
     pub fn goes_on(&self, more: usize, limit: Duration) {
-        let wanted = lock(&self.seen).answered() + more;
+        self.has_answered(self.answered() + more, limit);
+    }
+
+    /// Answers since they were last taken.
+    pub fn answered(&self) -> usize {
+        lock(&self.seen).answered()
+    }
+
+    /// Waits until there are so many answers since they were last taken.
+    pub fn has_answered(&self, wanted: usize, limit: Duration) {
         crate::until(&format!("{}: answers", self.what), limit, || {
             let seen = lock(&self.seen);
             if seen.answered() >= wanted { Ok(()) } else { Err(format!("{:?}", seen.failures.last())) }
@@ -131,7 +140,17 @@ impl Ask {
     fn once(&self) -> std::io::Result<String> {
         match self {
             Self::Page(address) => page(*address),
-            Self::Name { server, name } => resolve(*server, name),
+            Self::Name { servers, name } => {
+                let mut last = Err(std::io::ErrorKind::NotFound.into());
+                // Twice round, as resolvers do.
+                for server in servers.iter().chain(servers) {
+                    last = resolve(*server, name);
+                    if last.is_ok() {
+                        break;
+                    }
+                }
+                last
+            }
         }
     }
 }
@@ -147,7 +166,6 @@ fn page(address: SocketAddrV4) -> std::io::Result<String> {
     if head.contains(" 200 ") { Ok(body.trim().to_owned()) } else { Err(std::io::Error::other(answer)) }
 }
 
-/// Asks once, as a resolver does: what is lost is asked again after a second.
 fn resolve(server: Ipv4Addr, name: &str) -> std::io::Result<String> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((server, 53))?;
@@ -159,15 +177,10 @@ fn resolve(server: Ipv4Addr, name: &str) -> std::io::Result<String> {
     }
     question.extend_from_slice(&[0, 0, 1, 0, 1]);
     let mut answer = [0; 512];
-    let mut read = Err(std::io::ErrorKind::TimedOut.into());
-    for _ in 0..3 {
-        read = socket.send(&question).and_then(|_| socket.recv(&mut answer));
-        if read.is_ok() {
-            break;
-        }
-    }
+    socket.send(&question)?;
+    let read = socket.recv(&mut answer)?;
     // The only answer is the last record, and an address its last four bytes.
-    match answer.get(..read?) {
+    match answer.get(..read) {
         Some([0x12, 0x34, _, code, _, _, 0, 1, .., a, b, c, d]) if code & 0xf == 0 => {
             Ok(Ipv4Addr::new(*a, *b, *c, *d).to_string())
         }

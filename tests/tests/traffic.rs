@@ -16,7 +16,6 @@ const SOON: Duration = Duration::from_secs(60);
 const GIVEN_UP: Duration = Duration::from_secs(90);
 /// The longest that clients of endpoints that live may wait, on a machine that has little to spare.
 const NOTHING: Duration = Duration::from_secs(3);
-const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
 const NODE_PORT: u16 = 30080;
 const EVERYWHERE: usize = 4;
 
@@ -77,6 +76,7 @@ fn workload() -> String {
         web("steady", 2, "NodePort", "nodeSelector: {kubernetes.io/hostname: edge}"),
         web("spread", EVERYWHERE, "ClusterIP", spread),
         client("client", "edge"),
+        client("client-of-server", "server"),
     ]
     .concat()
 }
@@ -131,10 +131,13 @@ fn endpoints(server: &Server, name: &str, count: usize, limit: Duration) {
     });
 }
 
-/// Clients of what must never fail, and of what is spread over all nodes.
+/// Clients of what must never fail; those of one server's machine, which may be cut off; and one of what is spread over all
+/// nodes.
 struct Clients {
     steady: Vec<Traffic>,
     names: Traffic,
+    on_server: Traffic,
+    names_on_server: Traffic,
     spread: Traffic,
 }
 
@@ -144,16 +147,25 @@ impl Clients {
         let edge = &cluster.agents[0];
         let (host, pod) = (edge.host.network_namespace(), edge.pod_namespace(&uid));
         let page = |ip, port| Ask::Page(SocketAddrV4::new(ip, port));
+        let uid =
+            cluster.kubectl(|kubectl| kubectl.ok(&["get", "pod", "client-of-server", "-o=jsonpath={.metadata.uid}"]));
+        let other = cluster.server.pod_namespace(&uid);
         let (steady, spread) = (service(&cluster.server, "steady"), service(&cluster.server, "spread"));
         let own = edge.host.address.parse().expect("an address");
-        let name = "steady.default.svc.cluster.local".to_owned();
+        // As it stands in a pod's resolv.conf.
+        let text =
+            cluster.kubectl(|kubectl| kubectl.ok(&["exec", "client-of-server", "--", "cat", "/etc/resolv.conf"]));
+        let servers = text.lines().filter_map(|line| line.strip_prefix("nameserver ")?.parse().ok());
+        let names = Ask::Name { servers: servers.collect(), name: "steady.default.svc.cluster.local".to_owned() };
         let clients = Self {
             steady: vec![
                 Traffic::start("the service from the agent's host", &host, page(steady, 80)),
                 Traffic::start("the service from a pod", &pod, page(steady, 80)),
                 Traffic::start("the node port of the agent", &host, page(own, NODE_PORT)),
             ],
-            names: Traffic::start("names in a pod", &pod, Ask::Name { server: CLUSTER_DNS, name }),
+            names: Traffic::start("names in a pod", &pod, names.clone()),
+            on_server: Traffic::start("the service from a pod of the server", &other, page(steady, 80)),
+            names_on_server: Traffic::start("names in a pod of the server", &other, names),
             spread: Traffic::start("the service on all nodes", &pod, page(spread, 80)),
         };
         clients.all().for_each(|traffic| traffic.goes_on(1, START));
@@ -162,7 +174,13 @@ impl Clients {
     }
 
     fn all(&self) -> impl Iterator<Item = &Traffic> {
-        self.steady.iter().chain([&self.names, &self.spread])
+        self.steady.iter().chain([&self.names, &self.spread, &self.on_server, &self.names_on_server])
+    }
+
+    /// All of them have so many more answers.
+    fn go_on(&self, more: usize) {
+        let wanted: Vec<_> = self.all().map(|traffic| (traffic, traffic.answered() + more)).collect();
+        wanted.into_iter().for_each(|(traffic, wanted)| traffic.has_answered(wanted, SOON));
     }
 
     /// Nothing that lives on the agent alone has failed or been slow.
@@ -235,14 +253,16 @@ fn killed(cluster: &mut Cluster, clients: &Clients, name: &str) {
     cluster.named(name).stop(Signal::SIGKILL);
     let waited = works(cluster.named(&witness), &format!("killed-{name}"));
     println!("{name} killed: the next write by {witness} took {waited:?}");
-    clients.all().for_each(|traffic| traffic.goes_on(20, SOON));
+    clients.go_on(20);
     cluster.named(name).start();
     cluster.named(name).api_answers();
     all_well(cluster.named(&witness), 3);
-    clients.all().for_each(|traffic| traffic.goes_on(20, SOON));
+    clients.go_on(20);
     let when = format!("{name} killed and started");
     clients.noticed_nothing(&when);
     clients.spread.never_failed(&when);
+    clients.on_server.never_failed(&when);
+    clients.names_on_server.never_failed(&when);
 }
 
 /// A process that stands still: its containers go on, as after `kill -9`.
@@ -254,13 +274,15 @@ fn frozen(cluster: &mut Cluster, clients: &Clients, name: &str) {
     signal(cluster, Signal::SIGSTOP);
     let waited = works(cluster.named(&witness), &format!("frozen-{name}"));
     println!("{name} frozen: the next write by {witness} took {waited:?}");
-    clients.all().for_each(|traffic| traffic.goes_on(20, SOON));
+    clients.go_on(20);
     signal(cluster, Signal::SIGCONT);
     cluster.named(name).api_answers();
     all_well(cluster.named(&witness), 3);
     let when = format!("{name} frozen and thawed");
     clients.noticed_nothing(&when);
     clients.spread.never_failed(&when);
+    clients.on_server.never_failed(&when);
+    clients.names_on_server.never_failed(&when);
 }
 
 /// A machine that is cut off takes its pods with it: their service heals when its node is given up, and takes them back.
@@ -289,7 +311,7 @@ fn cut_off(cluster: &mut Cluster, clients: &Clients, name: &str) {
     cluster.node_ready(name);
     endpoints(&cluster.server, "spread", EVERYWHERE, SOON);
     println!("{name} mended: all endpoints are back after {:?}", mended.elapsed());
-    clients.all().for_each(|traffic| traffic.goes_on(20, SOON));
+    clients.go_on(20);
     clients.spread.never_failed(&format!("{name} mended"));
     clients.noticed_nothing(&format!("{name} cut off and mended"));
     all_well(&cluster.server, 3);

@@ -8,6 +8,7 @@ use hyper::{Request, body::Incoming, server::conn::http1, server::conn::http2, s
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -61,14 +62,7 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, permit: Option<Permit>) {
     // Who it is, and thus how long it is waited for, is known after the handshake.
     let waited_for = inner.tasks.token();
     let peer = stream.peer_addr().ok();
-    if let Err(error) = tune(&stream) {
-        tracing::debug!(%error, "cannot set options of a connection");
-    }
-    let tls = match tokio::time::timeout(HANDSHAKE, inner.tls.accept(Admitted::new(stream, permit))).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => return tracing::debug!(?peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(?peer, "TLS handshake took too long"),
-    };
+    let Some(tls) = handshake(&inner, stream, permit).await else { return };
     let session = tls.get_ref().1;
     let leaf = session.peer_certificates().and_then(|chain| chain.first());
     let certificate = leaf.and_then(certificate::user_of).map(Arc::new);
@@ -84,6 +78,19 @@ async fn serve(inner: Arc<Inner>, stream: TcpStream, permit: Option<Permit>) {
     http(&inner, TokioIo::new(tls), http2, peer, certificate, end).await;
     inner.metrics.connections.dec();
     drop(counted);
+}
+
+async fn handshake(inner: &Inner, stream: TcpStream, permit: Option<Permit>) -> Option<TlsStream<Admitted>> {
+    let peer = stream.peer_addr().ok();
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "cannot set options of a connection");
+    }
+    match tokio::time::timeout(HANDSHAKE, inner.tls.accept(Admitted::new(stream, permit))).await {
+        Ok(Ok(tls)) => return Some(tls),
+        Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(?peer, "TLS handshake took too long"),
+    }
+    None
 }
 
 /// No delays; and peers that vanish without a word, tunnels of dead machines among them, are given up after a minute.
