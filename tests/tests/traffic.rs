@@ -177,9 +177,10 @@ impl Clients {
         self.steady.iter().chain([&self.names, &self.spread, &self.on_server, &self.names_on_server])
     }
 
-    /// All of them have so many more answers.
+    /// All of them have so many more answers, and a few of those that are slow while the server is frozen.
     fn go_on(&self, more: usize) {
-        let wanted: Vec<_> = self.all().map(|traffic| (traffic, traffic.answered() + more)).collect();
+        let more = |traffic| if std::ptr::eq(traffic, &raw const self.names_on_server) { 2 } else { more };
+        let wanted: Vec<_> = self.all().map(|traffic| (traffic, traffic.answered() + more(traffic))).collect();
         wanted.into_iter().for_each(|(traffic, wanted)| traffic.has_answered(wanted, SOON));
     }
 
