@@ -1,8 +1,6 @@
 //! What is replicated: batches of commands, and how they are written in a log entry.
 
-use std::sync::Arc;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Decoder, put_bytes, put_i64, put_option, put_u64};
 use crate::error::StoreError;
@@ -31,10 +29,6 @@ pub(crate) struct Batch {
     pub(crate) commands: Vec<Command>,
 }
 
-/// A shared batch: openraft clones entries on their way to disk and to the state machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Proposal(pub(crate) Arc<Batch>);
-
 /// What a command came to.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
@@ -47,21 +41,6 @@ pub(crate) enum Reply {
 pub(crate) struct Applied {
     #[serde(skip)]
     pub(crate) outcomes: Vec<Result<Reply, StoreError>>,
-}
-
-impl Serialize for Proposal {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = Vec::new();
-        self.0.encode(&mut out);
-        serializer.serialize_bytes(&out)
-    }
-}
-
-impl<'de> Deserialize<'de> for Proposal {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = bytes::Bytes::deserialize(deserializer)?;
-        Batch::decode(&bytes).map(|batch| Self(Arc::new(batch))).map_err(de::Error::custom)
-    }
 }
 
 impl Batch {

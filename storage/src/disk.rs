@@ -120,6 +120,21 @@ pub(crate) async fn blocking<T: Send + 'static>(
     Ok(work())
 }
 
+/// The same, and does not wait for it.
+pub(crate) fn apart(disk: &dyn Disk, work: impl FnOnce() + Send + 'static) {
+    if !disk.is_instant() {
+        tokio::task::spawn_blocking(work);
+        return;
+    }
+    let pretended = disk.pretended();
+    tokio::spawn(async move {
+        if !pretended.is_zero() {
+            tokio::time::sleep(pretended).await;
+        }
+        work();
+    });
+}
+
 /// Makes a directory if there is none, and makes sure of its name and of those in it. Also if it was there: whoever made
 /// it may have been interrupted before it was sure.
 pub(crate) fn durable_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {

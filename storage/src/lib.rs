@@ -20,6 +20,7 @@ mod log;
 mod members;
 mod mvcc;
 mod open;
+mod proposal;
 mod raft;
 mod repair;
 mod request;

@@ -180,6 +180,11 @@ impl Log {
         first
     }
 
+    /// What requests of so many bytes take as one entry, at most.
+    pub(crate) fn with_overhead(bytes: usize) -> u64 {
+        bytes as u64 + 1024
+    }
+
     /// Makes sure that `bytes` more can be appended, or says that the disk is full.
     pub(crate) fn reserve(&mut self, bytes: u64) -> io::Result<()> {
         let wanted = bytes + SLACK;

@@ -183,7 +183,8 @@ pub(crate) async fn open(config: &Config) -> Result<Opened, OpenError> {
         snapshots: snapshots.clone(),
         cluster_id: cluster.id,
     };
-    let raft = start(config, &link, LogStore(files.clone()), machine, alone, joined).await?;
+    let log = LogStore { files: files.clone(), machine: machine.clone() };
+    let raft = start(config, &link, log, machine, alone, joined).await?;
     if known {
         // Who asks an open store for its members is not told that there are none.
         let mut metrics = raft.metrics();
@@ -238,7 +239,7 @@ async fn start(
     let network = Network {
         link: link.clone(),
         disk: config.disk.clone(),
-        files: log.0.clone(),
+        files: log.files.clone(),
         pause,
         patience: config.timing.answer,
     };

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use openraft::{Entry, EntryPayload, LogId, Membership};
 
 use crate::codec::{DecodeError, put_u64};
-use crate::command::{Applied, Batch, Proposal};
+use crate::command::{Applied, Batch};
 use crate::disk::DiskFile;
 use crate::log::record::{Head, MEMBERSHIP};
 use crate::members::Member;
+use crate::proposal::Proposal;
 
 openraft::declare_raft_types!(
     pub(crate) Types:
@@ -32,6 +33,8 @@ openraft::declare_raft_types!(
 pub(crate) struct SnapshotFile(pub(crate) Arc<dyn DiskFile>);
 
 pub(crate) type Raft = openraft::Raft<Types>;
+/// What the Raft core says of a proposal.
+pub(crate) type Outcome = openraft::raft::ClientWriteResult<Types>;
 pub(crate) type StorageError = openraft::StorageError<u64>;
 
 const BLANK: u8 = 0;
@@ -40,7 +43,7 @@ const NORMAL: u8 = 1;
 /// Whether an entry must be on disk before it counts as appended.
 fn is_synced(entry: &Entry<Types>) -> bool {
     match &entry.payload {
-        EntryPayload::Normal(proposal) => proposal.0.synced,
+        EntryPayload::Normal(proposal) => proposal.batch().synced,
         EntryPayload::Blank | EntryPayload::Membership(_) => true,
     }
 }
@@ -48,7 +51,7 @@ fn is_synced(entry: &Entry<Types>) -> bool {
 /// An upper bound of the space that an entry takes in the log.
 pub(crate) fn size(entry: &Entry<Types>) -> usize {
     128 + match &entry.payload {
-        EntryPayload::Normal(proposal) => proposal.0.size(),
+        EntryPayload::Normal(proposal) => proposal.batch().size(),
         EntryPayload::Blank => 0,
         EntryPayload::Membership(membership) => serde_json::to_vec(membership).map_or(0, |json| json.len()),
     }
@@ -67,9 +70,9 @@ pub(crate) fn encode_into(entry: &Entry<Types>, out: &mut Vec<u8>) -> serde_json
     match &entry.payload {
         EntryPayload::Blank => out.push(BLANK),
         EntryPayload::Normal(proposal) => {
-            out.reserve(proposal.0.commands.iter().map(crate::command::Command::size).sum::<usize>() + 16);
+            out.reserve(proposal.batch().size());
             out.push(NORMAL);
-            proposal.0.encode(out);
+            proposal.batch().encode(out);
         }
         EntryPayload::Membership(membership) => {
             out.push(MEMBERSHIP);
@@ -83,7 +86,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Entry<Types>, DecodeError> {
     let head = Head::decode(body)?;
     let payload = match head.kind {
         BLANK => EntryPayload::Blank,
-        NORMAL => EntryPayload::Normal(Proposal(Arc::new(Batch::decode(head.body)?))),
+        NORMAL => EntryPayload::Normal(Proposal::of(Batch::decode(head.body)?)),
         MEMBERSHIP => {
             let membership: Membership<u64, Member> =
                 serde_json::from_slice(head.body).map_err(|_| DecodeError("membership"))?;

@@ -19,6 +19,7 @@ use crate::error::{OpenError, RangeError, StoreError, WatchError};
 use crate::link::CallError;
 use crate::members::{ClusterId, Member};
 use crate::open::{self, Opened};
+use crate::proposal::Pending;
 use crate::raft::Raft;
 use crate::raft::log_store::LogFiles;
 use crate::request;
@@ -31,7 +32,7 @@ use crate::types::{
 };
 use crate::upkeep::{self, Snapshots};
 use crate::watch::Watcher;
-use crate::writer::{Pending, Writer};
+use crate::writer::Writer;
 
 pub use membership::{LeaderChanges, MemberChanges};
 

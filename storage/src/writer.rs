@@ -4,36 +4,30 @@
 //! entry is taken before it is proposed: a full disk refuses the requests and leaves the Raft core alone. Who leads, and
 //! thus where a batch goes, is the business of `cluster::propose`.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::cluster::propose::Written;
 use crate::cluster::{Cluster, Lead};
-use crate::command::{Command, Reply};
 use crate::error::StoreError;
+use crate::proposal::{Lane, MAX_BATCH, Pending, Proposal};
+use crate::raft::Outcome;
 
-/// Requests that share one entry at most; keeps the time in the state's write lock short.
-const MAX_BATCH: usize = 1024;
-const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Batches on their way at a time: to the own log, and to another leader.
+const OPEN: usize = 4;
 const PROPOSED: usize = 4;
 const FORWARDED: usize = 32;
 
-/// A request that waits for its turn.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) command: Command,
-    pub(crate) size: usize,
-    /// It makes sense only if this member leads.
-    pub(crate) here_only: bool,
-    pub(crate) reply: oneshot::Sender<Result<Reply, StoreError>>,
-}
-
 enum Event {
     Request(Pending),
+    /// What became of the oldest open batch.
+    Written(Proposal, Result<Outcome, RecvError>),
     HeldLongEnough,
     Closing,
     End,
@@ -41,7 +35,9 @@ enum Event {
 
 pub(crate) struct Writer {
     cluster: Arc<Cluster>,
-    requests: mpsc::Receiver<Pending>,
+    lane: Arc<Lane>,
+    /// Batches of a member that leads alone, oldest first.
+    open: VecDeque<(Proposal, Written)>,
     closing: watch::Receiver<bool>,
     /// Coalesced writes that wait for company, since with several voters each entry is flushed.
     held: Vec<Pending>,
@@ -56,44 +52,105 @@ impl Writer {
         closing: watch::Receiver<bool>,
     ) -> Self {
         let last_entry = Instant::now();
-        Self { cluster, requests, closing, held: Vec::new(), last_entry, on_their_way: JoinSet::new() }
+        let lane = Arc::new(Lane::new(requests));
+        Self {
+            cluster,
+            lane,
+            open: VecDeque::new(),
+            closing,
+            held: Vec::new(),
+            last_entry,
+            on_their_way: JoinSet::new(),
+        }
     }
 
     /// Runs until the store closes; what was accepted before is still answered.
     pub(crate) async fn run(mut self) {
         loop {
-            let due = self.last_entry + self.cluster.timing.hold;
-            let event = tokio::select! {
-                biased;
-                _ = self.closing.wait_for(|closing| *closing), if !self.requests.is_closed() => Event::Closing,
-                () = tokio::time::sleep_until(due), if !self.held.is_empty() => Event::HeldLongEnough,
-                Some(_) = self.on_their_way.join_next() => continue,
-                first = self.requests.recv() => first.map_or(Event::End, Event::Request),
-            };
-            match event {
+            match self.event().await {
+                Event::Request(first) if self.held.is_empty() && self.cluster.leads_alone() => self.write(first).await,
                 Event::Request(first) => {
                     let batch = self.gather(first);
                     self.dispatch(batch).await;
                 }
+                Event::Written(proposal, outcome) => self.written(&proposal, outcome),
                 Event::HeldLongEnough => self.dispatch(Vec::new()).await,
-                Event::Closing => self.requests.close(),
+                Event::Closing => self.lane.close(),
                 Event::End => break,
             }
         }
         self.send_held().await;
+        while let Some((proposal, mut written)) = self.open.pop_front() {
+            let outcome = (&mut written).await;
+            self.written(&proposal, outcome);
+        }
         while self.on_their_way.join_next().await.is_some() {}
+        self.cluster.files.together().await;
+    }
+
+    async fn event(&mut self) -> Event {
+        let due = self.last_entry + self.cluster.timing.hold;
+        loop {
+            let room = self.open.len() < OPEN;
+            let oldest = async {
+                match self.open.front_mut() {
+                    Some((_, written)) => written.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let outcome = tokio::select! {
+                biased;
+                _ = self.closing.wait_for(|closing| *closing), if !self.lane.is_closed() => return Event::Closing,
+                () = tokio::time::sleep_until(due), if !self.held.is_empty() => return Event::HeldLongEnough,
+                Some(_) = self.on_their_way.join_next() => continue,
+                outcome = oldest => outcome,
+                first = self.lane.next(), if room => {
+                    return first.map_or(Event::End, Event::Request);
+                }
+            };
+            if let Some((proposal, _)) = self.open.pop_front() {
+                return Event::Written(proposal, outcome);
+            }
+        }
+    }
+
+    /// Proposes a batch, and lets it take what comes until it is written.
+    async fn write(&mut self, first: Pending) {
+        let Some((proposal, written)) = self.cluster.propose_open(first, &self.lane).await else { return };
+        self.open.push_back((proposal, written));
+        let Some((_, written)) = self.open.back_mut() else { return };
+        tokio::select! {
+            biased;
+            () = self.lane.sealed.notified() => {}
+            outcome = written => {
+                if let Some((proposal, _)) = self.open.pop_back() {
+                    self.written(&proposal, outcome);
+                }
+            }
+        }
+    }
+
+    /// Those who wait were told when the batch was applied, unless it was not.
+    fn written(&mut self, proposal: &Proposal, outcome: Result<Outcome, RecvError>) {
+        match outcome {
+            Ok(Ok(_)) => {}
+            // It has not happened, and may elsewhere.
+            Ok(Err(_)) => {
+                for pending in proposal.take_back() {
+                    let cluster = self.cluster.clone();
+                    self.on_their_way.spawn(async move { cluster.carry_out(vec![pending]).await });
+                }
+            }
+            Err(_) => proposal.fail(&StoreError::Failed),
+        }
     }
 
     fn gather(&mut self, first: Pending) -> Vec<Pending> {
-        let mut size = first.size;
         let here_only = first.here_only;
-        let mut batch = vec![first];
-        while batch.len() < MAX_BATCH && size < MAX_BATCH_BYTES && !here_only {
-            let Ok(next) = self.requests.try_recv() else { break };
-            size += next.size;
-            batch.push(next);
-        }
-        batch
+        let size = first.size;
+        self.lane.put_back(first);
+        // One that must not be passed on begins no batch of others.
+        self.lane.gather(|total| total == size || !here_only)
     }
 
     async fn dispatch(&mut self, mut batch: Vec<Pending>) {
@@ -136,11 +193,6 @@ impl Writer {
         let cluster = self.cluster.clone();
         self.on_their_way.spawn(async move { cluster.carry_out(batch).await });
     }
-}
-
-/// The caller may be gone; its request counts all the same.
-pub(crate) fn answer(reply: oneshot::Sender<Result<Reply, StoreError>>, outcome: Result<Reply, StoreError>) {
-    drop(reply.send(outcome));
 }
 
 /// No space, or no more allowed by a quota.

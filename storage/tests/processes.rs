@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use proof::processes::{self, MEMBER, Program, Tried};
+use proof::processes::{self, MEMBER, Program, Tried, Trouble};
 
 /// The process that is one member.
 #[test]
@@ -20,10 +20,11 @@ fn cluster(seed: u64, members: u64, seconds: u64) -> Tried {
     let arguments = ["--ignored", "--exact", "a_member", "--nocapture"].map(Into::into).to_vec();
     let program = Program { executable: std::env::current_exe().unwrap(), arguments };
     let root = tempfile::Builder::new().prefix("rk-proof-").tempdir().unwrap();
-    match processes::run(&program, root.path(), seed, members, Duration::from_secs(seconds)) {
+    let trouble = Trouble { time: Duration::from_secs(seconds), acknowledged: 300, watched: 300 };
+    match processes::run(&program, root.path(), seed, members, trouble) {
         Ok(tried) => {
             println!("{tried:?}");
-            assert!(tried.acknowledged > 300 && tried.watched > 300, "{tried:?}");
+            assert!(tried.acknowledged >= 300 && tried.watched >= 300, "{tried:?}");
             assert!(tried.kills + tried.stops > 0 && tried.cuts + tried.one_way_cuts > 0, "{tried:?}");
             tried
         }

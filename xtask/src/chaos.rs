@@ -86,8 +86,9 @@ fn clusters(args: &Args) -> anyhow::Result<Vec<Violation>> {
     while began.elapsed() < Duration::from_secs(args.seconds) {
         let root = tempfile::Builder::new().prefix("rk-proof-").tempdir().context("make a folder")?;
         let left = Duration::from_secs(args.seconds).saturating_sub(began.elapsed()).min(TROUBLE);
+        let trouble = processes::Trouble { time: left, acknowledged: 0, watched: 0 };
         let members = if seed.is_multiple_of(2) { 3 } else { 5 };
-        match processes::run(&program, root.path(), seed, members, left) {
+        match processes::run(&program, root.path(), seed, members, trouble) {
             Ok(run) => tried.add(&run),
             Err(violation) => return Ok(vec![violation]),
         }

@@ -97,6 +97,11 @@ impl History {
         }
     }
 
+    /// How many were answered so far.
+    pub fn acknowledged(&self) -> usize {
+        self.operations.iter().filter(|operation| operation.returned.is_some()).count()
+    }
+
     /// Without reads that were not answered: they say nothing.
     pub fn operations(&self) -> Vec<Operation> {
         let says = |operation: &&Operation| operation.returned.is_some() || operation.action != Action::Get;

@@ -31,6 +31,8 @@ pub use member::{MEMBER, main};
 const KILL: u64 = 0;
 const STOP: u64 = 3;
 const PART: u64 = 5;
+/// For what a run must have done at least, however busy the machine is.
+const LONGEST: Duration = Duration::from_secs(180);
 /// For anything that must happen once all is mended.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -66,8 +68,18 @@ impl Tried {
     }
 }
 
-/// Runs a cluster of so many members, with trouble for so long, below an empty directory.
-pub fn run(program: &Program, root: &Path, seed: u64, members: u64, trouble: Duration) -> Result<Tried, Violation> {
+/// How long trouble goes on: for some time, and then until clients have seen enough.
+#[derive(Clone, Copy, Debug)]
+pub struct Trouble {
+    pub time: Duration,
+    /// Operations that were acknowledged, at least.
+    pub acknowledged: usize,
+    /// Revisions that watchers were told of, at least.
+    pub watched: usize,
+}
+
+/// Runs a cluster of so many members in trouble, below an empty directory.
+pub fn run(program: &Program, root: &Path, seed: u64, members: u64, trouble: Trouble) -> Result<Tried, Violation> {
     let mut trace = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
@@ -125,7 +137,7 @@ impl Run {
         self.trace.push(format!("{:>10.3?} {what}", self.began.elapsed()));
     }
 
-    async fn all(&mut self, members: u64, trouble: Duration) -> Result<(), String> {
+    async fn all(&mut self, members: u64, trouble: Trouble) -> Result<(), String> {
         for _ in 0..members {
             self.join().await?;
         }
@@ -136,8 +148,11 @@ impl Run {
         for only in [None, None, Some(clients::key(0)), Some(clients::key(1))] {
             tasks.spawn(clients::watcher(self.random.fork(), self.shared.clone(), only));
         }
-        let until = Instant::now() + trouble;
-        while Instant::now() < until {
+        let begun = Instant::now();
+        while begun.elapsed() < trouble.time || !(self.first.is_empty() && self.shared.has(&trouble)) {
+            if begun.elapsed() > LONGEST.max(2 * trouble.time) {
+                return Err(format!("clients get too little done for {trouble:?}"));
+            }
             self.trouble().await?;
             let pause = self.random.between(100, 1500);
             self.pass(Duration::from_millis(pause)).await;
@@ -382,7 +397,7 @@ impl Run {
         let truth = truth.unwrap_or_default();
         let operations = self.shared.history().operations();
         self.tried.operations = operations.len() as u64;
-        self.tried.acknowledged = operations.iter().filter(|operation| operation.returned.is_some()).count() as u64;
+        self.tried.acknowledged = self.shared.history().acknowledged() as u64;
         self.tried.revisions = truth.len() as u64;
         revisions::check(&operations, &truth).map_err(|error| error.to_string())?;
         for (only, seen) in self.shared.watches() {

@@ -147,7 +147,7 @@ fn replay(state: &mut Applied, log: &Log) -> Result<Option<u64>, OpenError> {
         match entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(proposal) => {
-                for command in &proposal.0.commands {
+                for command in &proposal.batch().commands {
                     let before = state.mvcc.revision();
                     run(&mut state.mvcc, command);
                     if command.synced() && state.mvcc.revision() > before {

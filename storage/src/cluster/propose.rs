@@ -10,19 +10,25 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Cluster, Lead};
-use crate::command::{Batch, Proposal, Reply};
+use crate::command::{Batch, Reply};
 use crate::error::StoreError;
 use crate::link::CallError;
+use crate::log::Log;
 use crate::members::{Member, MemberId};
+use crate::proposal::{Lane, Pending, Proposal, answer};
+use crate::raft;
 use crate::rpc::{Forward, Request, Response};
-use crate::writer::{Pending, answer, is_full};
+use crate::writer::is_full;
 
 /// Least time between two attempts of a leader without space to have another one lead.
 const BETWEEN_HAND_OVERS: Duration = Duration::from_secs(5);
 
+/// Tells what the Raft core made of a proposal.
+pub(crate) type Written = oneshot::Receiver<raft::Outcome>;
 type Outcomes = Vec<Result<Reply, StoreError>>;
 
 /// What came of one attempt.
@@ -41,8 +47,8 @@ impl Cluster {
         let (commands, replies): (Vec<_>, Vec<_>) =
             pending.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
         let synced = commands.iter().any(crate::command::Command::synced);
-        let batch = Arc::new(Batch { synced, commands });
-        match self.attempt_until_taken(&batch, size, here_only).await {
+        let proposal = Proposal::of(Batch { synced, commands });
+        match self.attempt_until_taken(&proposal, size, here_only).await {
             Ok(outcomes) if outcomes.len() == replies.len() => {
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcome)| answer(reply, outcome));
             }
@@ -53,7 +59,7 @@ impl Cluster {
 
     async fn attempt_until_taken(
         &self,
-        batch: &Arc<Batch>,
+        proposal: &Proposal,
         size: usize,
         here_only: bool,
     ) -> Result<Outcomes, StoreError> {
@@ -63,9 +69,9 @@ impl Cluster {
                 return Err(StoreError::Excluded(exclusion));
             }
             let attempt = match self.lead() {
-                Lead::Here => self.propose(batch, size).await,
+                Lead::Here => self.propose(proposal, size).await,
                 Lead::There { .. } | Lead::Nobody if here_only => return Err(StoreError::NoLeader),
-                Lead::There { id, member, term } => self.forward(id, &member, term, batch).await,
+                Lead::There { id, member, term } => self.forward(id, &member, term, proposal.batch()).await,
                 Lead::Nobody => Attempt::NotTaken,
             };
             match attempt {
@@ -81,12 +87,31 @@ impl Cluster {
         }
     }
 
+    /// Proposes a batch that is open until it is written, for a member that leads alone; `first` comes first in it. What
+    /// comes back tells what became of the proposal, for those who wait that was not told by then.
+    pub(crate) async fn propose_open(&self, first: Pending, lane: &Arc<Lane>) -> Option<(Proposal, Written)> {
+        if let Err(error) = self.reserve(first.size) {
+            answer(first.reply, Err(error));
+            return None;
+        }
+        lane.put_back(first);
+        let proposal = Proposal::open(lane.clone());
+        // Without a Raft core the requests are refused one after the other, by the long way.
+        let written = self.raft.client_write_ff(proposal.clone()).await.ok()?;
+        Some((proposal, written))
+    }
+
+    /// Whether this member leads alone, and takes requests.
+    pub(crate) fn leads_alone(&self) -> bool {
+        self.alone() && self.leading_term().is_some() && self.link.excluded.borrow().is_none() && !self.raft_has_ended()
+    }
+
     fn raft_has_ended(&self) -> bool {
         self.raft.metrics().borrow().running_state.is_err()
     }
 
     fn reserve(&self, size: usize) -> Result<(), StoreError> {
-        match self.files.log().reserve(size as u64 + 1024) {
+        match self.files.log().reserve(Log::with_overhead(size)) {
             Ok(()) => Ok(()),
             Err(error) if is_full(&error) => Err(StoreError::DiskFull { dir: self.dir.clone() }),
             Err(error) => {
@@ -96,12 +121,12 @@ impl Cluster {
         }
     }
 
-    async fn propose(&self, batch: &Arc<Batch>, size: usize) -> Attempt {
+    async fn propose(&self, proposal: &Proposal, size: usize) -> Attempt {
         if let Err(error) = self.reserve(size) {
             return self.without_space(error).await;
         }
         if self.alone() {
-            return self.write(batch).await;
+            return self.write(proposal).await;
         }
         if let Some(dir) = self.others_without_space() {
             return Attempt::Failed(StoreError::DiskFull { dir });
@@ -109,7 +134,7 @@ impl Cluster {
         if !self.handed_over(self.timing.answer).await || !self.has_quorum(None) {
             return Attempt::NotTaken;
         }
-        match tokio::time::timeout(self.timing.answer, self.write(batch)).await {
+        match tokio::time::timeout(self.timing.answer, self.write(proposal)).await {
             Ok(attempt) => attempt,
             Err(_) => Attempt::Failed(StoreError::Unknown),
         }
@@ -151,8 +176,8 @@ impl Cluster {
         Some(PathBuf::from(format!("the data directories of {}", names.join(", "))))
     }
 
-    async fn write(&self, batch: &Arc<Batch>) -> Attempt {
-        match self.raft.client_write(Proposal(batch.clone())).await {
+    async fn write(&self, proposal: &Proposal) -> Attempt {
+        match self.raft.client_write(proposal.clone()).await {
             Ok(written) => Attempt::Done(written.data.outcomes),
             // Refused at once, or cut from the log by a new leader: it has not happened.
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt::NotTaken,

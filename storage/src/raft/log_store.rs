@@ -17,13 +17,16 @@ use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::state_machine::StateMachine;
 use super::{StorageError, Types, decode, encode_into, is_synced, size};
 use crate::data_dir::DataDir;
 use crate::disk::{self, Disk};
+use crate::error::StoreError;
 use crate::hard_state::HardStateFile;
 use crate::log::record::Head;
 use crate::log::{Append, Flush, Log, LogError};
 use crate::members::{self, Membership};
+use crate::proposal::Proposal;
 
 /// Bytes of entries in one request to a peer, unless a single one is larger.
 const REPLICATED_AT_ONCE: usize = 2 << 20;
@@ -54,12 +57,20 @@ pub(crate) struct LogFiles {
     /// By the newest membership in the log this member is the only voter. Then all of the log is committed, and
     /// coalesced writes need no flush: there is nobody else who could count on them.
     sole_voter: AtomicBool,
+    /// By that membership there are other members, voters or not, who are sent entries.
+    peers: AtomicBool,
     /// Index of the newest membership in the log.
     membership: AtomicU64,
     recovering: AtomicBool,
     /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
     failed: AtomicBool,
     flushes: Mutex<Flushes>,
+    /// Entries of a sole member are flushed while the Raft core goes on.
+    apart: AtomicBool,
+    /// That is over. Wakes in the order of arrival.
+    together: Notify,
+    /// Held by whoever applies what was flushed apart; taken before the next flush may begin.
+    in_order: Mutex<()>,
 }
 
 /// How long flushes take, for those who wait for them.
@@ -120,10 +131,14 @@ impl LogFiles {
             dir: Mutex::new(Some(dir)),
             me,
             sole_voter: AtomicBool::new(sole_voter),
+            peers: AtomicBool::new(!sole_voter),
             membership: AtomicU64::new(0),
             recovering: AtomicBool::new(recovering),
             failed: AtomicBool::new(false),
             flushes: Mutex::default(),
+            apart: AtomicBool::new(false),
+            together: Notify::new(),
+            in_order: Mutex::default(),
         }
     }
 
@@ -162,6 +177,39 @@ impl LogFiles {
         self.sole_voter.load(Ordering::Relaxed) && !self.recovering()
     }
 
+    /// Whether what this member appends is committed as soon as it is durable, and nobody else is told of it before: there
+    /// is no other member, and it leads.
+    fn counts_alone(&self, entries: &[Entry<Types>]) -> bool {
+        let ours = |entry: &Entry<Types>| {
+            let open = matches!(&entry.payload, EntryPayload::Normal(proposal) if proposal.answers());
+            open && entry.log_id.leader_id.node_id == self.me
+        };
+        self.alone() && !self.peers.load(Ordering::Relaxed) && entries.iter().all(ours)
+    }
+
+    /// Waits until everything that was flushed apart from the Raft core is applied.
+    pub(crate) async fn together(&self) {
+        self.flushed().await;
+        drop(lock(&self.in_order));
+    }
+
+    /// Waits until nothing is flushed apart from the Raft core.
+    async fn flushed(&self) {
+        while self.apart.load(Ordering::SeqCst) {
+            let together = self.together.notified();
+            if self.apart.load(Ordering::SeqCst) {
+                together.await;
+            }
+        }
+    }
+
+    /// Closes open batches, with what waits and has room in the log.
+    fn seal(&self, entries: &[Entry<Types>]) {
+        for proposal in proposals(entries) {
+            proposal.seal(|size| self.log().reserve(Log::with_overhead(size)).is_ok());
+        }
+    }
+
     /// A membership is committed: a sole voter may be one again.
     pub(crate) fn committed_membership(&self, index: u64, membership: &Membership) {
         if index >= self.membership.load(Ordering::Relaxed) && !self.recovering() {
@@ -191,6 +239,7 @@ impl LogFiles {
     /// A membership is in the log, and in effect.
     pub(crate) fn new_membership(&self, index: u64, membership: &Membership) {
         self.membership.store(index, Ordering::Relaxed);
+        self.peers.store(membership.nodes().any(|(id, _)| *id != self.me), Ordering::Relaxed);
         if !members::alone(membership, self.me) {
             self.sole_voter.store(false, Ordering::Relaxed);
         }
@@ -207,28 +256,44 @@ impl LogFiles {
         }
     }
 
+    /// An error once a flush has failed.
+    fn usable(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::Relaxed) { Err(io::Error::other(EarlierFailure)) } else { Ok(()) }
+    }
+
+    /// What is left to flush. Once a flush has failed all do.
+    fn begin_flush(&self) -> io::Result<Option<Flush>> {
+        self.usable()?;
+        let flush = self.log().flush();
+        if flush.is_some() {
+            lock(&self.flushes).began = Some(Instant::now());
+        }
+        Ok(flush)
+    }
+
+    fn end_flush(&self, flush: &Flush, synced: io::Result<()>) -> io::Result<()> {
+        lock(&self.flushes).end();
+        synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+        self.log().synced(flush);
+        Ok(())
+    }
+
+    /// Whether a flush is not worth another thread: waking it, and being woken by it, takes about as long on a good disk.
+    fn is_quick(&self, flush: &Flush) -> bool {
+        let average = lock(&self.flushes).average;
+        !self.disk.is_instant() && average <= QUICK_FLUSH && flush.bytes() <= QUICK_BYTES
+    }
+
     /// Puts everything appended so far on disk. Once it has failed it fails for good.
     pub(crate) async fn flush(&self) -> io::Result<()> {
-        if self.failed.load(Ordering::Relaxed) {
-            return Err(io::Error::other(EarlierFailure));
-        }
-        let Some(flush) = self.log().flush() else { return Ok(()) };
-        let average = {
-            let mut flushes = lock(&self.flushes);
-            flushes.began = Some(Instant::now());
-            flushes.average
-        };
-        // Waking another thread, and being woken by it, takes about as long as the flush itself on a good disk.
-        let quick = !self.disk.is_instant() && average <= QUICK_FLUSH && flush.bytes() <= QUICK_BYTES;
-        let synced = if quick {
-            Ok(flush.file.sync_data().map(|()| flush))
+        let Some(flush) = self.begin_flush()? else { return Ok(()) };
+        let synced = if self.is_quick(&flush) {
+            flush.file.sync_data()
         } else {
-            disk::blocking(&*self.disk, move || flush.file.sync_data().map(|()| flush)).await
+            let file = flush.file.clone();
+            disk::blocking(&*self.disk, move || file.sync_data()).await.map_err(io::Error::from).flatten()
         };
-        lock(&self.flushes).end();
-        let flush = synced?.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
-        self.log().synced(&flush);
-        Ok(())
+        self.end_flush(&flush, synced)
     }
 
     /// How long the flush takes that runs now. The Raft core answers nothing before it ends.
@@ -246,9 +311,7 @@ impl LogFiles {
     /// Records an orderly end and lets others have the directory.
     pub(crate) fn release(&self) -> io::Result<()> {
         let dir = lock(&self.dir).take();
-        if self.failed.load(Ordering::Relaxed) {
-            return Err(io::Error::other(EarlierFailure));
-        }
+        self.usable()?;
         let flush: Option<Flush> = self.log().flush();
         if let Some(flush) = flush {
             flush.file.sync_data()?;
@@ -277,15 +340,15 @@ impl LogFiles {
         Ok(decode(&body).map_err(|error| StorageIOError::read_log_at_index(index, &error))?)
     }
 
-    fn append(&self, entries: Vec<Entry<Types>>) -> Result<bool, StorageError> {
+    fn append(&self, entries: &[Entry<Types>]) -> Result<bool, StorageError> {
         let mut appends = Vec::with_capacity(entries.len());
         let mut synced = false;
-        for entry in &entries {
+        for entry in entries {
             if let EntryPayload::Membership(membership) = &entry.payload {
                 self.new_membership(entry.log_id.index, membership);
             }
-            // What other members count on must be on disk.
-            synced |= is_synced(entry) || !self.alone();
+            // What other members count on, or are sent, must be on disk.
+            synced |= is_synced(entry) || !self.alone() || self.peers.load(Ordering::Relaxed);
             let leader = entry.log_id.leader_id;
             let buffer = std::mem::take(&mut *lock(&self.buffer));
             let write = |out: &mut Vec<u8>| encode_into(entry, out);
@@ -301,9 +364,16 @@ impl LogFiles {
             buffer.shrink_to(BUFFER_KEPT);
             *lock(&self.buffer) = buffer;
         }
-        lock(&self.recent).extend(entries);
+        lock(&self.recent).extend(entries.iter().cloned());
         Ok(synced)
     }
+}
+
+fn proposals(entries: &[Entry<Types>]) -> impl Iterator<Item = &Proposal> {
+    entries.iter().filter_map(|entry| match &entry.payload {
+        EntryPayload::Normal(proposal) => Some(proposal),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
+    })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -312,7 +382,76 @@ struct EarlierFailure;
 
 /// What openraft is given; clones read the same log.
 #[derive(Clone, Debug)]
-pub(crate) struct LogStore(pub(crate) Arc<LogFiles>);
+pub(crate) struct LogStore {
+    pub(crate) files: Arc<LogFiles>,
+    /// Where entries of a sole voter are applied at once.
+    pub(crate) machine: StateMachine,
+}
+
+impl LogStore {
+    /// Appends entries, and waits until they are as durable as they ask to be.
+    async fn write(&self, entries: &[Entry<Types>]) -> Result<(), StorageError> {
+        self.files.seal(entries);
+        if self.files.append(entries)? {
+            self.files.flush().await.map_err(|error| StorageIOError::write_logs(&error))?;
+        } else {
+            self.files.unsynced.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Appends entries of a sole member. Nobody else has a say in what becomes of them, so the Raft core may take them
+    /// for durable and committed at once, while they are flushed; they are applied, and answered, after that.
+    fn write_alone(&self, entries: &[Entry<Types>]) -> Result<(), StorageError> {
+        // What was to be flushed before is not applied, so nothing after it may be.
+        self.files.usable().map_err(|error| StorageIOError::write_logs(&error))?;
+        self.files.seal(entries);
+        let synced = self.files.append(entries)?;
+        proposals(entries).for_each(Proposal::apply_apart);
+        let flush = match synced {
+            true => self.files.begin_flush().map_err(|error| StorageIOError::write_logs(&error))?,
+            false => None,
+        };
+        match flush {
+            None => {
+                self.files.unsynced.notify_one();
+                self.apply(entries);
+            }
+            Some(flush) if self.files.is_quick(&flush) => {
+                let synced = flush.file.sync_data();
+                self.files.end_flush(&flush, synced).map_err(|error| StorageIOError::write_logs(&error))?;
+                self.apply(entries);
+            }
+            Some(flush) => {
+                self.files.apart.store(true, Ordering::SeqCst);
+                let (this, entries) = (self.clone(), entries.to_vec());
+                disk::apart(&*self.files.disk, move || this.flush_apart(&flush, &entries));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, entries: &[Entry<Types>]) {
+        let _in_order = lock(&self.files.in_order);
+        self.machine.apply_apart(entries);
+    }
+
+    fn flush_apart(&self, flush: &Flush, entries: &[Entry<Types>]) {
+        let synced = self.files.end_flush(flush, flush.file.sync_data());
+        let in_order = lock(&self.files.in_order);
+        self.files.apart.store(false, Ordering::SeqCst);
+        self.files.together.notify_waiters();
+        match synced {
+            Ok(()) => self.machine.apply_apart(entries),
+            // The Raft core learns of it by the next entry.
+            Err(error) => {
+                tracing::error!(%error, "the log cannot be flushed");
+                proposals(entries).for_each(|proposal| proposal.fail(&StoreError::Failed));
+            }
+        }
+        drop(in_order);
+    }
+}
 
 impl RaftLogReader<Types> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
@@ -320,7 +459,7 @@ impl RaftLogReader<Types> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry<Types>>, StorageError> {
         let (first, next) = {
-            let log = self.0.log();
+            let log = self.files.log();
             (log.first(), log.next())
         };
         let start = match range.start_bound() {
@@ -333,7 +472,7 @@ impl RaftLogReader<Types> for LogStore {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        (start.max(first)..end.min(next)).map(|index| self.0.entry(index)).collect()
+        (start.max(first)..end.min(next)).map(|index| self.files.entry(index)).collect()
     }
 
     /// As much as fits into one request to a peer, one entry at least.
@@ -341,11 +480,11 @@ impl RaftLogReader<Types> for LogStore {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let (start, end) = {
-            let log = self.0.log();
+            let log = self.files.log();
             (start.max(log.first()), end.min(log.next()))
         };
         for index in start..end {
-            let entry = self.0.entry(index)?;
+            let entry = self.files.entry(index)?;
             bytes += size(&entry);
             entries.push(entry);
             if bytes > REPLICATED_AT_ONCE {
@@ -360,8 +499,8 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
-        let last_purged_log_id = self.0.hard_state().state.purged;
-        Ok(LogState { last_purged_log_id, last_log_id: self.0.last_log_id() })
+        let last_purged_log_id = self.files.hard_state().state.purged;
+        Ok(LogState { last_purged_log_id, last_log_id: self.files.last_log_id() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -369,20 +508,20 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
-        let (files, vote) = (self.0.clone(), *vote);
+        let (files, vote) = (self.files.clone(), *vote);
         let write = move || files.hard_state().update(|state| state.vote = Some(vote));
-        lock(&self.0.flushes).began = Some(Instant::now());
-        let written = disk::blocking(&*self.0.disk, write).await.map_err(io::Error::from).flatten();
-        lock(&self.0.flushes).end();
+        lock(&self.files.flushes).began = Some(Instant::now());
+        let written = disk::blocking(&*self.files.disk, write).await.map_err(io::Error::from).flatten();
+        lock(&self.files.flushes).end();
         Ok(written.map_err(|error| StorageIOError::write_vote(&error))?)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
-        Ok(self.0.hard_state().state.vote)
+        Ok(self.files.hard_state().state.vote)
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError> {
-        if !self.0.alone() {
+        if !self.files.alone() {
             return Ok(None);
         }
         Ok(self.get_log_state().await?.last_log_id)
@@ -394,22 +533,28 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().collect();
-        if self.0.append(entries)? {
-            self.0.flush().await.map_err(|error| StorageIOError::write_logs(&error))?;
+        self.files.flushed().await;
+        let written = if self.files.counts_alone(&entries) {
+            self.write_alone(&entries)
         } else {
-            self.0.unsynced.notify_one();
+            self.files.together().await;
+            self.write(&entries).await
+        };
+        if written.is_err() {
+            proposals(&entries).for_each(|proposal| proposal.fail(&StoreError::Failed));
         }
+        written?;
         callback.log_io_completed(Ok(()));
         Ok(())
     }
 
     async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), StorageError> {
-        lock(&self.0.recent).retain(|entry| entry.log_id.index < log_id.index);
-        Ok(self.0.log().truncate(log_id.index).map_err(|error| StorageIOError::write_logs(&error))?)
+        lock(&self.files.recent).retain(|entry| entry.log_id.index < log_id.index);
+        Ok(self.files.log().truncate(log_id.index).map_err(|error| StorageIOError::write_logs(&error))?)
     }
 
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError> {
-        let files = self.0.clone();
+        let files = self.files.clone();
         let purge = move || -> Result<(), LogError> {
             let mut hard_state = files.hard_state();
             let path = hard_state.path().to_owned();
@@ -417,7 +562,7 @@ impl RaftLogStorage<Types> for LogStore {
             drop(hard_state);
             files.log().purge(log_id.index)
         };
-        match disk::blocking(&*self.0.disk, purge).await {
+        match disk::blocking(&*self.files.disk, purge).await {
             Ok(purged) => Ok(purged.map_err(|error| StorageIOError::write_logs(&error))?),
             Err(error) => Err(StorageIOError::write_logs(&error).into()),
         }

@@ -62,6 +62,54 @@ impl StateMachine {
         Ok(Reply::Done)
     }
 
+    /// Applies entries that are committed, in one critical section: those that are applied apart from the Raft core, or the
+    /// others, which come after all of those before them.
+    fn apply_all(&self, entries: &[Entry<Types>], apart: bool) -> Vec<Applied> {
+        let mut applied = Vec::with_capacity(entries.len());
+        let mut state = self.shared.write();
+        for entry in entries {
+            let applied_apart = matches!(&entry.payload, EntryPayload::Normal(proposal) if proposal.is_applied_apart());
+            if applied_apart != apart {
+                applied.push(Applied::default());
+                continue;
+            }
+            state.last = Some(entry.log_id);
+            let mut outcomes = Vec::new();
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(proposal) => {
+                    let commands = &proposal.batch().commands;
+                    outcomes.extend(commands.iter().map(|command| self.run(&mut state.mvcc, command)));
+                }
+                EntryPayload::Membership(membership) => {
+                    self.files.committed_membership(entry.log_id.index, membership);
+                    state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                }
+            }
+            applied.push(Applied { outcomes });
+        }
+        let last = state.last;
+        self.shared.consider_snapshot(self.files.since_snapshot.load(Ordering::Relaxed), &state.mvcc);
+        drop(state);
+        if let Some(last) = last {
+            self.shared.set_applied(last.index);
+        }
+        for (entry, applied) in entries.iter().zip(&mut applied) {
+            if let EntryPayload::Normal(proposal) = &entry.payload
+                && !applied.outcomes.is_empty()
+            {
+                applied.outcomes = proposal.answer(std::mem::take(&mut applied.outcomes));
+            }
+        }
+        applied
+    }
+
+    /// Applies entries of a sole member, which are as durable as they ask to be. The Raft core, which goes through two more
+    /// tasks to find out that it may, leaves them alone.
+    pub(super) fn apply_apart(&self, entries: &[Entry<Types>]) {
+        self.apply_all(entries, true);
+    }
+
     fn publish(&self, mvcc: &Mvcc, events: &[Event]) {
         if !events.is_empty() {
             self.shared.hub().publish(mvcc.revision(), events);
@@ -156,29 +204,10 @@ impl RaftStateMachine<Types> for StateMachine {
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut applied = Vec::new();
-        let mut state = self.shared.write();
-        for entry in entries {
-            state.last = Some(entry.log_id);
-            let mut outcomes = Vec::new();
-            match entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(proposal) => {
-                    outcomes.extend(proposal.0.commands.iter().map(|command| self.run(&mut state.mvcc, command)));
-                }
-                EntryPayload::Membership(membership) => {
-                    self.files.committed_membership(entry.log_id.index, &membership);
-                    state.membership = StoredMembership::new(Some(entry.log_id), membership);
-                }
-            }
-            applied.push(Applied { outcomes });
-        }
-        let last = state.last;
-        self.shared.consider_snapshot(self.files.since_snapshot.load(Ordering::Relaxed), &state.mvcc);
-        drop(state);
-        if let Some(last) = last {
-            self.files.applied(last.index);
-            self.shared.set_applied(last.index);
+        let entries: Vec<_> = entries.into_iter().collect();
+        let applied = self.apply_all(&entries, false);
+        if let Some(last) = entries.last() {
+            self.files.applied(last.log_id.index);
         }
         Ok(applied)
     }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::wire;
+use super::{Trouble, wire};
 use crate::history::watches::Seen;
 use crate::history::{Action, Changes, History, Outcome, Value};
 use crate::seeded::Seeded;
@@ -52,6 +52,12 @@ impl Shared {
 
     pub(super) fn watches(&self) -> Vec<Watched> {
         lock(&self.watches).clone()
+    }
+
+    /// Whether clients were told as much as a run asks for.
+    pub(super) fn has(&self, least: &Trouble) -> bool {
+        let watched: usize = lock(&self.watches).iter().map(|(_, seen)| seen.batches.len()).sum();
+        watched >= least.watched && self.history().acknowledged() >= least.acknowledged
     }
 
     pub(super) fn tell_members(&self, members: Vec<MemberId>) {
