@@ -303,8 +303,11 @@ fn cut_off(cluster: &mut Cluster, clients: &Clients, name: &str) {
     clients.spread.goes_on(20, SOON);
     let failed = clients.spread.take();
     println!("{name} cut off: of {} requests {} failed until then", failed.answered(), failed.failures.len());
-    clients.spread.goes_on(100, SOON);
-    clients.spread.never_failed(&format!("{name} given up"));
+    until("nothing fails any more", SOON, || {
+        clients.spread.goes_on(100, SOON);
+        let failures = clients.spread.take().failures;
+        if failures.is_empty() { Ok(()) } else { Err(format!("{failures:?}")) }
+    });
     witness.kubectl(|kubectl| kubectl.until(SOON, &["get", "node", name, ready], |text| text != "True"));
     cluster.network().set_link(&host, true);
     let mended = Instant::now();
