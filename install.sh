@@ -17,6 +17,7 @@
 #   INSTALL_RK_SKIP_ENABLE    true: install the service, but do not enable it
 #   INSTALL_RK_BIN_DIR        folder for executables                           [/usr/local/bin]
 #   INSTALL_RK_SYSTEMD_DIR    folder for the systemd unit                      [/etc/systemd/system]
+#   INSTALL_RK_OPENRC_DIR     folder for the openrc script                     [/etc/init.d]
 #   INSTALL_RK_CONFIG_DIR     folder for configuration and kubeconfig          [/etc/rk]
 #   INSTALL_RK_NAME           name of the service                              [rk, or rk-agent]
 # Arguments after `sh -s -` are flags of the service.
@@ -25,6 +26,7 @@ set -eu
 BASE_URL=${INSTALL_RK_BASE_URL:-https://github.com/rk-kubernetes/rk/releases}
 BIN_DIR=${INSTALL_RK_BIN_DIR:-/usr/local/bin}
 SYSTEMD_DIR=${INSTALL_RK_SYSTEMD_DIR:-/etc/systemd/system}
+OPENRC_DIR=${INSTALL_RK_OPENRC_DIR:-/etc/init.d}
 CONFIG_DIR=${INSTALL_RK_CONFIG_DIR:-/etc/rk}
 
 info() { echo "[rk] $*"; }
@@ -82,7 +84,9 @@ choose_command() {
 }
 
 choose_init() {
-    if [ -d /run/systemd/system ] || [ -n "${INSTALL_RK_SYSTEMD_DIR:-}" ] || { command -v systemctl >/dev/null 2>&1 && is_true "${INSTALL_RK_SKIP_START:-}"; }; then
+    if [ -n "${INSTALL_RK_OPENRC_DIR:-}" ]; then
+        init=openrc
+    elif [ -d /run/systemd/system ] || [ -n "${INSTALL_RK_SYSTEMD_DIR:-}" ] || { command -v systemctl >/dev/null 2>&1 && is_true "${INSTALL_RK_SKIP_START:-}"; }; then
         init=systemd
     elif command -v openrc-run >/dev/null 2>&1 || [ -x /sbin/openrc-run ]; then
         init=openrc
@@ -190,17 +194,59 @@ WantedBy=multi-user.target
 EOF
 }
 
+# supervise-daemon starts again whatever ends, and knows no exit status that is final.
+write_supervised() {
+    cat >"$BIN_DIR/rk-supervised.sh" <<'EOF'
+#!/bin/sh
+# rk-supervised.sh SERVICE COMMAND...: runs rk for openrc. When it ends with 78, as a server does that was removed from its
+# cluster, the service is stopped instead of being started again and again.
+service=$1
+shift
+"$@" &
+rk=$!
+# Stopping the service ends this script: rk is told, and waited for.
+trap 'kill -TERM "$rk" 2>/dev/null' TERM INT HUP
+wait "$rk"
+status=$?
+while kill -0 "$rk" 2>/dev/null; do
+    wait "$rk"
+    status=$?
+done
+[ "$status" = 78 ] || exit "$status"
+echo "rk has ended for good (exit status 78): stopping the service $service"
+# Stopping the service ends this script, and what it waits for.
+waited=
+trap 'kill $waited 2>/dev/null; exit 78' TERM INT HUP
+# Without openrc's variables, which are of the start. That may be under way still; then nothing can be stopped yet.
+until env -i PATH="$PATH" rc-service --quiet "$service" stop </dev/null; do sleep 2; done &
+waited=$!
+wait "$waited"
+while :; do
+    sleep 3600 &
+    waited=$!
+    wait "$waited"
+done
+EOF
+    chmod 755 "$BIN_DIR/rk-supervised.sh"
+}
+
 write_openrc() {
-    cat >"/etc/init.d/$NAME" <<EOF
+    mkdir -p "$OPENRC_DIR"
+    write_supervised
+    cat >"$OPENRC_DIR/$NAME" <<EOF
 #!/sbin/openrc-run
 description="rk, lightweight Kubernetes ($role)"
 supervisor=supervise-daemon
-command="$BIN_DIR/rk"
-command_args="$command"
+command="$BIN_DIR/rk-supervised.sh"
+command_args="$NAME $BIN_DIR/rk $command"
 output_log="/var/log/$NAME.log"
 error_log="/var/log/$NAME.log"
 pidfile="/run/$NAME.pid"
 respawn_delay=2
+# Without an end, unless rk has ended for good; by itself openrc gives up after ten times in all.
+respawn_max=0
+# rk hands over what it leads before it stops.
+retry="SIGTERM/60/SIGKILL/5"
 # One option: a shell that takes no second one, as Debian's, would set none.
 rc_ulimit="-n 1048576"
 set -o allexport
@@ -212,7 +258,7 @@ depend() {
     want cgroups
 }
 EOF
-    chmod 755 "/etc/init.d/$NAME"
+    chmod 755 "$OPENRC_DIR/$NAME"
 }
 
 write_killall() {
@@ -223,7 +269,7 @@ write_killall() {
 for unit in "$SYSTEMD_DIR"/rk.service "$SYSTEMD_DIR"/rk-agent.service "$SYSTEMD_DIR/$NAME.service"; do
     [ -e "\$unit" ] && [ -d /run/systemd/system ] && systemctl stop "\$(basename "\$unit")"
 done
-for script in /etc/init.d/rk /etc/init.d/rk-agent "/etc/init.d/$NAME"; do
+for script in "$OPENRC_DIR"/rk "$OPENRC_DIR"/rk-agent "$OPENRC_DIR/$NAME"; do
     [ -x "\$script" ] && "\$script" stop
 done
 if [ -f "$CONFIG_DIR/$NAME.env" ]; then
@@ -250,9 +296,9 @@ if [ -e "$SYSTEMD_DIR/$NAME.service" ]; then
     rm -f "$SYSTEMD_DIR/$NAME.service"
     [ -d /run/systemd/system ] && systemctl daemon-reload
 fi
-if [ -e "/etc/init.d/$NAME" ]; then
+if [ -e "$OPENRC_DIR/$NAME" ]; then
     rc-update delete "$NAME" default
-    rm -f "/etc/init.d/$NAME" "/var/log/$NAME.log"
+    rm -f "$OPENRC_DIR/$NAME" "/var/log/$NAME.log" "$BIN_DIR/rk-supervised.sh"
 fi
 rm -rf "\${RK_DATA_DIR:-/var/lib/rk}" "\${RK_STATE_DIR:-/run/rk}" "\${RK_LOG_DIR:-/var/log}/pods" "\${RK_LOG_DIR:-/var/log}/containers" "$CONFIG_DIR"
 # A folder of its own for logs goes when nothing else is in it.
@@ -274,7 +320,7 @@ install_service() {
         openrc)
             write_openrc
             is_true "${INSTALL_RK_SKIP_ENABLE:-}" || rc-update add "$NAME" default
-            is_true "${INSTALL_RK_SKIP_START:-}" || { info "starting $NAME"; "/etc/init.d/$NAME" restart; }
+            is_true "${INSTALL_RK_SKIP_START:-}" || { info "starting $NAME"; "$OPENRC_DIR/$NAME" restart; }
             ;;
     esac
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use proof::disk::MemoryDisk;
+use proof::framing::{self, SEGMENT_HEADER};
 use storage::disk::{Disk, Mode};
 use storage::{Config, Op, Store, Txn};
 use tokio::runtime::Runtime;
@@ -36,38 +37,18 @@ static FILES: LazyLock<Vec<(PathBuf, Vec<u8>)>> = LazyLock::new(|| {
     disk.files().into_iter().filter_map(|(path, _)| content(path)).collect()
 });
 
-fn sum(bytes: &[u8]) -> [u8; 4] {
-    crc32fast::hash(bytes).to_le_bytes()
-}
-
-fn length(bytes: &[u8]) -> [u8; 4] {
-    u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes()
-}
-
-/// A log record; it follows nothing but the segment's header.
-fn record(body: &[u8]) -> Vec<u8> {
-    let mut out = [&0x6b72_01e9_u32.to_le_bytes()[..], &length(body), &sum(body), &32_u64.to_le_bytes()].concat();
-    let crc = sum(&out);
-    out.extend_from_slice(&crc);
-    out.extend_from_slice(body);
-    out.extend_from_slice(&[0xa5, 0x5a, 0xc3, 0x3c]);
-    out.resize(out.len() + 512, 0);
-    out
-}
-
 /// What the file is with the input in it.
 fn spoil(path: &Path, content: &[u8], which: u8, body: &[u8]) -> Option<Vec<u8>> {
     let kind = path.extension().and_then(|kind| kind.to_str()).unwrap_or_default();
     match (kind, which % 4) {
-        ("log", 0) => Some([&content[..32], &record(body)].concat()),
-        ("snap", 1) => Some([&content[..8], &length(body), &sum(body), body].concat()),
+        ("log", 0) => Some([&content[..SEGMENT_HEADER], &framing::record(body), &[0; 512]].concat()),
+        ("snap", 1) => Some([&content[..8], &framing::framed(body)].concat()),
         ("snap", 2) => {
             let meta = 16 + usize::try_from(u32::from_le_bytes(content[8..12].try_into().ok()?)).ok()?;
-            let raw = 4096_u32.to_le_bytes();
-            Some([&content[..meta], &raw, &length(body), &sum(body), body].concat())
+            Some([&content[..meta], &framing::block(&4096_u32.to_le_bytes(), body)].concat())
         }
         ("", 3) if path.ends_with("state") => {
-            let mut slot = [&length(body)[..], &sum(body), body].concat();
+            let mut slot = framing::framed(body);
             slot.resize(8192, 0);
             Some(slot)
         }

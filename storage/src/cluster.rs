@@ -40,7 +40,9 @@ pub struct Timing {
     /// Silence after which a voter stands for election: a random time between these two. The shorter one should be four
     /// heartbeats or more.
     pub election: (Duration, Duration),
-    /// How long a request waits for a leader, and then for its answer.
+    /// How long a request of a client may take in all, from its arrival on. One that is coalesced may be held back before.
+    pub request: Duration,
+    /// How long another member's answer, or a flush, may take before it counts as never coming.
     pub answer: Duration,
     /// With several voters: the least time between two log entries that hold nothing but coalesced writes.
     pub hold: Duration,
@@ -51,6 +53,7 @@ impl Default for Timing {
         Self {
             heartbeat: Duration::from_millis(500),
             election: (Duration::from_millis(2000), Duration::from_millis(2500)),
+            request: Duration::from_secs(7),
             answer: Duration::from_secs(10),
             hold: Duration::from_secs(5),
         }
@@ -171,13 +174,16 @@ impl Cluster {
         self.metrics().borrow().membership_config.nodes().count() > 1
     }
 
+    /// A leader that has not been heard for so long that there may be another one counts as none: what is sent to it may
+    /// get no answer, and then nobody would know what came of it.
     pub(crate) fn lead(&self) -> Lead {
         let metrics = self.metrics();
         let metrics = metrics.borrow();
         if metrics.state == ServerState::Leader {
             return Lead::Here;
         }
-        let leader = metrics.current_leader.filter(|id| *id != self.me());
+        let heard = self.heard_leader().elapsed() < self.timing.election.1;
+        let leader = metrics.current_leader.filter(|id| *id != self.me() && heard);
         let found = leader.and_then(|id| Some((id, metrics.membership_config.membership().get_node(&id)?)));
         match found {
             Some((id, member)) => Lead::There { id, member: member.clone(), term: metrics.vote.leader_id.term },
@@ -210,6 +216,33 @@ impl Cluster {
         };
         let configs = metrics.membership_config.membership().get_joint_config();
         configs.iter().all(|voters| voters.iter().filter(|id| alive(id)).count() * 2 > voters.len())
+    }
+
+    /// Time since this member was last in touch with who leads; for one that leads, with a quorum.
+    fn out_of_touch(&self) -> Duration {
+        let metrics = self.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return self.heard_leader().elapsed();
+        }
+        let silence = |id: &MemberId| match *id == self.me() {
+            true => Duration::ZERO,
+            false => self.link.heard(*id).unwrap_or(Duration::MAX),
+        };
+        let configs = metrics.membership_config.membership().get_joint_config();
+        let quorums = configs.iter().map(|voters| {
+            let mut silences: Vec<_> = voters.iter().map(silence).collect();
+            silences.sort_unstable();
+            silences.get(voters.len() / 2).copied().unwrap_or_default()
+        });
+        quorums.max().unwrap_or_default()
+    }
+
+    /// Until when a request that `arrived` then, and that nobody has taken, waits for a leader. Long enough for an election
+    /// that is lost and one that is won; where that time has passed already, a heartbeat.
+    fn hopes_until(&self, arrived: Instant) -> Instant {
+        let hope = (self.timing.election.1 * 2).saturating_sub(self.out_of_touch());
+        (arrived + self.timing.request).min((Instant::now() + hope).max(arrived + self.timing.heartbeat))
     }
 
     /// Waits until who leads may have changed, at most until `deadline`; false when it is over.

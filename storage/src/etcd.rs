@@ -13,6 +13,7 @@ mod leader;
 mod lease;
 mod limits;
 mod maintenance;
+mod pages;
 mod range;
 mod serve;
 mod space;

@@ -12,6 +12,7 @@ use std::task::Poll;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::command::{Batch, Command, Reply};
 use crate::error::StoreError;
@@ -29,6 +30,7 @@ pub(crate) struct Pending {
     pub(crate) size: usize,
     /// It makes sense only if this member leads.
     pub(crate) here_only: bool,
+    pub(crate) arrived: Instant,
     pub(crate) reply: Waiting,
 }
 
@@ -187,7 +189,7 @@ impl Proposal {
         let waiting = std::mem::take(&mut *self.waiting());
         let again = |(command, (reply, here_only)): (&Command, (Waiting, bool))| {
             let (size, command) = (command.size(), command.clone());
-            Pending { command, size, here_only, reply }
+            Pending { command, size, here_only, arrived: Instant::now(), reply }
         };
         self.batch().commands.iter().zip(waiting).map(again).collect()
     }

@@ -31,7 +31,7 @@ use crate::types::{
     Stats, Txn, TxnResponse, WatchRequest,
 };
 use crate::upkeep::{self, Snapshots};
-use crate::watch::Watcher;
+use crate::watch::{Ready, Watcher};
 use crate::writer::Writer;
 
 pub use membership::{LeaderChanges, MemberChanges};
@@ -119,7 +119,7 @@ impl Requests {
     ) -> Result<oneshot::Receiver<Result<Reply, StoreError>>, StoreError> {
         let size = request::check(&command)?;
         let (reply, answered) = oneshot::channel();
-        let pending = Pending { command, size, here_only, reply };
+        let pending = Pending { command, size, here_only, arrived: Instant::now(), reply };
         self.sender.send(pending).await.map_err(|_| StoreError::Closed)?;
         Ok(answered)
     }
@@ -271,6 +271,16 @@ impl Store {
         Watcher::open(self.inner.shared.clone(), request, self.inner.watch_buffer)
     }
 
+    /// One of many watches of a reader.
+    pub(crate) fn watch_among(
+        &self,
+        request: WatchRequest,
+        ready: &Arc<Ready>,
+        token: u64,
+    ) -> Result<Watcher, WatchError> {
+        Watcher::among(self.inner.shared.clone(), request, self.inner.watch_buffer, ready, token)
+    }
+
     /// Forgets versions superseded at or before `revision`; ranges below it, and watches from it or below, fail from
     /// then on.
     pub async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
@@ -322,7 +332,7 @@ impl Store {
         let outcome = match cluster.lead() {
             Lead::Here => here.await,
             Lead::There { id: leader, member, .. } => {
-                match cluster.link.call(leader, &member, &request, cluster.timing.answer).await {
+                match cluster.link.call(leader, &member, &request, cluster.timing.request).await {
                     Ok(Response::Lease(outcome)) => outcome,
                     Ok(_) | Err(CallError::Unreachable | CallError::Refused(_)) => Err(StoreError::NoLeader),
                     Err(CallError::Lost) => Err(StoreError::Unknown),

@@ -3,9 +3,11 @@
 //! Invariants: the hub is fed under the state's write lock, and a watcher goes live under its read lock, so no change is
 //! missed or repeated. A live watcher's buffer is bounded; one that overflows delivers what it has, then fails as too
 //! slow. A watcher that starts in the past reads the history in steps, at its own pace, and buffers nothing meanwhile.
+//!
+//! One task may read many watchers ([`Ready`]): it is woken once, however many of them have something to take.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -31,16 +33,78 @@ struct Queue {
     progress: bool,
 }
 
+/// The watchers of one reader that have something to take: each at most once, the one that has waited longest first.
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    tokens: Mutex<VecDeque<u64>>,
+    more: Notify,
+}
+
+impl Ready {
+    fn tokens(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, token: u64) {
+        let first = {
+            let mut tokens = self.tokens();
+            tokens.push_back(token);
+            tokens.len() == 1
+        };
+        if first {
+            self.more.notify_one();
+        }
+    }
+
+    pub(crate) fn pop(&self) -> Option<u64> {
+        self.tokens().pop_front()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tokens().is_empty()
+    }
+
+    /// Returns when there is one. For one reader; cancel-safe.
+    pub(crate) async fn wait(&self) {
+        while self.is_empty() {
+            self.more.notified().await;
+        }
+    }
+}
+
+/// Who is told that there is something to take.
+#[derive(Debug)]
+enum Wake {
+    Own(Notify),
+    Shared {
+        ready: Arc<Ready>,
+        token: u64,
+        /// Set while the token is in there.
+        queued: AtomicBool,
+    },
+}
+
 #[derive(Debug)]
 struct Slot {
     /// With the first revision that is handed over in `from`.
     request: WatchRequest,
     queue: Mutex<Queue>,
-    wake: Notify,
+    wake: Wake,
     capacity: usize,
 }
 
 impl Slot {
+    fn wake(&self) {
+        match &self.wake {
+            Wake::Own(waiting) => waiting.notify_one(),
+            Wake::Shared { ready, token, queued } => {
+                if !queued.swap(true, Ordering::AcqRel) {
+                    ready.push(*token);
+                }
+            }
+        }
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,6 +144,9 @@ pub(crate) struct Hub {
 impl Hub {
     /// Hands the changes of one revision to whoever watches them.
     pub(crate) fn publish(&mut self, revision: Revision, events: &[Event]) {
+        if let [event] = events {
+            return self.publish_one(revision, event);
+        }
         let mut matched: BTreeMap<u64, (Arc<Slot>, Vec<Event>)> = BTreeMap::new();
         for event in events {
             let exact = self.keys.get(&event.kv.key).into_iter().flatten();
@@ -90,11 +157,29 @@ impl Hub {
         }
         for (id, (slot, events)) in matched {
             let keeps_up = slot.offer(revision, events);
-            slot.wake.notify_one();
+            slot.wake();
             if !keeps_up {
                 self.remove(id, &slot.request);
             }
         }
+    }
+
+    /// The same for a single change: nothing has to be gathered, and most revisions are such.
+    fn publish_one(&mut self, revision: Revision, event: &Event) {
+        let key = &event.kv.key;
+        let hand_over = |(_, slot): &(u64, Arc<Slot>)| {
+            let keeps_up = slot.offer(revision, vec![event.clone()]);
+            slot.wake();
+            keeps_up
+        };
+        if let Some(slots) = self.keys.get_mut(key) {
+            slots.retain(hand_over);
+            if slots.is_empty() {
+                self.keys.remove(key);
+            }
+        }
+        let matching = |slot: &WatchRequest| contains(&slot.key, slot.end.as_deref(), key);
+        self.ranges.retain(|entry| !matching(&entry.1.request) || hand_over(entry));
     }
 
     /// Ends every watch, now and later.
@@ -103,7 +188,7 @@ impl Hub {
         let slots = self.keys.drain().flat_map(|(_, slots)| slots).chain(self.ranges.drain(..));
         for (_, slot) in slots {
             slot.queue().closed = true;
-            slot.wake.notify_one();
+            slot.wake();
         }
     }
 
@@ -112,7 +197,7 @@ impl Hub {
         let slots = self.keys.drain().flat_map(|(_, slots)| slots).chain(self.ranges.drain(..));
         for (_, slot) in slots {
             slot.queue().rewind.get_or_insert(revision);
-            slot.wake.notify_one();
+            slot.wake();
         }
     }
 
@@ -146,6 +231,17 @@ impl Hub {
     }
 }
 
+/// What a watcher has at the moment.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Changes, progress, or the end.
+    This(Result<WatchBatch, WatchError>),
+    /// Nothing in this part of the history; there is more of it.
+    Further,
+    /// Nothing before it is woken.
+    Nothing,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     /// Reading the history; the next revision to look at.
@@ -166,8 +262,26 @@ pub struct Watcher {
 
 impl Watcher {
     pub(crate) fn open(shared: Arc<Shared>, request: WatchRequest, capacity: usize) -> Result<Self, WatchError> {
+        Self::begin(shared, request, capacity, Wake::Own(Notify::new()))
+    }
+
+    /// One of many of a reader, who calls [`Watcher::take`] when its token is ready; it is so at once.
+    pub(crate) fn among(
+        shared: Arc<Shared>,
+        request: WatchRequest,
+        capacity: usize,
+        ready: &Arc<Ready>,
+        token: u64,
+    ) -> Result<Self, WatchError> {
+        let wake = Wake::Shared { ready: ready.clone(), token, queued: AtomicBool::new(false) };
+        let watcher = Self::begin(shared, request, capacity, wake)?;
+        watcher.slot.wake();
+        Ok(watcher)
+    }
+
+    fn begin(shared: Arc<Shared>, request: WatchRequest, capacity: usize, wake: Wake) -> Result<Self, WatchError> {
         let from = request.from;
-        let slot = Arc::new(Slot { request, queue: Mutex::default(), wake: Notify::new(), capacity });
+        let slot = Arc::new(Slot { request, queue: Mutex::default(), wake, capacity });
         let state = shared.read();
         let mut hub = shared.hub();
         if hub.is_closed() {
@@ -190,27 +304,58 @@ impl Watcher {
     /// is nothing more to come.
     pub async fn next(&mut self) -> Result<WatchBatch, WatchError> {
         loop {
+            match self.take() {
+                Taken::This(outcome) => return outcome,
+                Taken::Further => {}
+                Taken::Nothing => match &self.slot.wake {
+                    Wake::Own(woken) => woken.notified().await,
+                    // Read by nobody but who has the token.
+                    Wake::Shared { .. } => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    /// What there is, without waiting, and with a look at one part of the history at most.
+    pub(crate) fn take(&mut self) -> Taken {
+        loop {
             if let Some(batch) = self.buffered() {
-                return Ok(batch);
+                return Taken::This(Ok(batch));
             }
             match self.phase {
-                Phase::Past(next) => self.step(next)?,
+                Phase::Past(next) => match self.step(next) {
+                    Err(error) => return Taken::This(Err(error)),
+                    Ok(()) => {
+                        return self.buffered().map_or(Taken::Further, |batch| Taken::This(Ok(batch)));
+                    }
+                },
                 Phase::Live(_) => {
                     if let Some(next) = self.rewound() {
                         self.phase = Phase::Past(next.max(self.slot.request.from));
-                        continue;
+                    } else if let Some(outcome) = self.idle() {
+                        return Taken::This(outcome);
+                    } else if self.slot.queue().batches.is_empty() {
+                        return Taken::Nothing;
                     }
-                    if let Some(outcome) = self.idle() {
-                        return outcome;
-                    }
-                    self.slot.wake.notified().await;
                 }
             }
         }
     }
 
-    /// What can be had at once, without waiting and without a look at the history.
-    pub(crate) fn buffered(&mut self) -> Option<WatchBatch> {
+    /// Its token has been taken out: what comes from now on puts it in again.
+    pub(crate) fn taken_out(&self) {
+        if let Wake::Shared { queued, .. } = &self.slot.wake {
+            queued.swap(false, Ordering::AcqRel);
+        }
+    }
+
+    /// Puts its token in behind the others.
+    pub(crate) fn wake(&self) {
+        self.slot.wake();
+    }
+
+    /// What has been buffered.
+    fn buffered(&mut self) -> Option<WatchBatch> {
         let mut queue = self.slot.queue();
         let batch = queue.batches.pop_front()?;
         queue.events = queue.events.saturating_sub(batch.events.len());
@@ -227,11 +372,17 @@ impl Watcher {
 
     /// With an empty buffer: the end of the watch, or progress if it was asked for.
     fn idle(&self) -> Option<Result<WatchBatch, WatchError>> {
+        {
+            // Nearly always there is neither, and whoever writes need not wait for the answer.
+            let queue = self.slot.queue();
+            if queue.missed.is_none() && !queue.closed && !queue.progress {
+                return None;
+            }
+        }
         // The state's lock keeps changes out between the look at the buffer and at the revision.
         let state = self.shared.read();
         let mut queue = self.slot.queue();
         if !queue.batches.is_empty() {
-            self.slot.wake.notify_one();
             return None;
         }
         if let Some(resume_from) = queue.missed {
@@ -299,6 +450,6 @@ impl ProgressHandle {
     /// The empty batch comes after all changes up to now.
     pub fn request(&self) {
         self.slot.queue().progress = true;
-        self.slot.wake.notify_one();
+        self.slot.wake();
     }
 }

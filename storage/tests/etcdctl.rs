@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdout, Command};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn installed(tool: &str) -> bool {
     let found = std::env::var_os("PATH")
@@ -99,6 +99,25 @@ async fn lines(from: &mut Lines<BufReader<ChildStdout>>, count: usize) -> Vec<St
         seen.push(line.unwrap_or_else(|_| unreachable!("no more after {seen:?}")).unwrap().unwrap());
     }
     seen
+}
+
+#[tokio::test]
+async fn the_memory_that_data_takes_is_measured() {
+    if !installed("etcdctl") {
+        return;
+    }
+    let told = server().await.run(&["check", "datascale", "--load=s"]).await;
+    assert!(told.contains("PASS: Approximate system memory used"), "{told}");
+}
+
+#[tokio::test]
+#[ignore = "takes a minute, and a machine that does little else"]
+async fn the_endpoint_is_quick_enough_for_etcds_own_check() {
+    if !installed("etcdctl") {
+        return;
+    }
+    let told = server().await.run(&["--command-timeout=90s", "check", "perf", "--load=s"]).await;
+    assert!(told.contains("PASS: Throughput") && !told.contains("FAIL"), "{told}");
 }
 
 #[tokio::test]

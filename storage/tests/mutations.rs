@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proof::disk::MemoryDisk;
+use proof::framing::{self, RECORD, RECORD_END, RECORD_HEADER, SEGMENT_HEADER};
 use proof::mutation::mutate;
 use proof::seeded::Seeded;
 use storage::disk::{Disk, Mode};
@@ -19,14 +20,6 @@ use storage::{
 use tokio::time::timeout;
 
 const DIR: &str = "/store";
-
-fn sum(bytes: &[u8]) -> [u8; 4] {
-    crc32fast::hash(bytes).to_le_bytes()
-}
-
-fn length(bytes: &[u8]) -> [u8; 4] {
-    u32::try_from(bytes.len()).unwrap().to_le_bytes()
-}
 
 fn word(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
@@ -61,22 +54,14 @@ async fn files() -> Vec<(PathBuf, Vec<u8>)> {
 
 /// The bodies in a log segment.
 fn records(segment: &[u8]) -> Vec<&[u8]> {
-    let (mut at, mut bodies) = (32, Vec::new());
-    while at + 24 < segment.len() && word(segment, at) == 0x6b72_01e9 {
+    let (mut at, mut bodies) = (SEGMENT_HEADER, Vec::new());
+    while at + RECORD_HEADER < segment.len() && word(segment, at) == RECORD as usize {
         let size = word(segment, at + 4) & 0x00ff_ffff;
-        bodies.push(&segment[at + 24..at + 24 + size]);
-        at += 24 + size + 4;
+        let from = at + RECORD_HEADER;
+        bodies.push(&segment[from..from + size]);
+        at = from + size + RECORD_END.len();
     }
     bodies
-}
-
-fn record(body: &[u8]) -> Vec<u8> {
-    let mut out = [&0x6b72_01e9_u32.to_le_bytes()[..], &length(body), &sum(body), &32_u64.to_le_bytes()].concat();
-    let crc = sum(&out);
-    out.extend_from_slice(&crc);
-    out.extend_from_slice(body);
-    out.extend_from_slice(&[0xa5, 0x5a, 0xc3, 0x3c]);
-    out
 }
 
 /// A file with one of its parts changed, checksums right again.
@@ -87,10 +72,10 @@ fn spoil(random: &mut Seeded, path: &Path, content: &[u8], change: bool) -> Opti
     if kind == "log" {
         let bodies = records(content);
         let victim = choice % bodies.len().max(1);
-        let mut out = content[..32].to_vec();
+        let mut out = content[..SEGMENT_HEADER].to_vec();
         for (number, body) in bodies.iter().enumerate() {
             let other = bodies[(number + 1) % bodies.len()];
-            out.extend(record(&if number == victim { changed(body, other) } else { body.to_vec() }));
+            out.extend(framing::record(&if number == victim { changed(body, other) } else { body.to_vec() }));
         }
         out.resize(out.len() + 512, 0);
         return Some(out);
@@ -104,12 +89,12 @@ fn spoil(random: &mut Seeded, path: &Path, content: &[u8], change: bool) -> Opti
         let (meta, raw) =
             if choice.is_multiple_of(2) { (changed(meta, &raw), raw) } else { (meta.to_vec(), changed(&raw, meta)) };
         let stored = zstd::encode_all(&raw[..], 1).unwrap();
-        let head = [&content[..8], &length(&meta), &sum(&meta), &meta].concat();
-        return Some([&head[..], &length(&raw), &length(&stored), &sum(&stored), &stored, rest].concat());
+        let block = framing::block(&framing::length(&raw), &stored);
+        return Some([&content[..8], &framing::framed(&meta), &block, rest].concat());
     }
     if path.ends_with("state") {
         let body = changed(&content[8..8 + word(content, 0)], &[]);
-        let mut slot = [&length(&body)[..], &sum(&body), &body].concat();
+        let mut slot = framing::framed(&body);
         slot.resize(8192, 0);
         return Some(slot);
     }
@@ -209,7 +194,7 @@ async fn pair() -> Arc<Tap> {
 /// The frame around a changed body: address and checksum are right.
 fn framed(valid: &[u8], body: &[u8]) -> Bytes {
     let rest = [&valid[8..56], body].concat();
-    [&valid[..4], &sum(&rest), &rest].concat().into()
+    [&valid[..4], &framing::sum(&rest), &rest].concat().into()
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,6 +49,16 @@ fn etcdctl_reads_watches_and_backs_up_what_kubectl_wrote_and_nobody_else_may() {
     let backup = cluster.server.folder.join("backup.db");
     run(&["snapshot", "save", &backup.display().to_string()]);
     run(&["snapshot", "status", &backup.display().to_string()]);
+    // It reads /metrics with the certificate, but trusts whom the machine trusts.
+    let mut measured = etcdctl(&cluster, &folder, &["check", "datascale", "--load=s"]);
+    let measured = check(measured.env("SSL_CERT_FILE", folder.join("ca.crt")), None);
+    let measured = measured.unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(measured.contains("PASS: Approximate system memory used"), "{measured}");
+    // As everywhere, it is the impersonated user who is asked about.
+    let members = ["get", "--raw", "/rk/v1/members"];
+    cluster.kubectl(|kubectl| kubectl.ok(&members));
+    let refused = cluster.kubectl(|kubectl| kubectl.fails(&[&members[..], &["--as=jane"]].concat(), None));
+    assert!(refused.contains("administrator's certificate"), "{refused}");
 
     // An administrator's certificate is of the same CA, and opens nothing here.
     let admin = cluster.server.folder.join("admin");

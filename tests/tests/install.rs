@@ -178,6 +178,82 @@ fn variables_choose_version_role_and_command() {
     assert!(error.contains("INSTALL_RK_SKIP_DOWNLOAD is set"), "{error}");
 }
 
+/// An executable script.
+fn script_at(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("write a script");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("make it executable");
+}
+
+#[test]
+fn openrc_starts_rk_again_until_it_has_ended_for_good() {
+    if !need::met("openrc_starts_rk_again_until_it_has_ended_for_good", NEEDS) {
+        return;
+    }
+    let place = Place::fake();
+    let folder = place.path("openrc").display().to_string();
+    place.install(&[("INSTALL_RK_OPENRC_DIR", &folder), ("INSTALL_RK_SYSTEMD_DIR", "")], "server --node-name=x");
+    let service = place.read("openrc/rk");
+    let supervised = place.path("bin/rk-supervised.sh");
+    let command = format!("command=\"{}\"\n", supervised.display());
+    let arguments = format!("command_args=\"rk {} server --node-name=x\"\n", place.path("bin/rk").display());
+    for line in
+        [&command, &arguments, "supervisor=supervise-daemon\n", "respawn_max=0\n", "retry=\"SIGTERM/60/SIGKILL/5\"\n"]
+    {
+        assert!(service.contains(line), "no {line} in {service}");
+    }
+    for script in [&place.path("openrc/rk"), &supervised] {
+        check(Command::new("sh").arg("-n").arg(script), None).expect("a script that sh can read");
+    }
+
+    // Stands for openrc's: at first the start is not over yet, then it is told.
+    let (tried, told) = (place.path("tried"), place.path("told"));
+    let fails_once = format!(
+        "[ -e {tried} ] || {{ touch {tried}; exit 1; }}\necho \"$*\" >>{told}",
+        tried = tried.display(),
+        told = told.display()
+    );
+    script_at(&place.path("bin/rc-service"), &fails_once);
+    let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").expect("there is a PATH"));
+    let run = |rk: &str| {
+        script_at(&place.path("bin/rk"), rk);
+        let mut command = Command::new(&supervised);
+        command.arg("rk").arg(place.path("bin/rk")).arg("server").env("PATH", &path);
+        Background::start(command, &place.path("rk.log"))
+    };
+    let ended = |process: &mut Background| {
+        until("it ends", Duration::from_secs(60), || process.ended().ok_or("it runs")).code()
+    };
+    assert_eq!(ended(&mut run("exit 3")), Some(3), "supervise-daemon starts it again");
+    assert!(!told.exists());
+    let mut last = run("exit 78");
+    let stopped = until("openrc is told", Duration::from_secs(60), || fs::read_to_string(&told));
+    assert_eq!(stopped, "--quiet rk stop\n");
+    assert!(last.ended().is_none(), "it would be started again");
+    assert_eq!(last.end(nix::sys::signal::Signal::SIGTERM).code(), Some(78));
+    assert!(place.read("rk.log").contains("exit status 78"));
+    // Nothing of the script stays behind: whatever it started has its environment.
+    let own = format!("PATH={path}");
+    until("all of it has ended", Duration::from_secs(60), || {
+        let entries = fs::read_dir("/proc").expect("list the processes").flatten();
+        let environment = |entry: &fs::DirEntry| fs::read(entry.path().join("environ")).unwrap_or_default();
+        let left =
+            entries.filter(|entry| environment(entry).split(|byte| *byte == 0).any(|pair| pair == own.as_bytes()));
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+
+    let (ready, done) = (place.path("ready"), place.path("done"));
+    let tidy = format!(
+        "trap 'sleep 1; touch {}; exit 0' TERM\ntouch {}\nwhile :; do sleep 1; done",
+        done.display(),
+        ready.display()
+    );
+    let mut orderly = run(&tidy);
+    until("rk runs", Duration::from_secs(60), || fs::metadata(&ready));
+    assert_eq!(orderly.end(nix::sys::signal::Signal::SIGTERM).code(), Some(0));
+    assert!(done.exists(), "rk was told, and waited for");
+}
+
 #[test]
 fn uninstall_leaves_nothing() {
     let needs = [NEEDS, need::CLUSTER, &[Need::Program("nft")]].concat();

@@ -199,15 +199,15 @@ impl Hub {
     }
 }
 
-/// A store failure as clients see it. Only what has certainly not been written, and may be elsewhere or a little later,
-/// invites to try again.
+/// A store failure as clients see it. None invites to try again here, but the end of a server that may be started anew: the
+/// store has waited for a leader already, and clients that obey `Retry-After` do so ten times before they say what is wrong.
 pub(crate) fn store_status(error: &StoreError) -> Status {
     use storage::StoreError::{Closed, DiskFull, Excluded, Failed, NoLeader, TooLarge, Unknown};
     match error {
-        NoLeader | Closed => {
-            Status::unavailable(format!("the store cannot answer: {error}")).with_retry_after(COME_AGAIN)
+        Closed => Status::unavailable(format!("the store cannot answer: {error}")).with_retry_after(COME_AGAIN),
+        NoLeader | Failed | Excluded(_) | DiskFull { .. } => {
+            Status::unavailable(format!("the store cannot answer: {error}"))
         }
-        Failed | Excluded(_) | DiskFull { .. } => Status::unavailable(format!("the store cannot answer: {error}")),
         // It may have been done: whoever tries again has to look first.
         Unknown => Status::timeout(&format!("the store did not answer in time: {error}"), 0),
         TooLarge { .. } => Status::too_large(&error.to_string()),
@@ -222,12 +222,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_not_written_may_be_tried_again_at_once() {
+    fn who_has_waited_already_is_not_asked_to_come_again() {
         let answer = |error| {
             let status = store_status(&error);
             (status.code(), status.retry_after())
         };
-        assert_eq!(answer(StoreError::NoLeader), (503, Some(1)));
+        assert_eq!(answer(StoreError::NoLeader), (503, None));
+        assert_eq!(answer(StoreError::Closed), (503, Some(1)));
         assert_eq!(answer(StoreError::Excluded(Exclusion::Removed)), (503, None));
         assert_eq!(answer(StoreError::Failed), (503, None));
         assert_eq!(answer(StoreError::Unknown), (504, None));

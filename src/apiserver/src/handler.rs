@@ -135,6 +135,8 @@ async fn answer(inner: Arc<Inner>, origin: Origin, request: Request<RequestBody>
     let uri = request.uri().clone();
     let route = inner.routes.load().iter().find(|(prefix, _)| uri.path().starts_with(prefix.as_str())).cloned();
     if let Some((_, route)) = route {
+        // These decide by the user alone: it has to be the one that is asked for.
+        let user = impersonated(&inner, user, request.headers())?;
         return Ok(route.handle(request, user).await);
     }
     if let Some(what) = inner.starting.load().as_deref()

@@ -4,7 +4,9 @@
 //! by the store's tests and by `cargo xtask chaos`.
 #![forbid(unsafe_code)]
 
+mod counts;
 pub mod disk;
+pub mod framing;
 pub mod history;
 pub mod mutation;
 pub mod power_cut;

@@ -7,6 +7,7 @@ mod life;
 
 use std::fmt;
 
+use crate::counts::counts;
 use crate::disk::{Fault, MemoryDisk};
 use crate::seeded::Seeded;
 use ledger::Ledger;
@@ -26,28 +27,16 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How much a run has tried.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tried {
-    pub acknowledged: u64,
-    pub power_cuts: u64,
-    pub kills: u64,
-    pub disk_failures: u64,
-    pub lost_coalesced: u64,
-    pub flips_refused: u64,
-    pub flips_harmless: u64,
-}
-
-impl Tried {
-    /// Adds another run's numbers.
-    pub fn add(&mut self, other: &Self) {
-        self.acknowledged += other.acknowledged;
-        self.power_cuts += other.power_cuts;
-        self.kills += other.kills;
-        self.disk_failures += other.disk_failures;
-        self.lost_coalesced += other.lost_coalesced;
-        self.flips_refused += other.flips_refused;
-        self.flips_harmless += other.flips_harmless;
+counts! {
+    /// How much a run has tried.
+    pub struct Tried {
+        pub acknowledged,
+        pub power_cuts,
+        pub kills,
+        pub disk_failures,
+        pub lost_coalesced,
+        pub flips_refused,
+        pub flips_harmless,
     }
 }
 

@@ -17,6 +17,7 @@ use storage::{ClusterId, MemberId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::counts::counts;
 use crate::history::{Truth, linear, revisions, watches};
 use crate::power_cut::Violation;
 use crate::seeded::Seeded;
@@ -36,35 +37,20 @@ const LONGEST: Duration = Duration::from_secs(180);
 /// For anything that must happen once all is mended.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How much a run has tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tried {
-    pub operations: u64,
-    pub acknowledged: u64,
-    pub revisions: u64,
-    pub watched: u64,
-    pub kills: u64,
-    pub stops: u64,
-    pub cuts: u64,
-    pub one_way_cuts: u64,
-    pub full_disks: u64,
-    pub membership_changes: u64,
-    pub hand_overs: u64,
-}
-
-impl Tried {
-    pub fn add(&mut self, other: &Self) {
-        self.operations += other.operations;
-        self.acknowledged += other.acknowledged;
-        self.revisions += other.revisions;
-        self.watched += other.watched;
-        self.kills += other.kills;
-        self.stops += other.stops;
-        self.cuts += other.cuts;
-        self.one_way_cuts += other.one_way_cuts;
-        self.full_disks += other.full_disks;
-        self.membership_changes += other.membership_changes;
-        self.hand_overs += other.hand_overs;
+counts! {
+    /// How much a run has tried.
+    pub struct Tried {
+        pub operations,
+        pub acknowledged,
+        pub revisions,
+        pub watched,
+        pub kills,
+        pub stops,
+        pub cuts,
+        pub one_way_cuts,
+        pub full_disks,
+        pub membership_changes,
+        pub hand_overs,
     }
 }
 

@@ -16,6 +16,7 @@ use storage::{MemberId, Store, WatchRequest};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::counts::counts;
 use crate::disk::Fault;
 use crate::history::{self, Truth, changes, linear, revisions, watches};
 use crate::power_cut::Violation;
@@ -29,44 +30,25 @@ use trace::Trace;
 /// For anything that must happen once all is healed, by the simulated clock.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How much a run has tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tried {
-    pub operations: u64,
-    pub acknowledged: u64,
-    pub revisions: u64,
-    pub watched: u64,
-    pub crashes: u64,
-    pub power_cuts: u64,
-    pub partitions: u64,
-    pub stops: u64,
-    pub membership_changes: u64,
-    pub hand_overs: u64,
-    pub full_disks: u64,
-    pub slow_disks: u64,
-    pub renewals: u64,
-    pub compacted: u64,
-    /// A number that stands for everything that happened.
-    pub digest: u64,
-}
-
-impl Tried {
-    pub fn add(&mut self, other: &Self) {
-        self.operations += other.operations;
-        self.acknowledged += other.acknowledged;
-        self.revisions += other.revisions;
-        self.watched += other.watched;
-        self.crashes += other.crashes;
-        self.power_cuts += other.power_cuts;
-        self.partitions += other.partitions;
-        self.stops += other.stops;
-        self.membership_changes += other.membership_changes;
-        self.hand_overs += other.hand_overs;
-        self.full_disks += other.full_disks;
-        self.slow_disks += other.slow_disks;
-        self.renewals += other.renewals;
-        self.compacted += other.compacted;
-        self.digest ^= other.digest;
+counts! {
+    /// How much a run has tried.
+    pub struct Tried {
+        pub operations,
+        pub acknowledged,
+        pub revisions,
+        pub watched,
+        pub crashes,
+        pub power_cuts,
+        pub partitions,
+        pub stops,
+        pub membership_changes,
+        pub hand_overs,
+        pub full_disks,
+        pub slow_disks,
+        pub renewals,
+        pub compacted,
+        /// A number that stands for everything that happened.
+        pub digest,
     }
 }
 

@@ -31,6 +31,8 @@ enum Duty {
     ElectMyself,
     SendSigns,
     Listen,
+    /// One that is no voter, or that must not stand, asks whether it is still a member when it hears nobody.
+    Wonder,
 }
 
 impl Cluster {
@@ -43,12 +45,11 @@ impl Cluster {
             return if others { Duty::SendSigns } else { Duty::Rest };
         }
         let voter = membership.voter_ids().any(|id| id == self.me());
-        if !voter
-            || self.files.recovering()
-            || self.link.excluded.borrow().is_some()
-            || metrics.state == ServerState::Shutdown
-        {
+        if self.link.excluded.borrow().is_some() || metrics.state == ServerState::Shutdown {
             return Duty::Rest;
+        }
+        if !voter || self.files.recovering() {
+            return if others { Duty::Wonder } else { Duty::Rest };
         }
         if membership.voter_ids().count() == 1 { Duty::ElectMyself } else { Duty::Listen }
     }
@@ -103,6 +104,16 @@ impl Cluster {
                     }
                     self.show_life();
                     Some(Instant::now() + self.timing.heartbeat)
+                }
+                Duty::Wonder => {
+                    let due = *self.heard_leader() + patience;
+                    if Instant::now() < due {
+                        Some(due)
+                    } else {
+                        self.ask_whether_still_a_member();
+                        patience = self.patience();
+                        Some(Instant::now() + patience)
+                    }
                 }
                 Duty::Listen => {
                     let due = *self.heard_leader() + patience;
@@ -207,20 +218,31 @@ impl Cluster {
         if flushing.is_some_and(|since| since > self.timing.answer) {
             return;
         }
-        let (vote, peers) = {
-            let metrics = self.metrics();
-            let metrics = metrics.borrow();
-            let others = metrics.membership_config.membership().nodes().filter(|(id, _)| **id != self.me());
-            let peers: Vec<_> = others.map(|(id, member)| (*id, member.clone())).collect();
-            (metrics.vote, peers)
-        };
-        for (id, member) in peers {
+        let vote = self.metrics().borrow().vote;
+        for (id, member) in self.others() {
             let silent = self.link.heard(id).is_none_or(|since| since > self.timing.heartbeat * 2);
             if silent || flushing.is_some() || self.link.is_full(id) {
                 let (link, limit) = (self.link.clone(), self.timing.heartbeat * 2);
                 tokio::spawn(async move { link.call(id, &member, &Request::Alive { vote }, limit).await });
             }
         }
+    }
+
+    /// Nobody replicates to one who was removed, so it would never know. Whoever is asked for a vote that is not to be
+    /// cast says so; the link takes it from there.
+    fn ask_whether_still_a_member(&self) {
+        let (last, limit) = (self.last_log_id(), self.timing.heartbeat * 2);
+        for (id, member) in self.others() {
+            let link = self.link.clone();
+            tokio::spawn(async move { link.call(id, &member, &Request::PreVote { last }, limit).await });
+        }
+    }
+
+    fn others(&self) -> Vec<(MemberId, Member)> {
+        let metrics = self.metrics();
+        let metrics = metrics.borrow();
+        let others = metrics.membership_config.membership().nodes().filter(|(id, _)| **id != self.me());
+        others.map(|(id, member)| (*id, member.clone())).collect()
     }
 
     /// What is remembered of members goes with them.

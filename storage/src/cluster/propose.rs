@@ -44,11 +44,12 @@ impl Cluster {
     pub(crate) async fn carry_out(&self, pending: Vec<Pending>) {
         let size: usize = pending.iter().map(|pending| pending.size).sum();
         let here_only = pending.iter().any(|pending| pending.here_only);
+        let arrived = pending.iter().map(|pending| pending.arrived).min().unwrap_or_else(Instant::now);
         let (commands, replies): (Vec<_>, Vec<_>) =
             pending.into_iter().map(|pending| (pending.command, pending.reply)).unzip();
         let synced = commands.iter().any(crate::command::Command::synced);
         let proposal = Proposal::of(Batch { synced, commands });
-        match self.attempt_until_taken(&proposal, size, here_only).await {
+        match self.attempt_until_taken(&proposal, size, arrived, here_only).await {
             Ok(outcomes) if outcomes.len() == replies.len() => {
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcome)| answer(reply, outcome));
             }
@@ -61,17 +62,21 @@ impl Cluster {
         &self,
         proposal: &Proposal,
         size: usize,
+        arrived: Instant,
         here_only: bool,
     ) -> Result<Outcomes, StoreError> {
-        let deadline = Instant::now() + self.timing.answer;
+        // What is coalesced may have been held back here, and may be where it is forwarded to.
+        let held = if proposal.batch().synced { Duration::ZERO } else { self.timing.hold };
+        let arrived = arrived + held;
+        let deadline = arrived + self.timing.request;
         loop {
             if let Some(exclusion) = *self.link.excluded.borrow() {
                 return Err(StoreError::Excluded(exclusion));
             }
             let attempt = match self.lead() {
-                Lead::Here => self.propose(proposal, size).await,
+                Lead::Here => self.propose(proposal, size, deadline).await,
                 Lead::There { .. } | Lead::Nobody if here_only => return Err(StoreError::NoLeader),
-                Lead::There { id, member, term } => self.forward(id, &member, term, proposal.batch()).await,
+                Lead::There { id, member, term } => self.forward(id, &member, term, proposal.batch(), deadline).await,
                 Lead::Nobody => Attempt::NotTaken,
             };
             match attempt {
@@ -79,7 +84,7 @@ impl Cluster {
                 Attempt::Failed(error) => return Err(error),
                 Attempt::NotTaken if self.raft_has_ended() => return Err(StoreError::Failed),
                 Attempt::NotTaken => {
-                    if !self.leader_may_have_changed(deadline).await {
+                    if !self.leader_may_have_changed(self.hopes_until(arrived)).await {
                         return Err(StoreError::NoLeader);
                     }
                 }
@@ -121,7 +126,7 @@ impl Cluster {
         }
     }
 
-    async fn propose(&self, proposal: &Proposal, size: usize) -> Attempt {
+    async fn propose(&self, proposal: &Proposal, size: usize, deadline: Instant) -> Attempt {
         if let Err(error) = self.reserve(size) {
             return self.without_space(error).await;
         }
@@ -131,10 +136,10 @@ impl Cluster {
         if let Some(dir) = self.others_without_space() {
             return Attempt::Failed(StoreError::DiskFull { dir });
         }
-        if !self.handed_over(self.timing.answer).await || !self.has_quorum(None) {
+        if !self.handed_over(deadline.saturating_duration_since(Instant::now())).await || !self.has_quorum(None) {
             return Attempt::NotTaken;
         }
-        match tokio::time::timeout(self.timing.answer, self.write(proposal)).await {
+        match tokio::time::timeout_at(deadline, self.write(proposal)).await {
             Ok(attempt) => attempt,
             Err(_) => Attempt::Failed(StoreError::Unknown),
         }
@@ -193,15 +198,17 @@ impl Cluster {
     }
 
     /// Passes a batch on. The answer comes when this member has applied it as well, so that it can read what it wrote.
-    async fn forward(&self, leader: MemberId, member: &Member, term: u64, batch: &Batch) -> Attempt {
+    async fn forward(&self, leader: MemberId, member: &Member, term: u64, batch: &Batch, deadline: Instant) -> Attempt {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let commands = batch.commands.clone();
         let request = Request::Forward(Forward { term, session: self.session, sequence, commands });
-        let limit = self.timing.answer + if batch.synced { Duration::ZERO } else { self.timing.hold };
+        // The leader knows best what came of it, and has as much time: it is given a little more to say so.
+        let deadline = deadline + self.timing.heartbeat;
+        let limit = deadline.saturating_duration_since(Instant::now());
         match self.link.call(leader, member, &request, limit).await {
             Ok(Response::Outcomes { index, outcomes }) => {
                 // It is written, whether or not this member learns of it in time.
-                self.shared.wait_applied(index, Instant::now() + self.timing.answer).await;
+                self.shared.wait_applied(index, deadline).await;
                 Attempt::Done(outcomes)
             }
             Ok(Response::NotLeader) | Err(CallError::Unreachable | CallError::Refused(_)) => Attempt::NotTaken,

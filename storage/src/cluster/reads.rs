@@ -27,8 +27,8 @@ impl Cluster {
 
     /// Waits until this member has applied everything acknowledged before the call.
     pub(crate) async fn barrier(&self) -> Result<(), StoreError> {
-        let deadline = Instant::now() + self.timing.answer;
-        let index = self.read_index().await?;
+        let deadline = Instant::now() + self.timing.request;
+        let index = tokio::time::timeout_at(deadline, self.read_index()).await.unwrap_or(Err(StoreError::NoLeader))?;
         if self.shared.wait_applied(index, deadline).await { Ok(()) } else { Err(StoreError::NoLeader) }
     }
 
@@ -48,7 +48,7 @@ impl Cluster {
     }
 
     async fn round(&self) -> Result<u64, StoreError> {
-        let deadline = Instant::now() + self.timing.answer;
+        let begun = Instant::now();
         loop {
             if let Some(exclusion) = *self.link.excluded.borrow() {
                 return Err(StoreError::Excluded(exclusion));
@@ -70,7 +70,7 @@ impl Cluster {
             if let Some(index) = index {
                 return Ok(index);
             }
-            if !self.leader_may_have_changed(deadline).await {
+            if !self.leader_may_have_changed(self.hopes_until(begun)).await {
                 return Err(StoreError::NoLeader);
             }
         }

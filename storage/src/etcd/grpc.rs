@@ -125,13 +125,19 @@ pub(super) fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, S
 
 /// A message with its prefix.
 pub(super) fn frame(message: &impl Message) -> Result<Bytes, Status> {
+    let mut framed = BytesMut::new();
+    write(&mut framed, message)?;
+    Ok(framed.freeze())
+}
+
+/// Puts a message with its prefix behind others.
+pub(super) fn write(framed: &mut BytesMut, message: &impl Message) -> Result<(), Status> {
     let length = message.encoded_len();
     let prefix = u32::try_from(length).map_err(|_| Status::new(Code::ResourceExhausted, "the answer is too large"))?;
-    let mut framed = BytesMut::with_capacity(PREFIX + length);
+    framed.reserve(PREFIX + length);
     framed.put_u8(0);
     framed.put_u32(prefix);
-    message.encode(&mut framed).map_err(|error| Status::new(Code::Internal, error.to_string()))?;
-    Ok(framed.freeze())
+    message.encode(framed).map_err(|error| Status::new(Code::Internal, error.to_string()))
 }
 
 fn head() -> Response<()> {
@@ -165,6 +171,16 @@ pub(super) fn refuse_http(mut respond: SendResponse<Bytes>, code: StatusCode) {
     let mut response = Response::new(());
     *response.status_mut() = code;
     drop(respond.send_response(response, true));
+}
+
+/// Answers a plain GET with a short text.
+pub(super) fn answer_http(mut respond: SendResponse<Bytes>, content_type: &'static str, body: String) {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // The client may be gone.
+    if let Ok(mut stream) = respond.send_response(response, false) {
+        drop(stream.send_data(body.into(), true));
+    }
 }
 
 /// Answers with one message, or with what went wrong. Waits for as long as the client does not take a large one.
@@ -212,7 +228,8 @@ impl Outbound {
         self.push(frame(message).map_err(|_| Gone)?).await
     }
 
-    async fn push(&mut self, mut framed: Bytes) -> Result<(), Gone> {
+    /// Sends messages with their prefixes.
+    pub(super) async fn push(&mut self, mut framed: Bytes) -> Result<(), Gone> {
         while !framed.is_empty() {
             self.stream.reserve_capacity(framed.len());
             while self.stream.capacity() == 0 {

@@ -6,6 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
@@ -14,12 +16,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::grpc::{self, Gone, Inbound, Outbound};
 use super::limits::{CONNECTION_WINDOW, Limits, MAX_CALLS, STREAM_WINDOW};
+use super::pages::{Begun, Page};
 use super::status::{Code, Status};
 use super::{Endpoint, leader};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the one message of a call to come in.
 const REQUEST: Duration = Duration::from_secs(60);
+
+/// Calls that wait for the store far longer than they compute.
+const SHORT: [&str; 3] = ["/etcdserverpb.KV/Put", "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/DeleteRange"];
 
 /// Why a connection ended other than by the client's wish.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,8 @@ pub enum ServeError {
     Slow,
     #[error("HTTP/2 failed")]
     Http(#[from] h2::Error),
+    #[error("the connection failed")]
+    Io(#[from] std::io::Error),
 }
 
 /// One call.
@@ -52,11 +60,21 @@ impl Endpoint {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_CALLS)
             .max_header_list_size(16 << 10);
-        let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(io));
+        let begun = tokio::time::timeout(HANDSHAKE, Begun::of(io)).await.map_err(|_| ServeError::Slow)??;
+        if !begun.is_http2() {
+            return Ok(self.serve_http1(begun).await?);
+        }
+        let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(begun));
         let mut connection = handshake.await.map_err(|_| ServeError::Slow)??;
         let limits = Arc::new(Limits::default());
+        // Calls that are short in themselves run here, so that the answers of a batch wake one task and not one for each.
+        let mut short = FuturesUnordered::new();
         loop {
-            let accepted = match poll_fn(|cx| Poll::Ready(connection.poll_accept(cx))).await {
+            let accepted = poll_fn(|cx| {
+                while let Poll::Ready(Some(())) = short.poll_next_unpin(cx) {}
+                Poll::Ready(connection.poll_accept(cx))
+            });
+            let accepted = match accepted.await {
                 Poll::Ready(Some(accepted)) => accepted,
                 Poll::Ready(None) => return Ok(()),
                 Poll::Pending => {
@@ -70,12 +88,24 @@ impl Endpoint {
             };
             let (request, respond) = accepted?;
             let (endpoint, limits) = (self.clone(), limits.clone());
-            tokio::spawn(async move { endpoint.call(request, respond, limits).await });
+            let is_short = SHORT.contains(&request.uri().path());
+            let call = async move { endpoint.call(request, respond, limits).await };
+            if is_short {
+                short.push(call);
+            } else {
+                tokio::spawn(call);
+            }
         }
     }
 
     async fn call(self, request: Request<RecvStream>, respond: SendResponse<Bytes>, limits: Arc<Limits>) {
         let (head, body) = request.into_parts();
+        if head.method == Method::GET {
+            return match self.page(head.uri.path()) {
+                Some(Page { content_type, body }) => grpc::answer_http(respond, content_type, body),
+                None => grpc::refuse_http(respond, StatusCode::NOT_FOUND),
+            };
+        }
         if head.method != Method::POST {
             return grpc::refuse_http(respond, StatusCode::METHOD_NOT_ALLOWED);
         }

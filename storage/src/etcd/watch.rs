@@ -1,62 +1,145 @@
 //! The Watch service: many watches on one stream.
 //!
-//! Each watch has a task that follows the store and reports over one bounded channel; the stream's own task owns the
-//! client. A client that reads slowly fills the channel, then the store's buffer of that watch, and is then fed from the
-//! history at its own pace: it misses nothing unless the history it needs is compacted, which it is told. Memory per
-//! stream is bounded all the while.
+//! The stream's own task reads all its watches: a change wakes it once, however many of them it concerns, and what they
+//! have to say goes out together. A client that reads slowly keeps the task waiting; then the store's buffers of the
+//! watches fill up, and each goes on from the history at the client's pace: it misses nothing unless the history it needs is
+//! compacted, which it is told. Memory per stream is bounded all the while.
+//!
+//! Many watches of one key are many responses for each change, which cost the client more than us. A stream that has just
+//! had so many to send rests for a moment, and what happens meanwhile goes into one response for each watch.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use prost::Message;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
-use tokio::task::AbortHandle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use crate::error::WatchError;
+use crate::store::Store;
 use crate::types::{EventKind, WatchBatch, WatchRequest};
-use crate::watch::Watcher;
+use crate::watch::{Ready, Taken, Watcher};
 
-use super::grpc::{Gone, Inbound, Outbound};
+use super::grpc::{self, Gone, Inbound, Outbound};
 use super::limits::Limits;
 use super::status::Status;
 use super::{Endpoint, range, wire};
 
-/// Reports that wait for the client, over all watches of a stream.
-const WAITING: usize = 8;
-/// A report takes in further revisions until it has this many bytes, or this many changes.
-const REPORT_BYTES: usize = 256 << 10;
-const REPORT_EVENTS: usize = 1024;
+/// A response takes in further revisions until it has this many bytes, or this many changes.
+const RESPONSE_BYTES: usize = 256 << 10;
+const RESPONSE_EVENTS: usize = 1024;
+/// Responses go out together until they have this many bytes.
+const TOGETHER: usize = 64 << 10;
+/// Watches that are looked at before the client is listened to again.
+const AT_A_TIME: usize = 1024;
+/// Watches that have something to say at a time from which on the stream rests; how long for each, and at the most.
+const MANY: u32 = 32;
+const REST: Duration = Duration::from_micros(50);
+const LONGEST_REST: Duration = Duration::from_millis(10);
+/// Between two reports of progress, whatever is configured.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
 /// Largest message to a client that asked for fragments: etcd's default bound of requests.
 const FRAGMENT: usize = 3 << 19;
 /// Stands for all watches of a stream, or for none.
 const NO_WATCH: i64 = -1;
 
-enum News {
-    Events { revision: u64, events: Vec<wire::Event> },
+/// One watch.
+struct Running {
+    serial: u64,
+    /// For opening it anew.
+    request: WatchRequest,
+    watcher: Watcher,
+    /// Progress is due, whatever becomes of the watcher.
+    asked: bool,
+    /// When it last had something to say.
+    active: Instant,
+    notify: bool,
+    fragment: bool,
+    puts: bool,
+    deletions: bool,
+    _counted: OwnedSemaphorePermit,
+}
+
+/// What a watch has to say.
+struct Told {
+    revision: u64,
+    events: Vec<wire::Event>,
+    then: Then,
+}
+
+enum Then {
+    /// It says when there is more.
+    Wait,
+    /// There may be more at once.
+    Further,
     Progress(u64),
     End(WatchError),
 }
 
-struct Report {
-    watch: i64,
-    /// Tells watches apart that had one id after another.
-    serial: u64,
-    news: News,
-}
+impl Running {
+    /// Asks for a report without changes, which comes after all changes up to now.
+    fn ask(&mut self) {
+        self.asked = true;
+        self.watcher.progress_handle().request();
+    }
 
-struct Running {
-    serial: u64,
-    task: AbortHandle,
-    progress: Arc<Notify>,
-    notify: bool,
-    fragment: bool,
-    _counted: OwnedSemaphorePermit,
-}
+    /// Takes what is there, up to the size of a response. `reopen` makes another watcher for one that was too slow.
+    fn collect(&mut self, reopen: impl Fn(WatchRequest) -> Result<Watcher, WatchError>) -> Told {
+        self.watcher.taken_out();
+        let mut told = Told { revision: 0, events: Vec::new(), then: Then::Further };
+        let mut size = 0;
+        while size < RESPONSE_BYTES && told.events.len() < RESPONSE_EVENTS {
+            match self.watcher.take() {
+                Taken::This(Ok(batch)) if batch.events.is_empty() => {
+                    self.asked = false;
+                    told.then = Then::Progress(batch.revision);
+                    return told;
+                }
+                Taken::This(Ok(batch)) => size += self.add(batch, &mut told),
+                // Its changes are in the history.
+                Taken::This(Err(WatchError::TooSlow { resume_from })) => {
+                    self.request.from = resume_from;
+                    match reopen(self.request.clone()) {
+                        Ok(watcher) => self.watcher = watcher,
+                        Err(error) => told.then = Then::End(error),
+                    }
+                    if self.asked {
+                        self.watcher.progress_handle().request();
+                    }
+                    return told;
+                }
+                Taken::This(Err(error)) => {
+                    told.then = Then::End(error);
+                    return told;
+                }
+                Taken::Further => return told,
+                Taken::Nothing => {
+                    told.then = Then::Wait;
+                    return told;
+                }
+            }
+        }
+        told
+    }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Adds the changes of one revision; says how large they are.
+    fn add(&self, batch: WatchBatch, told: &mut Told) -> usize {
+        told.revision = batch.revision;
+        let mut size = 0;
+        for event in batch.events {
+            if if event.kind == EventKind::Put { self.puts } else { self.deletions } {
+                size += event.kv.value.len() + event.prev.as_ref().map_or(0, |prev| prev.value.len());
+                told.events.push(wire::Event {
+                    kind: i32::from(event.kind == EventKind::Delete),
+                    kv: Some(event.kv.into()),
+                    prev_kv: event.prev.map(Into::into),
+                });
+            }
+        }
+        size
     }
 }
 
@@ -72,10 +155,20 @@ struct Stream<'a> {
     endpoint: &'a Endpoint,
     outbound: &'a mut Outbound,
     limits: &'a Limits,
-    sender: mpsc::Sender<Report>,
+    /// Messages that are yet to go out.
+    written: BytesMut,
     watches: HashMap<i64, Running>,
+    /// Ids of watches that have something to say; perhaps of one that is no more.
+    ready: Arc<Ready>,
+    /// When watches are next looked at that want to hear of progress from time to time.
+    due: BinaryHeap<Reverse<(Instant, i64, u64)>>,
     next_id: i64,
+    /// Tells watches apart that had one id after another.
     serial: u64,
+    /// Before that nothing more is taken from the watches.
+    rests_until: Option<Instant>,
+    /// The store is closed.
+    stopped: bool,
     gathering: Option<Gathering>,
 }
 
@@ -86,28 +179,54 @@ impl Endpoint {
         outbound: &mut Outbound,
         limits: &Limits,
     ) -> Result<Status, Gone> {
-        let (sender, mut reports) = mpsc::channel(WAITING);
-        let watches = HashMap::new();
-        let mut stream =
-            Stream { endpoint: self, outbound, limits, sender, watches, next_id: 0, serial: 0, gathering: None };
+        let mut stream = Stream {
+            endpoint: self,
+            outbound,
+            limits,
+            written: BytesMut::new(),
+            watches: HashMap::new(),
+            ready: Arc::default(),
+            due: BinaryHeap::new(),
+            next_id: 0,
+            serial: 0,
+            rests_until: None,
+            stopped: false,
+            gathering: None,
+        };
         let mut listening = true;
-        while listening || !stream.watches.is_empty() {
+        let mut end = None;
+        while end.is_none() && (listening || !stream.watches.is_empty()) {
+            let (ready, due) = (stream.ready.clone(), stream.due.peek().map(|Reverse((due, ..))| *due));
+            let rest = stream.rests_until;
             tokio::select! {
                 asked = inbound.next::<wire::WatchRequest>(), if listening => match asked {
                     Ok(Some(request)) => stream.ask(request).await?,
                     Ok(None) => listening = false,
-                    Err(status) => return Ok(status),
+                    Err(status) => end = Some(status),
                 },
-                Some(report) = reports.recv() => {
-                    if let Some(status) = stream.deliver(report).await? {
-                        return Ok(status);
-                    }
+                () = ready.wait(), if rest.is_none() => end = stream.advance().await?,
+                () = tokio::time::sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => {
+                    stream.rests_until = None;
                 }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => stream.remind(),
                 gone = stream.outbound.gone(), if !listening => return Err(gone),
             }
+            stream.flush().await?;
+            if stream.stopped {
+                end = Some(Status::stopped());
+            }
         }
-        Ok(Status::ok())
+        Ok(end.unwrap_or_else(Status::ok))
     }
+}
+
+/// A watch's id as the token of its watcher.
+fn token(watch_id: i64) -> u64 {
+    watch_id.cast_unsigned()
+}
+
+fn open(store: &Store, request: WatchRequest, ready: &Arc<Ready>, watch_id: i64) -> Result<Watcher, WatchError> {
+    store.watch_among(request, ready, token(watch_id))
 }
 
 impl Stream<'_> {
@@ -122,7 +241,13 @@ impl Stream<'_> {
 
     async fn send(&mut self, revision: u64, response: wire::WatchResponse) -> Result<(), Gone> {
         let header = Some(self.endpoint.header(revision));
-        self.outbound.send(&wire::WatchResponse { header, ..response }).await
+        grpc::write(&mut self.written, &wire::WatchResponse { header, ..response }).map_err(|_| Gone)?;
+        if self.written.len() >= TOGETHER { self.flush().await } else { Ok(()) }
+    }
+
+    /// Sends what has been written; waits for as long as the client does not take it.
+    async fn flush(&mut self) -> Result<(), Gone> {
+        if self.written.is_empty() { Ok(()) } else { self.outbound.push(self.written.split().freeze()).await }
     }
 
     async fn create(&mut self, create: wire::WatchCreateRequest) -> Result<(), Gone> {
@@ -160,24 +285,43 @@ impl Stream<'_> {
         let from = if from == 0 { now + 1 } else { from };
         let request = WatchRequest { key: key.into(), end, from, prev_kv: create.prev_kv };
         self.send(now, wire::WatchResponse { watch_id, created: true, ..Default::default() }).await?;
+        let watcher = match open(self.endpoint.store(), request.clone(), &self.ready, watch_id) {
+            Ok(watcher) => watcher,
+            Err(WatchError::Compacted { oldest, .. }) => return self.compacted(watch_id, oldest).await,
+            Err(_) => {
+                self.stopped = true;
+                return Ok(());
+            }
+        };
         self.serial += 1;
-        let progress = Arc::new(Notify::new());
         let filtered = |filter: wire::WatchFilter| create.filters.contains(&(filter as i32));
-        let following = Following {
-            endpoint: self.endpoint.clone(),
-            watch: watch_id,
+        let running = Running {
             serial: self.serial,
-            reports: self.sender.clone(),
-            progress: progress.clone(),
-            periodic: create.progress_notify.then_some(self.endpoint.inner.config.progress_every),
+            request,
+            watcher,
+            asked: false,
+            active: Instant::now(),
+            notify: create.progress_notify,
+            fragment: create.fragment,
             puts: !filtered(wire::WatchFilter::NoPut),
             deletions: !filtered(wire::WatchFilter::NoDelete),
+            _counted: counted,
         };
-        let task = tokio::spawn(following.run(request)).abort_handle();
-        let (notify, fragment) = (create.progress_notify, create.fragment);
-        self.watches
-            .insert(watch_id, Running { serial: self.serial, task, progress, notify, fragment, _counted: counted });
+        self.watches.insert(watch_id, running);
+        if create.progress_notify {
+            self.remind_at(Instant::now() + self.endpoint.inner.config.progress_every, watch_id, self.serial);
+        }
         Ok(())
+    }
+
+    fn remind_at(&mut self, due: Instant, watch: i64, serial: u64) {
+        // Those of watches that are no more would be kept until they are due.
+        if self.due.len() > 2 * self.watches.len() + 64 {
+            let watches = &self.watches;
+            let alive = |watch: &i64, serial: &u64| watches.get(watch).is_some_and(|running| running.serial == *serial);
+            self.due.retain(|Reverse((_, watch, serial))| alive(watch, serial));
+        }
+        self.due.push(Reverse((due, watch, serial)));
     }
 
     fn free_id(&mut self) -> i64 {
@@ -211,7 +355,7 @@ impl Stream<'_> {
     }
 
     fn gather(&mut self) {
-        self.watches.values().for_each(|watch| watch.progress.notify_one());
+        self.watches.values_mut().for_each(Running::ask);
         let left = self.watches.keys().copied().collect();
         self.gathering = Some(Gathering { left, revision: u64::MAX, again: false });
     }
@@ -236,41 +380,86 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Passes on what a watch reports. Returns the status with which the whole stream ends, if it does.
-    async fn deliver(&mut self, report: Report) -> Result<Option<Status>, Gone> {
-        let Report { watch, serial, news } = report;
-        let Some(running) = self.watches.get(&watch).filter(|running| running.serial == serial) else {
-            return Ok(None);
-        };
-        match news {
-            News::Events { revision, events } => {
-                let fragment = running.fragment;
-                self.events(watch, revision, events, fragment).await?;
+    /// Asks watches for progress that have had nothing to say for long.
+    fn remind(&mut self) {
+        let (now, every) = (Instant::now(), self.endpoint.inner.config.progress_every.max(LEAST_PAUSE));
+        while self.due.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
+            let Some(Reverse((_, watch, serial))) = self.due.pop() else { return };
+            let Some(running) = self.watches.get_mut(&watch).filter(|running| running.serial == serial) else {
+                continue;
+            };
+            let silent_until = running.active + every;
+            if silent_until <= now {
+                running.ask();
             }
-            News::Progress(revision) => {
+            self.remind_at(if silent_until <= now { now + every } else { silent_until }, watch, serial);
+        }
+    }
+
+    /// Passes on what watches have to say. Returns the status with which the whole stream ends, if it does.
+    async fn advance(&mut self) -> Result<Option<Status>, Gone> {
+        let mut told = 0;
+        for _ in 0..AT_A_TIME {
+            let Some(token) = self.ready.pop() else { break };
+            told += 1;
+            // A long history must not keep the other tasks of this thread waiting.
+            tokio::task::consume_budget().await;
+            if let Some(status) = self.tell(token.cast_signed()).await? {
+                return Ok(Some(status));
+            }
+        }
+        if told >= MANY {
+            self.rests_until = Some(Instant::now() + (REST * told).min(LONGEST_REST));
+        }
+        Ok(None)
+    }
+
+    async fn tell(&mut self, watch: i64) -> Result<Option<Status>, Gone> {
+        let Some(running) = self.watches.get_mut(&watch) else { return Ok(None) };
+        let (store, ready) = (self.endpoint.store(), &self.ready);
+        let Told { revision, events, then } = running.collect(|request| open(store, request, ready, watch));
+        let (fragment, notify) = (running.fragment, running.notify);
+        if notify {
+            running.active = Instant::now();
+        }
+        if matches!(then, Then::Further) {
+            running.watcher.wake();
+        }
+        // Without changes there is nothing to say: to a client that would be progress.
+        if !events.is_empty() {
+            self.events(watch, revision, events, fragment).await?;
+        }
+        match then {
+            Then::Wait | Then::Further => {}
+            Then::Progress(revision) => {
                 let asked = self.gathering.as_ref().is_some_and(|gathering| gathering.left.contains(&watch));
                 if asked {
                     self.gathered(watch, revision).await?;
-                } else if running.notify {
+                } else if notify {
                     self.send(revision, wire::WatchResponse { watch_id: watch, ..Default::default() }).await?;
                 }
             }
-            News::End(WatchError::Compacted { oldest, .. }) => {
+            Then::End(WatchError::Compacted { oldest, .. }) => {
                 self.watches.remove(&watch);
-                let cancelled = wire::WatchResponse {
-                    watch_id: watch,
-                    canceled: true,
-                    compact_revision: oldest.cast_signed(),
-                    cancel_reason: Status::compacted().message,
-                    ..Default::default()
-                };
-                let now = self.endpoint.store().revision();
-                self.send(now, cancelled).await?;
-                self.gathered(watch, u64::MAX).await?;
+                self.compacted(watch, oldest).await?;
             }
-            News::End(_) => return Ok(Some(Status::stopped())),
+            Then::End(_) => return Ok(Some(Status::stopped())),
         }
         Ok(None)
+    }
+
+    /// Ends a watch whose history is gone.
+    async fn compacted(&mut self, watch_id: i64, oldest: u64) -> Result<(), Gone> {
+        let cancelled = wire::WatchResponse {
+            watch_id,
+            canceled: true,
+            compact_revision: oldest.cast_signed(),
+            cancel_reason: Status::compacted().message,
+            ..Default::default()
+        };
+        let now = self.endpoint.store().revision();
+        self.send(now, cancelled).await?;
+        self.gathered(watch_id, u64::MAX).await
     }
 
     async fn events(
@@ -295,97 +484,5 @@ impl Stream<'_> {
             part.push(event);
         }
         self.send(revision, response(part, false)).await
-    }
-}
-
-/// One watch's task.
-struct Following {
-    endpoint: Endpoint,
-    watch: i64,
-    serial: u64,
-    reports: mpsc::Sender<Report>,
-    progress: Arc<Notify>,
-    periodic: Option<Duration>,
-    puts: bool,
-    deletions: bool,
-}
-
-impl Following {
-    async fn run(self, mut request: WatchRequest) {
-        let mut asked = false;
-        let error = loop {
-            match self.follow(request.clone(), &mut asked).await {
-                // Its changes are in the history.
-                Err(WatchError::TooSlow { resume_from }) => request.from = resume_from,
-                Err(error) => break error,
-                Ok(()) => return,
-            }
-        };
-        // A stream that is gone needs no end.
-        let _told = self.report(News::End(error)).await;
-    }
-
-    /// Returns when the stream is gone. `asked` stands for as long as progress is due.
-    async fn follow(&self, request: WatchRequest, asked: &mut bool) -> Result<(), WatchError> {
-        let mut watcher = self.endpoint.store().watch(request)?;
-        loop {
-            if *asked {
-                watcher.progress_handle().request();
-            }
-            let batch = tokio::select! {
-                batch = watcher.next() => batch?,
-                () = self.progress.notified() => {
-                    *asked = true;
-                    continue;
-                }
-                () = tokio::time::sleep(self.periodic.unwrap_or_default()), if self.periodic.is_some() => {
-                    *asked = true;
-                    continue;
-                }
-            };
-            match self.pass_on(batch, &mut watcher).await {
-                Some(told) => *asked &= !told,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Reports a batch and what else is there already. Says whether that was progress; nothing when the stream is gone.
-    async fn pass_on(&self, first: WatchBatch, watcher: &mut Watcher) -> Option<bool> {
-        let (mut events, mut size) = (Vec::new(), 0);
-        let mut batch = first;
-        loop {
-            let revision = batch.revision;
-            if batch.events.is_empty() {
-                self.events(revision, events).await?;
-                return self.report(News::Progress(revision)).await.map(|()| true);
-            }
-            for event in batch.events {
-                let wanted = if event.kind == EventKind::Put { self.puts } else { self.deletions };
-                if wanted {
-                    size += event.kv.value.len() + event.prev.as_ref().map_or(0, |prev| prev.value.len());
-                    events.push(wire::Event {
-                        kind: i32::from(event.kind == EventKind::Delete),
-                        kv: Some(event.kv.into()),
-                        prev_kv: event.prev.map(Into::into),
-                    });
-                }
-            }
-            let room = size < REPORT_BYTES && events.len() < REPORT_EVENTS;
-            match if room { watcher.buffered() } else { None } {
-                Some(next) => batch = next,
-                None => return self.events(revision, events).await.map(|()| false),
-            }
-        }
-    }
-
-    /// Without changes there is nothing to say: to a client that would be progress.
-    async fn events(&self, revision: u64, events: Vec<wire::Event>) -> Option<()> {
-        if events.is_empty() { Some(()) } else { self.report(News::Events { revision, events }).await }
-    }
-
-    /// Nothing when the stream is gone.
-    async fn report(&self, news: News) -> Option<()> {
-        self.reports.send(Report { watch: self.watch, serial: self.serial, news }).await.ok()
     }
 }

@@ -5,6 +5,7 @@ mod damage;
 mod elections;
 mod faults;
 mod keeping;
+mod leaderless;
 mod membership;
 mod net;
 mod several;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use storage::{ClusterId, Config, Exclusion, MemberError, OpenError, Role, Store, StoreError, Timing, force_one_voter};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::net::{Members, PATIENCE, member, put, put_until_acknowledged, timing, value};
 
@@ -49,6 +50,60 @@ async fn one_grows_to_three_to_five_and_back_to_one_under_load() {
     drop(store);
     members.kill(1);
     members.start(1).await.txn(put("alone", "yes")).await.unwrap();
+}
+
+/// Waits until a member knows that it is out, and says how long that took.
+async fn told(members: &Members, id: u64) -> Duration {
+    let begun = Instant::now();
+    let told = timeout(PATIENCE, members.store(id).excluded()).await.expect("a removed member learns that it is");
+    assert_eq!(told, Exclusion::Removed);
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn a_learner_that_is_removed_is_told_soon_connected_or_not() {
+    let mut members = Members::with(1, Timing::default()).await;
+    for id in [2, 3] {
+        members.start(id).await;
+        members.store(1).add_member(id, member(id)).await.unwrap();
+    }
+    members.agree().await;
+    members.store(1).remove_member(2).await.unwrap();
+    let connected = told(&members, 2).await;
+    members.net.isolate(3, &[1, 2]);
+    members.store(1).remove_member(3).await.unwrap();
+    // It cannot know, and is not shut out by silence alone.
+    let silence = Instant::now();
+    while silence.elapsed() < Timing::default().election.1 * 2 {
+        put_until_acknowledged(&members.store(1), "key", "value").await;
+    }
+    assert_eq!(members.store(3).status().excluded, None);
+    members.net.heal();
+    let cut_off = told(&members, 3).await;
+    println!("a learner was told after {connected:?}, one that had been cut off after {cut_off:?}");
+    assert!(connected.max(cut_off) < Duration::from_secs(6));
+}
+
+#[tokio::test]
+async fn a_voter_that_is_removed_while_it_is_away_is_told_when_it_is_back() {
+    let mut members = Members::with(3, Timing::default()).await;
+    let leader = members.leader().await;
+    let (away, stopped) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    members.join(4).await;
+    members.join(5).await;
+    members.agree().await;
+    let leader = members.leader().await;
+    members.net.isolate(away, &members.ids());
+    members.kill(stopped);
+    for id in [away, stopped] {
+        let removed = timeout(PATIENCE, async { while members.store(leader).remove_member(id).await.is_err() {} });
+        removed.await.unwrap();
+    }
+    members.net.heal();
+    members.start(stopped).await;
+    let (one, other) = (told(&members, away).await, told(&members, stopped).await);
+    println!("a voter that had been cut off was told after {one:?}, one that had been stopped after {other:?}");
+    assert!(one + other < Duration::from_secs(6));
 }
 
 #[tokio::test]
@@ -180,7 +235,7 @@ async fn another_clusters_directory_and_messages_are_refused() {
 
 #[tokio::test]
 async fn a_survivor_becomes_a_cluster_of_its_own_and_the_others_are_told_to_join_again() {
-    let mut members = Members::with(3, Timing { answer: std::time::Duration::from_secs(1), ..timing() }).await;
+    let mut members = Members::with(3, Timing { request: Duration::from_secs(1), ..timing() }).await;
     put_until_acknowledged(&members.store(1), "key", "value").await;
     members.agree().await;
     (1..=3).for_each(|id| members.kill(id));

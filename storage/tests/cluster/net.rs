@@ -1,6 +1,7 @@
 //! The members of a test, and the network between them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub(crate) fn timing() -> Timing {
     Timing {
         heartbeat: Duration::from_millis(80),
         election: (Duration::from_millis(500), Duration::from_millis(900)),
+        request: Duration::from_secs(5),
         answer: Duration::from_secs(5),
         hold: Duration::from_millis(50),
     }
@@ -43,6 +45,8 @@ pub(crate) struct Faults {
 pub(crate) struct Net {
     stores: Mutex<BTreeMap<MemberId, Store>>,
     cuts: Mutex<HashSet<(MemberId, MemberId)>>,
+    /// Requests over a link that is cut get no answer at all; else they are refused at once.
+    cuts_swallow: AtomicBool,
     faults: Mutex<Faults>,
     /// Who can no longer be reached once so many bytes of snapshots have been carried there.
     carry_at_most: Mutex<Option<(MemberId, u64)>>,
@@ -84,7 +88,12 @@ impl Net {
         if let Some(answer) = self.instead.lock().unwrap().get(&to).cloned() {
             return answer.ok_or(TransportError::Lost);
         }
-        let store = self.target(wire.from, to).ok_or(TransportError::Unreachable)?;
+        let Some(store) = self.target(wire.from, to) else {
+            if self.cuts_swallow.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            return Err(TransportError::Unreachable);
+        };
         let faults = *self.faults.lock().unwrap();
         self.delay().await;
         if happens(faults.lose_request) {
@@ -127,6 +136,11 @@ impl Net {
 
     pub(crate) fn isolate(&self, one: MemberId, others: &[MemberId]) {
         others.iter().filter(|other| **other != one).for_each(|other| self.cut(one, *other));
+    }
+
+    /// Whether who speaks over a link that is cut is left waiting.
+    pub(crate) fn lose_what_is_cut(&self, lose: bool) {
+        self.cuts_swallow.store(lose, Ordering::Relaxed);
     }
 
     pub(crate) fn heal(&self) {

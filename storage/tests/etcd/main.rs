@@ -6,6 +6,7 @@ mod kubernetes;
 #[path = "../cluster/net.rs"]
 #[expect(dead_code, reason = "what else the tests of the cluster need")]
 mod net;
+mod pages;
 mod several;
 
 use std::time::Duration;

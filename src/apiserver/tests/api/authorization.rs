@@ -1,6 +1,11 @@
 //! Who may do what.
 
+use std::sync::Arc;
+
+use apiserver::{Body, ExtraRoute, RequestBody, User};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::future::BoxFuture;
+use http::{Request, Response};
 use serde_json::json;
 
 use crate::server::Server;
@@ -238,6 +243,34 @@ async fn acting_as_another_takes_a_permission_for_each_part() {
     );
     let (code, refused) = boss.with(&as_jane[1..2]).post(who, json!({})).await;
     assert_eq!(code, 400, "{refused}");
+}
+
+/// Says by whom it is asked.
+struct Who;
+
+impl ExtraRoute for Who {
+    fn handle(&self, _: Request<RequestBody>, user: Arc<User>) -> BoxFuture<'static, Response<Body>> {
+        let text = json!({"name": user.name, "groups": user.groups}).to_string();
+        Box::pin(async move { Response::new(Body::Full(text.into())) })
+    }
+}
+
+#[tokio::test]
+async fn paths_beyond_the_api_are_asked_by_who_is_impersonated() {
+    let server = Server::start().await;
+    server.api.add_route("/beyond/v1/", Arc::new(Who));
+    let admin = server.admin();
+    let jane = [("impersonate-user", "jane"), ("impersonate-group", "dev")];
+    let masters = [("impersonate-user", "jane"), ("impersonate-group", "system:masters")];
+    assert_eq!(admin.get("/beyond/v1/who").await.1["name"], "admin");
+    let (code, who) = admin.with(&jane).get("/beyond/v1/who").await;
+    assert_eq!((code, who), (200, json!({"name": "jane", "groups": ["dev", "system:authenticated"]})));
+    // Who may not act as another is told so, and the route is not asked.
+    let (code, refused) = server.client("somebody", &[]).with(&masters).get("/beyond/v1/who").await;
+    assert_eq!(code, 403);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("User \"somebody\" cannot impersonate resource \"users\""), "{message}");
+    assert_eq!(admin.with(&jane[1..]).get("/beyond/v1/who").await.0, 400);
 }
 
 #[tokio::test]

@@ -112,6 +112,7 @@ impl Cluster {
             timing: Timing {
                 heartbeat: Duration::from_millis(80),
                 election: (Duration::from_millis(500), Duration::from_millis(900)),
+                request: Duration::from_secs(5),
                 answer: Duration::from_secs(5),
                 hold: Duration::from_millis(50),
             },

@@ -11,7 +11,7 @@ use super::fake_servers::{Ca, Health, Server};
 use super::{HttpsConfig, https};
 use crate::servers::{KnownServers, ServerList};
 use crate::testing::FakeApi;
-use crate::{Api, Informers};
+use crate::{Api, Informer, Informers};
 
 /// Two servers of one cluster, and a client that is connected to the first.
 struct Pair {
@@ -42,6 +42,16 @@ impl Pair {
 
     fn objects(&self) -> Api<ConfigMap> {
         Api::namespaced(self.client.clone(), "default")
+    }
+
+    /// Watches all objects, and has seen one.
+    async fn watched(&self) -> (Informers, Informer<ConfigMap>) {
+        let informers = Informers::new(self.client.clone());
+        let objects = informers.of::<ConfigMap>();
+        objects.synced().await;
+        self.put("watched");
+        assert!(objects.until("default", "watched", |_| true).await);
+        (informers, objects)
     }
 
     async fn get(&self, name: &str) -> kube::Result<ConfigMap> {
@@ -130,11 +140,7 @@ async fn a_write_that_may_have_been_done_is_not_sent_twice_unless_it_names_its_r
 #[tokio::test]
 async fn a_frozen_server_is_left_within_ten_seconds_and_watches_go_on_without_a_list() {
     let pair = Pair::start().await;
-    let informers = Informers::new(pair.client.clone());
-    let objects = informers.of::<ConfigMap>();
-    objects.synced().await;
-    pair.put("watched");
-    assert!(objects.until("default", "watched", |_| true).await);
+    let (informers, objects) = pair.watched().await;
     assert_eq!(pair.first.asked("watch=true"), 1);
     pair.first.freeze();
     let frozen = Instant::now();
@@ -150,11 +156,7 @@ async fn a_frozen_server_is_left_within_ten_seconds_and_watches_go_on_without_a_
 #[tokio::test]
 async fn watches_go_on_at_the_next_server_from_where_they_were_when_one_dies() {
     let pair = Pair::start().await;
-    let informers = Informers::new(pair.client.clone());
-    let objects = informers.of::<ConfigMap>();
-    objects.synced().await;
-    pair.put("watched");
-    assert!(objects.until("default", "watched", |_| true).await);
+    let (informers, objects) = pair.watched().await;
     let died = Instant::now();
     pair.first.kill();
     pair.put("after");
@@ -167,11 +169,7 @@ async fn watches_go_on_at_the_next_server_from_where_they_were_when_one_dies() {
 #[tokio::test]
 async fn everything_moves_from_a_server_without_quorum_to_one_that_is_ready() {
     let pair = Pair::start().await;
-    let informers = Informers::new(pair.client.clone());
-    let objects = informers.of::<ConfigMap>();
-    objects.synced().await;
-    pair.put("watched");
-    assert!(objects.until("default", "watched", |_| true).await);
+    let (informers, objects) = pair.watched().await;
     pair.first.set(Health::NoQuorum);
     pair.get("before").await.unwrap();
     pair.put("after");

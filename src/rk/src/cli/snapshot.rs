@@ -39,6 +39,9 @@ pub(crate) struct S3Args {
     /// Name of the bucket
     #[arg(long, env = "RK_S3_BUCKET", global = true)]
     pub(crate) s3_bucket: Option<String>,
+    /// How the bucket is named in a request; auto: in the host name at Amazon, in the path elsewhere
+    #[arg(long, env = "RK_S3_BUCKET_LOOKUP", global = true, value_enum, default_value_t = BucketLookup::Auto)]
+    pub(crate) s3_bucket_lookup: BucketLookup,
     /// Folder in the bucket
     #[arg(long, env = "RK_S3_FOLDER", global = true)]
     pub(crate) s3_folder: Option<String>,
@@ -54,9 +57,21 @@ pub(crate) struct S3Args {
     /// Session token of temporary keys; better in RK_S3_SESSION_TOKEN
     #[arg(long, env = "RK_S3_SESSION_TOKEN", global = true, hide_env_values = true)]
     pub(crate) s3_session_token: Option<String>,
+    /// Larger files go up in parts of this size, such as 5Mi, each of which has --s3-timeout
+    #[arg(long, env = "RK_S3_PART_SIZE", global = true, default_value = "64Mi")]
+    pub(crate) s3_part_size: String,
     /// Longest time for one request
     #[arg(long, env = "RK_S3_TIMEOUT", global = true, default_value = "5m")]
     pub(crate) s3_timeout: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BucketLookup {
+    Auto,
+    /// https://HOST/BUCKET/…
+    Path,
+    /// `https://BUCKET.HOST/…`
+    Dns,
 }
 
 #[derive(Debug, Args)]

@@ -20,8 +20,8 @@ use tokio::io::AsyncWriteExt;
 
 /// How long a signed URL is good for. Each attempt has its own.
 const SIGNED_FOR: Duration = Duration::from_secs(3600);
-/// Larger files go up in parts, each of which can be sent again; a service takes 5 GB at once, and 10,000 parts.
-const PART: u64 = 64 << 20;
+/// More than this no service takes.
+const MOST_PARTS: u64 = 10_000;
 /// Bytes from the beginning of an object that hold nearly every head.
 const USUAL_HEAD: u64 = 128 << 10;
 
@@ -52,7 +52,11 @@ impl S3 {
         let name = path.file_name().and_then(|name| name.to_str()).context("the file has no name")?;
         let key = self.key(name)?;
         let size = tokio::fs::metadata(path).await.with_context(|| format!("look at {}", path.display()))?.len();
-        let sent = if size <= PART { self.put(&key, path, size).await } else { self.put_parts(&key, path, size).await };
+        // Each part can be sent again.
+        let sent = match size <= self.settings.part_size {
+            true => self.put(&key, path, size).await,
+            false => self.put_parts(&key, path, size).await,
+        };
         sent.with_context(|| format!("upload to {}", self.place(&key)))?;
         tracing::info!(place = self.place(&key), size, "snapshot uploaded");
         Ok(())
@@ -84,9 +88,10 @@ impl S3 {
 
     async fn finish_parts(&self, key: &str, id: &str, path: &Path, size: u64) -> anyhow::Result<()> {
         let S3Settings { bucket, credentials, .. } = &self.settings;
+        let part = self.settings.part_size.max(size.div_ceil(MOST_PARTS));
         let mut tags = Vec::new();
-        for (number, from) in (1u16..).zip((0..size).step_by(usize::try_from(PART)?)) {
-            let upload = Upload { path, from, size: PART.min(size - from) };
+        for (number, from) in (1u16..).zip((0..size).step_by(usize::try_from(part)?)) {
+            let upload = Upload { path, from, size: part.min(size - from) };
             let sign = || bucket.upload_part(Some(credentials), key, number, id).sign(SIGNED_FOR);
             let answer = self.exchange.send(Method::PUT, sign, Some(upload)).await?;
             let tag = answer.headers().get(http::header::ETAG).and_then(|tag| tag.to_str().ok());

@@ -1,7 +1,8 @@
 //! Flags resolved: where snapshots go, how often, and which bucket.
 
-use crate::cli::snapshot::{S3Args, ScheduleArgs};
+use crate::cli::snapshot::{BucketLookup, S3Args, ScheduleArgs};
 use anyhow::{Context, ensure};
+use objects::quantity::Quantity;
 use rusty_s3::{Bucket, Credentials, UrlStyle};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,9 @@ pub(crate) struct Settings {
     pub(super) s3: Option<S3Settings>,
 }
 
+/// What services take for a part; the last one may be smaller.
+const PART_SIZES: std::ops::RangeInclusive<u64> = (5 << 20)..=(5 << 30);
+
 /// A bucket, and how to get to it.
 #[derive(Clone)]
 pub(crate) struct S3Settings {
@@ -25,6 +29,7 @@ pub(crate) struct S3Settings {
     pub(super) folder: String,
     pub(super) authority: Option<Vec<u8>>,
     pub(super) timeout: Duration,
+    pub(super) part_size: u64,
 }
 
 /// Without keys.
@@ -71,6 +76,12 @@ fn parse_interval(text: &str) -> anyhow::Result<Option<Duration>> {
     Ok(Some(interval).filter(|interval| !interval.is_zero()))
 }
 
+fn parse_size(text: &str) -> anyhow::Result<u64> {
+    let size: Option<Quantity> = text.parse().ok();
+    let size = size.and_then(|size| u64::try_from(size.value()).ok()).filter(|size| PART_SIZES.contains(size));
+    size.with_context(|| format!("--s3-part-size {text:?} must look like 64Mi, and be between 5Mi and 5Gi"))
+}
+
 impl S3Settings {
     /// `None` without `--s3`.
     pub(crate) fn resolve(args: S3Args) -> anyhow::Result<Option<Self>> {
@@ -85,11 +96,13 @@ impl S3Settings {
             s3_endpoint_ca,
             s3_insecure,
             s3_bucket,
+            s3_bucket_lookup,
             s3_folder,
             s3_region,
             s3_access_key,
             s3_secret_key,
             s3_session_token,
+            s3_part_size,
             s3_timeout,
         } = args;
         let bucket = bucket.or(s3_bucket).context("--s3 needs --s3-bucket")?;
@@ -113,11 +126,11 @@ impl S3Settings {
         );
         let malformed = || format!("--s3-endpoint {host:?} must look like HOST or HOST:PORT");
         let endpoint = endpoint.parse().ok().with_context(malformed)?;
-        // Everywhere but at Amazon the bucket's name is a part of the path: services of one's own have no wildcard names.
-        let style = if host.ends_with(".amazonaws.com") && !bucket.contains('.') {
-            UrlStyle::VirtualHost
-        } else {
-            UrlStyle::Path
+        let style = match s3_bucket_lookup {
+            // Services of one's own seldom have wildcard names, and no certificate is for a name with another dot.
+            BucketLookup::Auto if host.ends_with(".amazonaws.com") && !bucket.contains('.') => UrlStyle::VirtualHost,
+            BucketLookup::Dns => UrlStyle::VirtualHost,
+            BucketLookup::Auto | BucketLookup::Path => UrlStyle::Path,
         };
         let bucket =
             Bucket::new(endpoint, style, bucket, s3_region).map_err(anyhow::Error::msg).with_context(malformed)?;
@@ -136,6 +149,7 @@ impl S3Settings {
             credentials,
             folder: folder.map(|folder| folder + "/").unwrap_or_default(),
             authority: authority.transpose().context("--s3-endpoint-ca")?,
+            part_size: parse_size(&s3_part_size)?,
             timeout: timeout.with_context(|| format!("--s3-timeout {s3_timeout:?} must look like 5m"))?,
         })
     }
@@ -152,11 +166,13 @@ mod tests {
             s3_endpoint_ca: None,
             s3_insecure: false,
             s3_bucket: Some("backups".into()),
+            s3_bucket_lookup: BucketLookup::Auto,
             s3_folder: None,
             s3_region: "eu-west-1".into(),
             s3_access_key: Some("KEY".into()),
             s3_secret_key: Some("SECRET".into()),
             s3_session_token: None,
+            s3_part_size: "64Mi".into(),
             s3_timeout: "5m".into(),
         };
         change(&mut args);
@@ -177,6 +193,14 @@ mod tests {
             args.s3_insecure = true;
         };
         assert_eq!(url(&plain), "http://nas:9000/backups/");
+        let asked = |lookup, endpoint: Option<&str>| {
+            url(&|args| {
+                args.s3_bucket_lookup = lookup;
+                args.s3_endpoint = endpoint.map(str::to_owned);
+            })
+        };
+        assert_eq!(asked(BucketLookup::Dns, Some("nas:9000")), "https://backups.nas:9000/");
+        assert_eq!(asked(BucketLookup::Path, None), "https://s3.eu-west-1.amazonaws.com/backups/");
     }
 
     #[test]
@@ -189,6 +213,10 @@ mod tests {
         assert!(error(&|args| args.s3_endpoint = Some("a b".into())).contains("--s3-endpoint"));
         assert!(error(&|args| args.s3_folder = Some("a/../b".into())).contains("--s3-folder"));
         assert!(error(&|args| args.s3_timeout = "soon".into()).contains("--s3-timeout"));
+        for bad in ["", "much", "-5Mi", "1Mi", "6Gi"] {
+            assert!(error(&|args| args.s3_part_size = bad.into()).contains("--s3-part-size"), "{bad}");
+        }
+        assert_eq!(resolve(|args| args.s3_part_size = "5Mi".into()).unwrap().part_size, 5 << 20);
         let shown = format!("{:?}", resolve(|_| {}).unwrap());
         assert!(!shown.contains("SECRET") && !shown.contains("KEY"), "{shown}");
         assert_eq!(resolve(|args| args.s3_folder = Some("/a/b/".into())).unwrap().folder, "a/b/");

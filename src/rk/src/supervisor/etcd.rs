@@ -94,7 +94,8 @@ fn acceptor(ca: &Ca, serving: Arc<dyn ResolvesServerCert>) -> anyhow::Result<Tls
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(serving);
-    tls.alpn_protocols = vec![b"h2".to_vec()];
+    // The latter for what is monitored.
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }
 

@@ -177,7 +177,11 @@ fn answer<T: Serialize>(outcome: Result<T, gate::Refusal>) -> Response<Body> {
 }
 
 fn explain(status: StatusCode, message: &str) -> Response<Body> {
-    text(status, "application/json", serde_json::json!({ "message": message }).to_string())
+    // As the API says it, so that kubectl shows it.
+    let told = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status.as_u16(),
+    });
+    text(status, "application/json", told.to_string())
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {

@@ -94,6 +94,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn Error + Send + Sync>> {
         timing: Timing {
             heartbeat: Duration::from_millis(100),
             election: (Duration::from_millis(500), Duration::from_millis(800)),
+            request: Duration::from_secs(3),
             answer: Duration::from_secs(3),
             hold: Duration::from_millis(200),
         },

@@ -99,6 +99,7 @@ impl Members {
         let timing = Timing {
             heartbeat: times(usual.heartbeat),
             election: (times(usual.election.0), times(usual.election.1)),
+            request: Duration::from_secs(3),
             answer: Duration::from_secs(3),
             hold: Duration::from_secs(1),
         };

@@ -4,7 +4,7 @@ use crate::snapshot::settings::S3Settings;
 use anyhow::{Context, bail};
 use bytes::{Bytes, BytesMut};
 use client::backoff::Backoff;
-use client::{Dialer, tls};
+use client::{DialError, Dialer, tls};
 use futures::TryStreamExt;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -185,7 +185,7 @@ impl Exchange {
         let answer = async {
             let place = || format!("connect to {server}");
             if url.scheme() == "https" {
-                exchange(self.dialer.dial(&server).await.with_context(place)?, request).await
+                exchange(self.dialer.dial(&server).await.map_err(distrusted).with_context(place)?, request).await
             } else {
                 exchange(self.dialer.dial_plain(&server).await.with_context(place)?, request).await
             }
@@ -255,8 +255,29 @@ fn text_body(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// The service's certificate does not hold.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the service's certificate is not to be trusted; --s3-endpoint-ca names the authority of a service of one's own"
+)]
+struct Distrusted(#[source] DialError);
+
+fn distrusted(error: DialError) -> anyhow::Error {
+    let invalid = |error: &std::io::Error| {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+    };
+    match error {
+        DialError::Io(inner) if invalid(&inner) => Distrusted(DialError::Io(inner)).into(),
+        other => other.into(),
+    }
+}
+
 /// Whether another attempt may come to something else.
 fn may_pass(error: &anyhow::Error) -> bool {
+    if error.is::<Distrusted>() {
+        return false;
+    }
     error.downcast_ref::<Refused>().is_none_or(|refused| {
         let busy = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         refused.status.is_server_error() || busy.contains(&refused.status)
