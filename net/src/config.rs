@@ -114,4 +114,6 @@ pub struct DnsRedirect {
     pub vip: Ipv4Addr,
     /// [`crate::dns::Dns::addr`] of this node's server.
     pub server: SocketAddrV4,
+    /// An address for the servers of the other nodes, one of them at random: for when this node's does not answer.
+    pub elsewhere: Option<Ipv4Addr>,
 }

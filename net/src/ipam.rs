@@ -69,7 +69,7 @@ impl Ipam {
 
     /// The bridge's address: the first of the range.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.range.network().to_bits() + 1)
+        gateway(self.range)
     }
 
     pub(crate) fn get(&self, pod_id: &str) -> Option<&Lease> {
@@ -161,6 +161,11 @@ fn read(path: &Path) -> Result<Saved, NetError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Saved::default()),
         Err(source) => Err(NetError::File { path: path.to_owned(), source }),
     }
+}
+
+/// The address of a node on its pods' network.
+pub(crate) fn gateway(range: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from_bits(range.network().to_bits() + 1)
 }
 
 #[cfg(test)]

@@ -94,6 +94,7 @@ impl Net {
             pod_cidr: None,
             services: ServiceTable::default(),
             dns: None,
+            neighbours: Vec::new(),
             host_ports: Vec::new(),
         };
         let rules = Rules::new(firewall, host.conntrack().doing(opening)?, inputs);
@@ -215,8 +216,10 @@ impl Net {
             let Inner { config, route, .. } = &*self.inner;
             overlay::set_peers(route, config.backend, &up.uplink, up.overlay, &peers).await?;
         }
+        let gateways = peers.iter().map(|peer| ipam::gateway(peer.pod_cidr)).collect();
         fabric.peers = Some(peers);
-        Ok(())
+        drop(fabric);
+        self.inner.rules.lock().await.update(|inputs| inputs.neighbours = gateways).await
     }
 
     /// The services. Replaces the former table in one atomic batch; established flows go on. Until the first call, the

@@ -172,6 +172,7 @@ pub(crate) async fn open(config: &Config) -> Result<Opened, OpenError> {
     let link = Arc::new(Link::new(cluster, dir.node_id, process, config.transport.clone()));
     let shared = Arc::new(Shared::new(state));
     let files = Arc::new(LogFiles::new(config.disk.clone(), dir, log, hard_state, link.me, alone));
+    let known = membership.is_some();
     if let Some((index, membership)) = membership {
         files.new_membership(index, &membership);
     }
@@ -184,6 +185,12 @@ pub(crate) async fn open(config: &Config) -> Result<Opened, OpenError> {
     };
     let log = LogStore { files: files.clone(), machine: machine.clone() };
     let raft = start(config, &link, log, machine, alone, joined).await?;
+    if known {
+        // Who asks an open store for its members is not told that there are none.
+        let mut metrics = raft.metrics();
+        let told = metrics.wait_for(|metrics| metrics.membership_config.nodes().next().is_some());
+        told.await.map(drop).map_err(failed)?;
+    }
     if alone {
         shared.lead(true);
     }

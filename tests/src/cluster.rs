@@ -5,6 +5,7 @@ use crate::host::{Host, Network};
 use crate::kubectl::Kubectl;
 use crate::process::Background;
 use nix::sys::signal::Signal;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -109,12 +110,27 @@ impl Machine {
         std::fs::read_to_string(self.folder.join("rk.log")).unwrap_or_default()
     }
 
+    /// The network namespace of a pod on this machine.
+    ///
+    /// # Panics
+    /// When it cannot be opened.
+    pub fn pod_namespace(&self, uid: &str) -> File {
+        File::open(self.folder.join("run/netns").join(uid)).expect("open the pod's namespace")
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("rk.yaml")
+    }
+
+    /// Lays down the busybox test image, to be imported at the start.
+    pub fn lay_down_busybox(&self) {
+        let images = self.data_dir().join("agent/images");
+        std::fs::create_dir_all(&images).expect("make the images folder");
+        crate::image::busybox(&images.join("busybox.tar"), crate::image::NAME);
     }
 
     /// Removes every pod, container, mount, link and cgroup this machine still has.
@@ -253,15 +269,21 @@ impl Cluster {
         use_it(&Kubectl { host: Some(&self.server.host), kubeconfig: &kubeconfig })
     }
 
+    /// The server of that name.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn named(&mut self, name: &str) -> &mut Server {
+        self.all_servers().find(|server| server.name == name).expect("there is such a server")
+    }
+
     pub fn network(&self) -> &Network {
         &self.network
     }
 
     /// Makes the busybox test image, as `rk.local/busybox:test`, and puts it in the machines' images folder.
     pub fn with_busybox(self) -> Self {
-        let images = self.server.data_dir().join("agent/images");
-        std::fs::create_dir_all(&images).expect("make the images folder");
-        crate::image::busybox(&images.join("busybox.tar"), crate::image::NAME);
+        self.server.lay_down_busybox();
         self
     }
 }

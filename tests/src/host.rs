@@ -2,6 +2,7 @@
 //! test is seen by the machine's own network, and all of it goes with the namespaces.
 
 use crate::process::check;
+use std::fs::File;
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -58,6 +59,15 @@ impl Network {
         Host { namespace, address }
     }
 
+    /// Gives a host another address, in the place of the one it has; its route goes with that, and comes back.
+    pub fn move_host(&self, host: &mut Host, address: &str) {
+        let namespace = &host.namespace;
+        ip(&format!("-n {namespace} addr del {}/24 dev eth0", host.address));
+        ip(&format!("-n {namespace} addr add {address}/24 dev eth0"));
+        ip(&format!("-n {namespace} route replace default via 10.99.0.1"));
+        address.clone_into(&mut host.address);
+    }
+
     /// Cuts or mends the cable of a host.
     pub fn set_link(&self, host: &Host, up: bool) {
         let number = host.namespace.rsplit_once('h').map_or("", |(_, number)| number);
@@ -78,12 +88,20 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// The host's network namespace.
+    ///
+    /// # Panics
+    /// When it cannot be opened.
+    pub fn network_namespace(&self) -> File {
+        File::open(format!("/run/netns/{}", self.namespace)).expect("open the namespace")
+    }
+
     /// A listener on this host's loopback, which this process serves.
     ///
     /// # Panics
     /// When the namespace cannot be entered.
     pub fn listen(&self) -> TcpListener {
-        let place = std::fs::File::open(format!("/run/netns/{}", self.namespace)).expect("open the namespace");
+        let place = self.network_namespace();
         // A thread of its own: the socket stays in the namespace, the test does not.
         let bind = move || {
             nix::sched::setns(place, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter the namespace");

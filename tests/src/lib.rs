@@ -8,9 +8,11 @@ pub mod guest;
 pub mod host;
 pub mod image;
 pub mod kubectl;
+pub mod members;
 pub mod need;
 pub mod process;
 pub mod site;
+pub mod traffic;
 pub mod wait;
 
 pub use cluster::{Cluster, Server};

@@ -6,10 +6,10 @@ use nix::sys::signal::Signal;
 use rk_tests::cluster::{Machine, START, Server};
 use rk_tests::host::Host;
 use rk_tests::kubectl::Kubectl;
+use rk_tests::members::{all_well, leader, members};
 use rk_tests::need::{self, Need};
 use rk_tests::process::{check, output};
 use rk_tests::{Cluster, one_at_a_time, until};
-use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -102,34 +102,6 @@ fn create(host: &Host, kubeconfig: &Path, name: &str) -> bool {
     output.status.success() || String::from_utf8_lossy(&output.stderr).contains("already exists")
 }
 
-/// The members as a server shows them.
-fn members(server: &Server) -> Result<Vec<Value>, String> {
-    let text = check(&mut server.member(&["list", "-o", "json"]), None).map_err(|error| format!("{error:#}"))?;
-    let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    Ok(list["members"].as_array().cloned().unwrap_or_default())
-}
-
-fn leader(server: &Server) -> String {
-    until("there is a leader", START, || {
-        let members = members(server)?;
-        let leader = members.iter().find(|member| member["leader"] == true).ok_or("no leader")?;
-        Ok::<_, String>(leader["name"].as_str().unwrap_or_default().to_owned())
-    })
-}
-
-/// Waits until a server shows so many members, all of them voters that have everything and were heard lately.
-fn all_well(server: &Server, count: usize) {
-    until(&format!("{count} voters that keep up"), START, || {
-        let members = members(server)?;
-        let well = |member: &&Value| {
-            let heard = member["heard_seconds"].as_f64().is_none_or(|since| since < 3.0);
-            member["role"] == "voter" && member["lag"].as_u64().is_some_and(|lag| lag < 50) && heard
-        };
-        let fit = members.iter().filter(well).count();
-        if fit == count && members.len() == count { Ok(()) } else { Err(format!("{members:?}")) }
-    });
-}
-
 fn three() -> Cluster {
     let mut cluster = Cluster::start(BARE);
     for name in ["two", "three"] {
@@ -139,9 +111,12 @@ fn three() -> Cluster {
     cluster
 }
 
-/// The server of that name.
-fn named<'a>(cluster: &'a mut Cluster, name: &str) -> &'a mut Server {
-    cluster.all_servers().find(|server| server.name == name).expect("there is such a server")
+/// Stops a server in order, well before it gives up on requests that it would wait for.
+fn stops_soon(server: &mut Server) {
+    let before = Instant::now();
+    server.stop(Signal::SIGTERM);
+    println!("{}: an orderly stop took {:?}", server.name, before.elapsed());
+    assert!(before.elapsed() < Duration::from_secs(4), "{}", server.log());
 }
 
 /// Starts a server that will end by itself, and returns what it wrote.
@@ -187,7 +162,7 @@ fn one_becomes_three_and_five_and_three_again_in_place_and_no_write_is_lost() {
     for name in &gone {
         let text = check(&mut cluster.server.member(&["remove", name]), None).expect("remove a member");
         assert!(text.contains("rk kill-all") && text.contains(&format!("kubectl delete node {name}")), "{text}");
-        let removed = named(&mut cluster, name);
+        let removed = cluster.named(name);
         let process = removed.process.as_mut().expect("it was running");
         let status = until("the removed server ends", START, || process.ended().ok_or("it runs"));
         assert_eq!(status.code(), Some(78), "{}", removed.log());
@@ -234,25 +209,25 @@ fn any_one_server_may_be_lost_and_the_others_go_on() {
         let victim = names.iter().find(|name| (**name == leading) == leads).expect("there is one").clone();
         let witness = names.iter().find(|name| **name != victim).expect("there is one").clone();
         let other = names.iter().find(|name| **name != victim && **name != witness).expect("there is one").clone();
-        let writer = Writer::start(named(&mut cluster, &witness), &format!("{mishap:?}-{leads}").to_lowercase());
+        let writer = Writer::start(cluster.named(&witness), &format!("{mishap:?}-{leads}").to_lowercase());
         writer.goes_on(3);
-        let host = named(&mut cluster, &victim).host.clone();
+        let host = cluster.named(&victim).host.clone();
         match mishap {
-            Mishap::Killed => named(&mut cluster, &victim).stop(Signal::SIGKILL),
-            Mishap::Stopped => signal(named(&mut cluster, &victim), Signal::SIGSTOP),
+            Mishap::Killed => cluster.named(&victim).stop(Signal::SIGKILL),
+            Mishap::Stopped => signal(cluster.named(&victim), Signal::SIGSTOP),
             Mishap::Cut => cluster.network().set_link(&host, false),
         }
         let gap = writer.goes_on(5);
         println!("{mishap:?}, {}: longest wait of a write {gap:?}", if leads { "the leader" } else { "a follower" });
         assert!(gap < GAP, "{gap:?}");
-        named(&mut cluster, &other).api_answers();
+        cluster.named(&other).api_answers();
         match mishap {
-            Mishap::Killed => named(&mut cluster, &victim).start(),
-            Mishap::Stopped => signal(named(&mut cluster, &victim), Signal::SIGCONT),
+            Mishap::Killed => cluster.named(&victim).start(),
+            Mishap::Stopped => signal(cluster.named(&victim), Signal::SIGCONT),
             Mishap::Cut => cluster.network().set_link(&host, true),
         }
-        all_well(named(&mut cluster, &witness), 3);
-        named(&mut cluster, &victim).api_answers();
+        all_well(cluster.named(&witness), 3);
+        cluster.named(&victim).api_answers();
         writer.end(cluster.all_servers().map(|server| &*server).collect::<Vec<_>>());
     }
 }
@@ -272,7 +247,7 @@ fn after_a_power_cut_of_all_servers_nothing_is_missing_and_one_alone_says_what_i
     writer.goes_on(5);
     cluster.all_servers().for_each(|server| server.stop(Signal::SIGKILL));
     // Neither the flags nor the others are needed to start; for serving, one more is.
-    let two = named(&mut cluster, "two");
+    let two = cluster.named("two");
     two.drop_flags("--server=");
     two.drop_flags("--token=");
     std::fs::remove_file(two.folder.join("rk.log")).expect("start a new log");
@@ -287,15 +262,22 @@ fn after_a_power_cut_of_all_servers_nothing_is_missing_and_one_alone_says_what_i
     assert_eq!(two.kubectl(|kubectl| kubectl.ok(&["get", "--raw", "/livez"])), "ok");
     assert_eq!(members(two).expect("it still lists the members").len(), 3);
     cluster.server.start();
-    named(&mut cluster, "two").api_answers();
+    cluster.named("two").api_answers();
     cluster.server.api_answers();
-    named(&mut cluster, "three").start();
+    cluster.named("three").start();
     all_well(&cluster.server, 3);
     writer.goes_on(3);
     writer.end(cluster.all_servers().map(|server| &*server).collect::<Vec<_>>());
-    // An orderly stop of the leader hands over: the others do not wait for silence.
+    // An orderly stop waits for nobody, a follower's as little as the leader's: what it has in hand is still carried out.
     let leading = leader(&cluster.server);
-    named(&mut cluster, &leading).stop(Signal::SIGTERM);
+    let follower = cluster.all_servers().find(|server| server.name != leading).expect("there is one").name.clone();
+    stops_soon(cluster.named(&follower));
+    cluster.named(&follower).start();
+    cluster.named(&follower).api_answers();
+    all_well(&cluster.server, 3);
+    // The leader hands over: the others do not wait for silence.
+    let leading = leader(&cluster.server);
+    stops_soon(cluster.named(&leading));
     let witness = cluster.all_servers().find(|server| server.name != leading).expect("there is one");
     let before = Instant::now();
     witness.kubectl(|kubectl| kubectl.ok(&["create", "configmap", "after-hand-over", "--request-timeout=10s"]));
@@ -312,7 +294,7 @@ fn a_lost_majority_is_overcome_by_one_command_and_the_others_come_back_by_themse
     let writer = Writer::start(&cluster.server, "w");
     writer.goes_on(5);
     for name in ["two", "three"] {
-        named(&mut cluster, name).stop(Signal::SIGKILL);
+        cluster.named(name).stop(Signal::SIGKILL);
     }
     let recover = |cluster: &Cluster| {
         let mut command = cluster.server.rk(&["member", "recover", "--data-dir"]);
@@ -332,14 +314,14 @@ fn a_lost_majority_is_overcome_by_one_command_and_the_others_come_back_by_themse
     all_well(&cluster.server, 1);
     writer.goes_on(2);
     for name in ["two", "three"] {
-        let server = named(&mut cluster, name);
+        let server = cluster.named(name);
         server.drop_flags("--server=");
         server.drop_flags("--token=");
         server.start();
     }
     all_well(&cluster.server, 3);
     for name in ["two", "three"] {
-        let server = named(&mut cluster, name);
+        let server = cluster.named(name);
         server.api_answers();
         assert!(server.data_dir().join("server/db.old-1").exists(), "what it had is kept");
         assert_eq!(server.log().matches("the cluster went on without this server").count(), 1, "{}", server.log());

@@ -26,6 +26,8 @@ pub(crate) struct Inputs {
     pub(crate) pod_cidr: Option<Ipv4Net>,
     pub(crate) services: ServiceTable,
     pub(crate) dns: Option<DnsRedirect>,
+    /// The gateways of the other nodes' pods.
+    pub(crate) neighbours: Vec<Ipv4Addr>,
     /// Pod address and its host ports.
     pub(crate) host_ports: Vec<(Ipv4Addr, HostPort)>,
 }
@@ -98,26 +100,36 @@ pub(crate) fn render(inputs: &Inputs, numbers: &mut Numbers) -> Ruleset {
     out
 }
 
-/// The services, with the node's own DNS server in the place of whatever serves the cluster's DNS address.
+/// The services, with the node's own DNS server in the place of whatever serves the cluster's DNS address, and those of
+/// the other nodes.
 pub(crate) fn effective_ports(inputs: &Inputs) -> Vec<ServicePort> {
     let Some(dns) = inputs.dns else { return inputs.services.ports.clone() };
     let taken = |port: &&ServicePort| port.cluster_ip == Some(dns.vip) && port.port == DNS_PORT;
     let mut ports: Vec<ServicePort> = inputs.services.ports.iter().filter(|port| !taken(port)).cloned().collect();
-    ports.extend([("dns:udp", Protocol::Udp), ("dns:tcp", Protocol::Tcp)].map(|(name, protocol)| ServicePort {
-        name: name.to_owned(),
+    let own = Endpoint { ip: *dns.server.ip(), port: dns.server.port(), local: true };
+    ports.extend(dns_ports("dns", dns.vip, &[own]));
+    if let Some(vip) = dns.elsewhere {
+        let others = inputs.neighbours.iter().map(|ip| Endpoint { ip: *ip, port: DNS_PORT, local: false });
+        ports.extend(dns_ports("dns-elsewhere", vip, &others.collect::<Vec<_>>()));
+    }
+    ports
+}
+
+fn dns_ports(name: &str, vip: Ipv4Addr, servers: &[Endpoint]) -> [ServicePort; 2] {
+    [("udp", Protocol::Udp), ("tcp", Protocol::Tcp)].map(|(suffix, protocol)| ServicePort {
+        name: format!("{name}:{suffix}"),
         protocol,
         port: DNS_PORT,
-        cluster_ip: Some(dns.vip),
+        cluster_ip: Some(vip),
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
         node_port: None,
-        endpoints: vec![Endpoint { ip: *dns.server.ip(), port: dns.server.port(), local: true }],
+        endpoints: servers.to_vec(),
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
-    }));
-    ports
+    })
 }
 
 fn base_chains(inputs: &Inputs, out: &mut Ruleset) {

@@ -16,6 +16,7 @@ fn inputs(ports: Vec<ServicePort>) -> Inputs {
         pod_cidr: Some("10.42.0.0/24".parse().unwrap()),
         services: ServiceTable { ports },
         dns: None,
+        neighbours: Vec::new(),
         host_ports: Vec::new(),
     }
 }
@@ -144,11 +145,29 @@ fn the_nodes_dns_server_takes_the_place_of_the_dns_service() {
     let mut dns = web(&[B]);
     (dns.port, dns.protocol) = (53, Protocol::Udp);
     let mut inputs = inputs(vec![dns]);
-    inputs.dns = Some(DnsRedirect { vip: VIP, server: "10.42.0.1:1053".parse().unwrap() });
+    inputs.dns = Some(DnsRedirect { vip: VIP, server: "10.42.0.1:1053".parse().unwrap(), elsewhere: None });
     let out = render(&inputs, &mut Numbers::default());
     let values: BTreeSet<String> = out.sets[&SetName::Endpoints].values().map(|data| format!("{data:?}")).collect();
     assert_eq!(values, BTreeSet::from(["Endpoint(10.42.0.1, 1053)".to_owned()]));
     assert_eq!(out.sets[&SetName::Services].len(), 2, "udp and tcp");
+}
+
+#[test]
+fn the_other_nodes_dns_servers_have_an_address_of_their_own() {
+    let mut inputs = inputs(Vec::new());
+    let elsewhere = Some(Ipv4Addr::new(169, 254, 20, 11));
+    inputs.dns = Some(DnsRedirect { vip: VIP, server: "10.42.0.1:53".parse().unwrap(), elsewhere });
+    let alone = render(&inputs, &mut Numbers::default());
+    inputs.neighbours = vec![Ipv4Addr::new(10, 42, 1, 1), Ipv4Addr::new(10, 42, 2, 1)];
+    let out = render(&inputs, &mut Numbers::default());
+    let servers = |out: &Ruleset| -> BTreeSet<String> {
+        out.sets[&SetName::Endpoints].values().map(|data| format!("{data:?}")).collect()
+    };
+    assert_eq!(servers(&alone), BTreeSet::from(["Endpoint(10.42.0.1, 53)".to_owned()]));
+    assert_eq!(servers(&out).len(), 3);
+    assert_eq!(out.sets[&SetName::Services].len(), 4, "udp and tcp, here and elsewhere");
+    let refused = |out: &Ruleset| out.sets[&SetName::Services].len();
+    assert_eq!(refused(&alone), refused(&out), "where there is no other node the address is refused at once");
 }
 
 #[test]

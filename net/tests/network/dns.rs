@@ -34,7 +34,7 @@ fn start(host: &Host) -> Dns {
         let gateway = net.gateway().unwrap();
         let dns = Dns::start(DnsConfig { listen: (gateway, 0).into(), resolv_conf }).await.unwrap();
         let server = SocketAddrV4::new(gateway, dns.addr().port());
-        net.set_dns(Some(DnsRedirect { vip: VIP, server })).await.unwrap();
+        net.set_dns(Some(DnsRedirect { vip: VIP, server, elsewhere: None })).await.unwrap();
         dns.set_zone(zone());
         dns
     })

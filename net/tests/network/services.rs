@@ -197,7 +197,7 @@ fn the_dns_address_leads_to_the_nodes_own_server() {
     kube_dns.port = 53;
     set(&host, vec![kube_dns]);
     let gateway = host.with(async |net| net.gateway()).unwrap();
-    let redirect = DnsRedirect { vip, server: std::net::SocketAddrV4::new(gateway, 5353) };
+    let redirect = DnsRedirect { vip, server: std::net::SocketAddrV4::new(gateway, 5353), elsewhere: None };
     host.with(async move |net| net.set_dns(Some(redirect)).await).unwrap();
     assert_eq!(client.ns.ask_udp(at(vip, 53)).unwrap().0, "own");
     assert_eq!(client.ns.ask(at(vip, 53)).unwrap().0, "own");

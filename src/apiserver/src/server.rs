@@ -50,6 +50,9 @@ use crate::{
     serve,
 };
 
+/// How long the other servers' connections are given to end.
+const CLOSE: Duration = Duration::from_secs(1);
+
 /// Why the server cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -105,6 +108,10 @@ pub(crate) struct Inner {
     pub(crate) starting: ArcSwapOption<String>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Later than `stop`: the other servers are served until then.
+    pub(crate) closed: CancellationToken,
+    /// The listener, and the other servers' connections.
+    pub(crate) ports: TaskTracker,
 }
 
 impl ApiServer {
@@ -146,6 +153,8 @@ impl ApiServer {
             starting: ArcSwapOption::from_pointee("the store".to_owned()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            closed: CancellationToken::new(),
+            ports: TaskTracker::new(),
             signing_key,
             tls,
             hub,
@@ -178,9 +187,9 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Accepts connections until [`ApiServer::shutdown`].
+    /// Accepts connections until [`ApiServer::shutdown`] or [`ApiServer::close`].
     pub async fn serve(&self, listener: TcpListener) {
-        serve::accept(&self.inner, listener).await;
+        self.inner.ports.track_future(serve::accept(&self.inner, listener)).await;
     }
 
     /// Serves TLS on one connection that was accepted elsewhere.
@@ -212,13 +221,29 @@ impl ApiServer {
         self.inner.ready.load(Ordering::Acquire) && !self.inner.stop.is_cancelled()
     }
 
-    /// Stops accepting, ends watches, and waits up to `grace` for running requests.
+    /// [`ApiServer::drain`] and [`ApiServer::close`] in one.
     pub async fn shutdown(&self, grace: Duration) {
+        self.drain(grace).await;
+        self.close().await;
+    }
+
+    /// Ends watches, takes nobody in any more, and waits up to `grace` for running requests. The other servers still come
+    /// through: by this port the store hears that what it is writing has been written.
+    pub async fn drain(&self, grace: Duration) {
         self.inner.ready.store(false, Ordering::Release);
         self.inner.stop.cancel();
         self.inner.tasks.close();
         if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
             tracing::warn!(open = self.inner.tasks.len(), "requests still running at the end of the grace period");
+        }
+    }
+
+    /// Gives up the port, and the connections of the other servers.
+    pub async fn close(&self) {
+        self.inner.closed.cancel();
+        self.inner.ports.close();
+        if tokio::time::timeout(CLOSE, self.inner.ports.wait()).await.is_err() {
+            tracing::debug!(open = self.inner.ports.len(), "other servers still ask this one");
         }
     }
 }

@@ -70,7 +70,8 @@ pub(crate) async fn announce(inner: Arc<Inner>) {
     let mut lease = None;
     loop {
         let several = members.current().len() > 1;
-        let pause = if several { keep(&inner, &mut lease, address).await } else { Duration::MAX };
+        let kept = async { if several { keep(&inner, &mut lease, address).await } else { Duration::MAX } };
+        let Some(pause) = inner.stop.run_until_cancelled(kept).await else { break };
         tokio::select! {
             () = inner.stop.cancelled() => break,
             // Whoever is alone waits for company.
@@ -83,8 +84,11 @@ pub(crate) async fn announce(inner: Arc<Inner>) {
     }
 }
 
+/// Without a leader nobody would hear it, and the store would wait for it at its end.
 async fn say_farewell(store: &Store, lease: LeaseId) {
-    if !matches!(tokio::time::timeout(FAREWELL, store.lease_revoke(lease)).await, Ok(Ok(()))) {
+    if store.reachable_leader().is_none()
+        || !matches!(tokio::time::timeout(FAREWELL, store.lease_revoke(lease)).await, Ok(Ok(())))
+    {
         tracing::debug!("stopping without a farewell; the endpoint goes in a few seconds");
     }
 }

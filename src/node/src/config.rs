@@ -24,6 +24,8 @@ pub struct NodeConfig {
     pub taints: Vec<Taint>,
     pub cluster_domain: String,
     pub cluster_dns: Vec<Ipv4Addr>,
+    /// By this address pods reach the DNS servers of other nodes when this node's does not answer. No Service has it.
+    pub dns_elsewhere: Option<Ipv4Addr>,
     /// Which pods the node's informer sees. A server that watches all pods anyway shares that informer with
     /// [`Scope::all`]; `None`: this node's only.
     pub pods: Option<Scope>,
@@ -130,6 +132,7 @@ impl Default for NodeConfig {
             taints: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             cluster_dns: vec![Ipv4Addr::new(10, 43, 0, 10)],
+            dns_elsewhere: None,
             pods: None,
             root: PathBuf::from("/var/lib/rk/agent"),
             pod_logs: PathBuf::from("/var/log/pods"),

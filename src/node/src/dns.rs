@@ -1,5 +1,6 @@
 //! Cluster DNS on this node: the server on the pods' gateway address, its zone from Services and EndpointSlices, and
-//! the redirection of the cluster's DNS address to it. Every node answers for itself; no pod is involved.
+//! the redirection of the cluster's DNS address to it. Every node answers for itself; no pod is involved. While rk is not
+//! running on a node, pods' resolvers turn to the second address that they have, which leads to the other nodes.
 
 pub mod zone;
 
@@ -32,6 +33,7 @@ enum OpenError {
 struct Settings {
     domain: String,
     vip: Ipv4Addr,
+    elsewhere: Option<Ipv4Addr>,
     resolv_conf: std::path::PathBuf,
 }
 
@@ -39,7 +41,12 @@ struct Settings {
 pub fn start(node: &Node) {
     let config = node.config();
     let Some(vip) = config.cluster_dns.first().copied() else { return };
-    let settings = Settings { domain: config.cluster_domain.clone(), vip, resolv_conf: config.resolv_conf.clone() };
+    let settings = Settings {
+        domain: config.cluster_domain.clone(),
+        vip,
+        elsewhere: config.dns_elsewhere,
+        resolv_conf: config.resolv_conf.clone(),
+    };
     let (informers, net) = (node.informers().clone(), node.net().clone());
     let mut health = node.context.health.subscribe();
     let stop = node.stopping().clone();
@@ -88,7 +95,8 @@ async fn open(net: &Net, settings: &Settings) -> Result<Dns, OpenError> {
     };
     if let SocketAddr::V4(server) = dns.addr() {
         let server = SocketAddrV4::new(gateway, server.port());
-        net.set_dns(Some(DnsRedirect { vip: settings.vip, server })).await?;
+        let (vip, elsewhere) = (settings.vip, settings.elsewhere);
+        net.set_dns(Some(DnsRedirect { vip, server, elsewhere })).await?;
     }
     Ok(dns)
 }

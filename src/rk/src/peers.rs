@@ -4,6 +4,9 @@
 //! the API server passes on only what comes from the group of servers, with the sender's name. One connection carries the
 //! small requests to a peer and another the large ones, so that a snapshot does not hold up the signs of life. They are
 //! opened when there is something to send: a server without peers has no connection and no timer.
+//!
+//! Where a member is says the membership. A member that has moved tells it to the others itself, since a leader, without
+//! which no membership changes, may be what is missing for want of it ([`Peers::moved`]).
 
 mod lane;
 #[cfg(test)]
@@ -41,6 +44,15 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 pub(crate) struct Peers {
     calling: OnceLock<Arc<Calling>>,
     known: Mutex<HashMap<MemberId, Arc<Peer>>>,
+    moved: Mutex<HashMap<MemberId, Moved>>,
+}
+
+/// Where a member is, for as long as the membership has not caught up with it.
+#[derive(Debug)]
+struct Moved {
+    /// As the membership has it.
+    from: Member,
+    to: Vec<String>,
 }
 
 /// What it takes to open a connection.
@@ -72,14 +84,49 @@ impl Peers {
         Ok(())
     }
 
+    /// A member, known as `from` to the membership, says that it is reached at `to`. It is called where the membership
+    /// has it as well, and in either place only if it is there.
+    pub(crate) fn moved(&self, id: MemberId, from: &Member, to: &[String]) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        if from.addresses == to {
+            moved.remove(&id);
+        } else {
+            moved.insert(id, Moved { from: from.clone(), to: to.to_vec() });
+        }
+    }
+
+    /// The same, of who has not said so itself.
+    pub(crate) fn rumoured(&self, id: MemberId, from: &Member, to: &[String]) {
+        let told = |known: &Moved| known.from == *from;
+        let known = self.moved.lock().unwrap_or_else(PoisonError::into_inner).get(&id).is_some_and(told);
+        if !known {
+            self.moved(id, from, to);
+        }
+    }
+
+    /// Where a member is reached, as far as that is known: first where it was heard to be, then where it was.
+    pub(crate) fn addresses(&self, id: MemberId, member: &Member) -> Vec<String> {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        match moved.get(&id) {
+            Some(known) if known.from == *member => known.to.iter().chain(&member.addresses).cloned().collect(),
+            // The membership has been told since.
+            Some(_) => {
+                moved.remove(&id);
+                member.addresses.clone()
+            }
+            None => member.addresses.clone(),
+        }
+    }
+
     fn peer(&self, id: MemberId, member: &Member) -> Arc<Peer> {
+        let member = Member { name: member.name.clone(), addresses: self.addresses(id, member) };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(peer) = known.get(&id).filter(|peer| peer.member == *member) {
+        if let Some(peer) = known.get(&id).filter(|peer| peer.member == member) {
             return peer.clone();
         }
         // Of those that left the cluster nothing remains.
         known.retain(|_, peer| peer.small.is_used() || peer.large.is_used());
-        let peer = Arc::new(Peer { member: member.clone(), small: Lane::default(), large: Lane::default() });
+        let peer = Arc::new(Peer { member, small: Lane::default(), large: Lane::default() });
         known.insert(id, peer.clone());
         peer
     }
@@ -95,12 +142,12 @@ impl Peers {
         let peer = self.peer(id, to);
         let lane = if request.len() > SMALL { &peer.large } else { &peer.small };
         let connect = {
-            let (calling, member) = (calling.clone(), to.clone());
-            move || async move { calling.connect(&member).await }
+            let (calling, peer) = (calling.clone(), peer.clone());
+            move || async move { calling.connect(&peer.member).await }
         };
         // Some of the time is left for the caller, who is told the truth only by an answer.
         let sender = lane.sender(connect, limit * 3 / 4).await.ok_or(TransportError::Unreachable)?;
-        let address = to.addresses.first().map_or("", String::as_str);
+        let address = peer.member.addresses.first().map_or("", String::as_str);
         let request = Request::post(format!("https://{address}{RAFT_PATH}")).body(Full::new(request));
         let request = request.map_err(|_invalid| TransportError::Unreachable)?;
         lane::send(lane, sender, request).await

@@ -199,6 +199,17 @@ async fn addresses_are_remembered_and_can_be_corrected() {
 }
 
 #[tokio::test]
+async fn a_member_knows_the_others_as_soon_as_it_is_open() {
+    let mut members = Members::of(3).await;
+    for _ in 0..10 {
+        members.kill(2);
+        let store = members.start(2).await;
+        assert_eq!((store.members().len(), store.member_changes().current().len()), (3, 3));
+        assert!(!store.is_sole_member());
+    }
+}
+
+#[tokio::test]
 async fn another_clusters_directory_and_messages_are_refused() {
     let (mut members, others) = (Members::of(2).await, Members::of(1).await);
     let ours = members.cluster;

@@ -74,8 +74,17 @@ pub(crate) async fn remove(inner: &Inner, key: Bytes, expected: Revision, extra:
     run(inner, txn).await
 }
 
+/// What was written is there for whoever asks next, also for those who decide by the caches who may do what.
 async fn run(inner: &Inner, txn: Txn) -> Result<Written, Status> {
-    Ok(written(&inner.config.store.txn(txn).await.map_err(|error| store_status(&error))?))
+    let synced = txn.durability == Durability::Synced;
+    let done = written(&inner.config.store.txn(txn).await.map_err(|error| store_status(&error))?);
+    if let Written::At(revision) = done
+        && synced
+        && let Err(status) = inner.hub.wait_for(revision).await
+    {
+        tracing::debug!(%status, revision, "the caches are behind a write that is acknowledged");
+    }
+    Ok(done)
 }
 
 fn written(done: &TxnResponse) -> Written {

@@ -95,3 +95,23 @@ async fn who_comes_to_a_full_server_is_asked_to_come_again() {
     let review = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
     assert_eq!(component.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await.0, 201);
 }
+
+#[tokio::test]
+async fn at_a_stop_the_other_servers_are_served_until_the_port_is_given_up() {
+    let server = Server::start().await;
+    let mut others = server.connect("u", "g", &["http/1.1"]).await;
+    let begin = Instant::now();
+    let open = server.connect("system:rk:server:b", "system:rk:servers", &["http/1.1"]).await;
+    // One whose connection stays open is not waited for.
+    server.api.drain(SOON).await;
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    let mut rest = Vec::new();
+    drop(timeout(SOON, others.read_to_end(&mut rest)).await.expect("anybody else's connection ends"));
+    assert!(answer(open, &request("/livez")).await.starts_with("HTTP/1.1 "));
+    let again = server.connect("system:rk:server:b", "system:rk:servers", &["http/1.1"]).await;
+    assert!(answer(again, &request("/livez")).await.starts_with("HTTP/1.1 "));
+    // With HTTP/1.1 and TLS 1.3 a client hears of its refusal when it reads.
+    assert_eq!(answer(server.connect("u", "g", &["http/1.1"]).await, &request("/livez")).await, "");
+    server.api.close().await;
+    assert!(server.refuses().await, "the port is given up");
+}

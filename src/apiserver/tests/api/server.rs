@@ -142,6 +142,11 @@ impl Server {
         TlsConnector::from(Arc::new(tls)).connect("localhost".try_into().unwrap(), stream).await.unwrap()
     }
 
+    /// Whether nobody listens any more.
+    pub(crate) async fn refuses(&self) -> bool {
+        TcpStream::connect(self.address).await.is_err()
+    }
+
     /// A folder for files of the test.
     pub(crate) fn store(&self) -> &Store {
         &self.store

@@ -145,7 +145,8 @@ impl Worker {
         let kernel = if host_network { &self.context.machine.hostname } else { &hostname.kernel };
         fs::write(root.join("hostname"), format!("{kernel}\n"))?;
         let servers: Vec<String> = config.cluster_dns.iter().map(ToString::to_string).collect();
-        let dns = ClusterDns { servers: &servers, domain: &config.cluster_domain };
+        let spare = config.dns_elsewhere.map(|ip| ip.to_string());
+        let dns = ClusterDns { servers: &servers, spare: spare.as_deref(), domain: &config.cluster_domain };
         let host = ResolvConf::parse(&host_resolver(config));
         fs::write(root.join("resolv.conf"), files::resolv_conf(pod, &dns, &host).render())
     }

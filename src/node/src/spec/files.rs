@@ -142,9 +142,14 @@ impl ResolvConf {
     }
 }
 
+/// Resolvers look at no more than so many.
+const MAX_NAMESERVERS: usize = 3;
+
 /// The cluster's resolver, as pods are told of it.
 pub struct ClusterDns<'a> {
     pub servers: &'a [String],
+    /// To be asked when none of them answers.
+    pub spare: Option<&'a str>,
     pub domain: &'a str,
 }
 
@@ -178,7 +183,13 @@ fn cluster_first(pod: &Pod, dns: &ClusterDns<'_>, host: &ResolvConf) -> ResolvCo
     let domain = dns.domain;
     let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
     extend_new(&mut searches, Some(&host.searches));
-    ResolvConf { nameservers: dns.servers.to_vec(), searches, options: vec!["ndots:5".to_owned()] }
+    let mut nameservers = dns.servers.to_vec();
+    let own = pod.spec.as_ref().and_then(|spec| spec.dns_config.as_ref()?.nameservers.as_ref());
+    // After those it asks in order, and those of the pod's own are asked in any case.
+    if nameservers.len() + own.map_or(0, Vec::len) < MAX_NAMESERVERS {
+        nameservers.extend(dns.spare.map(str::to_owned));
+    }
+    ResolvConf { nameservers, searches, options: vec!["ndots:5".to_owned()] }
 }
 
 fn extend_new(list: &mut Vec<String>, more: Option<&[String]>) {
@@ -231,7 +242,7 @@ mod tests {
     #[test]
     fn dns_policies() {
         let servers = ["10.43.0.10".to_owned()];
-        let dns = ClusterDns { servers: &servers, domain: "cluster.local" };
+        let dns = ClusterDns { servers: &servers, spare: None, domain: "cluster.local" };
         let host = ResolvConf::parse("# x\nnameserver 9.9.9.9\nsearch corp.example\noptions timeout:1\n");
         let cluster = resolv_conf(&pod(json!({})), &dns, &host);
         assert_eq!(
@@ -249,5 +260,18 @@ mod tests {
         );
         let mixed = json!({"dnsConfig": {"options": [{"name": "ndots", "value": "2"}]}});
         assert_eq!(resolv_conf(&pod(mixed), &dns, &host).options, ["ndots:2"]);
+    }
+
+    #[test]
+    fn the_spare_dns_server_comes_second_and_takes_no_place_of_a_pods_own() {
+        let servers = ["10.43.0.10".to_owned()];
+        let dns = ClusterDns { servers: &servers, spare: Some("169.254.20.11"), domain: "cluster.local" };
+        let nameservers = |spec| resolv_conf(&pod(spec), &dns, &ResolvConf::default()).nameservers;
+        assert_eq!(nameservers(json!({})), ["10.43.0.10", "169.254.20.11"]);
+        let one = json!({"dnsConfig": {"nameservers": ["1.1.1.1"]}});
+        assert_eq!(nameservers(one), ["10.43.0.10", "169.254.20.11", "1.1.1.1"]);
+        let two = json!({"dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2"]}});
+        assert_eq!(nameservers(two), ["10.43.0.10", "1.1.1.1", "2.2.2.2"]);
+        assert!(nameservers(json!({"dnsPolicy": "Default"})).is_empty());
     }
 }

@@ -7,6 +7,7 @@ use super::tokens::shared::{ClusterTokens, TokensError};
 use super::{EnterRequest, Entered, MEMBERS_PATH, Place, presence};
 use crate::https::Https;
 use crate::join::server::{self as agents, Joins, is_servers_own};
+use crate::peers::Peers;
 use bytes::Bytes;
 use client::Api;
 use http::{Request, StatusCode};
@@ -116,6 +117,7 @@ pub(crate) struct Gate {
     pub(crate) name: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) credentials: Arc<Credentials>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) client: kube::Client,
     pub(crate) joins: Joins,
 }
@@ -194,6 +196,15 @@ impl Gate {
             return Err(Refusal::Malformed("the certificate is another server's"));
         }
         let (id, name, addresses) = (place.id, place.name.clone(), place.addresses.join(", "));
+        // It may take this member to get the leader that records where it is.
+        if let Some(known) = self.store.members().into_iter().find(|known| known.id == id && known.member.name == name)
+        {
+            self.peers.moved(id, &known.member, &place.addresses);
+        }
+        // Whoever asks can do better than wait here for one.
+        if self.store.reachable_leader().is_none() {
+            return Err(MemberError::NoLeader.into());
+        }
         match self.store.add_member(id, place.member()).await {
             Err(MemberError::NameInUse { name, id }) => {
                 let known = self.store.members().into_iter().find(|known| known.id == id);
@@ -218,7 +229,9 @@ impl Gate {
         {
             return list;
         }
-        let mut members: Vec<_> = status.members.iter().map(row).collect();
+        let present =
+            |known: &MemberStatus| MemberRow { addresses: self.peers.addresses(known.id, &known.member), ..row(known) };
+        let mut members: Vec<_> = status.members.iter().map(present).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         MemberList { cluster: status.cluster.to_string(), told_by: self.name.clone(), members }
     }

@@ -138,6 +138,28 @@ async fn who_is_not_the_wanted_member_is_sent_nothing() {
 }
 
 #[tokio::test]
+async fn a_member_that_has_moved_is_found_where_it_says_until_the_membership_knows() {
+    let ca = ca();
+    let peers = peers(&ca);
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let (address, connections) = peer(&ca, "b", Manner::Echo).await;
+    let was = member("b", &closed);
+    let request = Bytes::from_static(b"x");
+    assert_eq!(call(&peers, &was, request.clone()).await, Err(TransportError::Unreachable));
+    // At once: the pause after the failure was that of another way.
+    peers.moved(7, &was, std::slice::from_ref(&address));
+    assert_eq!(call(&peers, &was, request.clone()).await, Ok(request.clone()));
+    // Whoever says so wrongly does no harm: the member is still called where it was.
+    let now = member("b", &address);
+    peers.moved(7, &now, &[closed]);
+    assert_eq!(call(&peers, &now, request.clone()).await, Ok(request.clone()));
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+    let known = member("b", "10.0.0.9:6443");
+    assert_eq!(peers.addresses(7, &known), ["10.0.0.9:6443"], "what the membership says later goes before");
+    assert_eq!(peers.addresses(7, &now), [address]);
+}
+
+#[tokio::test]
 async fn whether_a_request_may_have_been_carried_out_is_told_truly() {
     let ca = ca();
     let peers = peers(&ca);

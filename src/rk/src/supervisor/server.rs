@@ -191,6 +191,7 @@ impl Server {
         let presence = Presence {
             store: store.clone(),
             credentials,
+            peers,
             me,
             hints: hints(config)?,
             data_dir: config.data_dir.clone(),
@@ -312,6 +313,7 @@ impl Server {
             name: config.name.clone(),
             data_dir: config.data_dir.clone(),
             credentials: self.presence.credentials.clone(),
+            peers: self.presence.peers.clone(),
             client,
             joins: joins.clone(),
         };
@@ -411,8 +413,9 @@ impl Server {
             tracing::warn!(error = format!("{error:#}"), "where the other servers are could not be kept");
         }
         self.informers.shutdown().await;
-        self.api.shutdown(DRAIN).await;
+        self.api.drain(DRAIN).await;
         self.store.shutdown().await;
+        self.api.close().await;
     }
 }
 

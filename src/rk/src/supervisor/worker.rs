@@ -8,9 +8,12 @@ use kube::Client;
 use net::{Net, NetConfig};
 use node::Node;
 use runtime::{Images, Runtime, RuntimeConfig};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
+
+/// For the DNS servers of other nodes: of the link-local range, of which no Service and no pod has an address.
+const DNS_ELSEWHERE: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 11);
 
 /// A running node and what it stands on.
 pub(crate) struct Worker {
@@ -75,6 +78,7 @@ pub(crate) async fn start(
         taints: config.taints.clone(),
         cluster_domain: network.domain.clone(),
         cluster_dns: vec![network.dns],
+        dns_elsewhere: Some(DNS_ELSEWHERE),
         pods: pods_scope,
         root: config.data_dir.join("agent"),
         pod_logs: config.log_dir.join("pods"),
