@@ -99,11 +99,19 @@ impl Cluster {
             answer(first.reply, Err(error));
             return None;
         }
+        let size = first.size;
         lane.put_back(first);
         let proposal = Proposal::open(lane.clone());
-        // Without a Raft core the requests are refused one after the other, by the long way.
-        let written = self.raft.client_write_ff(proposal.clone()).await.ok()?;
-        Some((proposal, written))
+        match self.raft.client_write_ff(proposal.clone()).await {
+            Ok(written) => Some((proposal, written)),
+            Err(error) => {
+                tracing::error!(%error, "the raft core has stopped");
+                for first in lane.gather(|total| total == size) {
+                    answer(first.reply, Err(StoreError::Failed));
+                }
+                None
+            }
+        }
     }
 
     /// Whether this member leads alone, and takes requests.
