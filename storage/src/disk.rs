@@ -121,7 +121,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// The same, and does not wait for it.
-pub(crate) fn apart(disk: &dyn Disk, work: impl FnOnce() + Send + 'static) {
+pub(crate) fn beside(disk: &dyn Disk, work: impl FnOnce() + Send + 'static) {
     if !disk.is_instant() {
         tokio::task::spawn_blocking(work);
         return;

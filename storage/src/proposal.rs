@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 
@@ -43,8 +43,32 @@ pub(crate) fn answer(reply: Waiting, outcome: Result<Reply, StoreError>) {
 #[derive(Debug)]
 pub(crate) struct Lane {
     queue: Mutex<Queue>,
+    gathering: Arc<Gathering>,
     /// An open batch has taken its requests.
     pub(crate) sealed: Notify,
+}
+
+/// Tells whoever waits for company that there is enough of it.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    wanted: AtomicUsize,
+    enough: Notify,
+}
+
+impl Default for Gathering {
+    fn default() -> Self {
+        Self { wanted: AtomicUsize::new(usize::MAX), enough: Notify::new() }
+    }
+}
+
+impl Gathering {
+    /// So many requests wait now.
+    pub(crate) fn grew(&self, waiting: usize) {
+        if waiting >= self.wanted.load(Ordering::SeqCst) {
+            self.wanted.store(usize::MAX, Ordering::SeqCst);
+            self.enough.notify_one();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -55,8 +79,8 @@ struct Queue {
 }
 
 impl Lane {
-    pub(crate) fn new(arriving: mpsc::Receiver<Pending>) -> Self {
-        Self { queue: Mutex::new(Queue { next: VecDeque::new(), arriving }), sealed: Notify::new() }
+    pub(crate) fn new(arriving: mpsc::Receiver<Pending>, gathering: Arc<Gathering>) -> Self {
+        Self { gathering, queue: Mutex::new(Queue { next: VecDeque::new(), arriving }), sealed: Notify::new() }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -73,6 +97,22 @@ impl Lane {
             }
         })
         .await
+    }
+
+    /// Waits until so many requests wait here.
+    pub(crate) async fn gathered(&self, wanted: usize) {
+        loop {
+            self.gathering.wanted.store(wanted, Ordering::SeqCst);
+            let waiting = {
+                let queue = self.queue();
+                queue.next.len() + queue.arriving.len()
+            };
+            if waiting >= wanted {
+                self.gathering.wanted.store(usize::MAX, Ordering::SeqCst);
+                return;
+            }
+            self.gathering.enough.notified().await;
+        }
     }
 
     pub(crate) fn put_back(&self, pending: Pending) {
@@ -118,7 +158,7 @@ struct Inner {
     waiting: Mutex<Vec<(Waiting, bool)>>,
     /// Where an open batch takes its requests.
     lane: Option<Arc<Lane>>,
-    apart: AtomicBool,
+    beside: AtomicBool,
 }
 
 static OPEN: Batch = Batch { synced: false, commands: Vec::new() };
@@ -134,6 +174,11 @@ impl Proposal {
         Self(Arc::new(Inner { lane: Some(lane), ..Inner::default() }))
     }
 
+    /// Where an open batch takes its requests.
+    pub(crate) fn lane(&self) -> Option<&Arc<Lane>> {
+        self.0.lane.as_ref()
+    }
+
     /// Empty as long as the batch is open.
     pub(crate) fn batch(&self) -> &Batch {
         self.0.batch.get().unwrap_or(&OPEN)
@@ -145,12 +190,12 @@ impl Proposal {
     }
 
     /// It is applied by the log storage, and not when the Raft core says so.
-    pub(crate) fn apply_apart(&self) {
-        self.0.apart.store(true, Ordering::Release);
+    pub(crate) fn apply_beside(&self) {
+        self.0.beside.store(true, Ordering::Release);
     }
 
-    pub(crate) fn is_applied_apart(&self) -> bool {
-        self.0.apart.load(Ordering::Acquire)
+    pub(crate) fn is_applied_beside(&self) -> bool {
+        self.0.beside.load(Ordering::Acquire)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<(Waiting, bool)>> {

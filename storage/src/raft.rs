@@ -1,5 +1,6 @@
 //! The openraft side: its types, our log and state machine behind its traits, and the network.
 
+pub(crate) mod beside;
 pub(crate) mod honest;
 pub(crate) mod log_store;
 pub(crate) mod network;

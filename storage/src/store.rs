@@ -19,7 +19,7 @@ use crate::error::{OpenError, RangeError, StoreError, WatchError};
 use crate::link::CallError;
 use crate::members::{ClusterId, Member};
 use crate::open::{self, Opened};
-use crate::proposal::Pending;
+use crate::proposal::{Gathering, Pending};
 use crate::raft::Raft;
 use crate::raft::log_store::LogFiles;
 use crate::request;
@@ -92,6 +92,7 @@ impl Config {
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
     sender: mpsc::Sender<Pending>,
+    gathering: Arc<Gathering>,
 }
 
 impl Requests {
@@ -121,6 +122,7 @@ impl Requests {
         let (reply, answered) = oneshot::channel();
         let pending = Pending { command, size, here_only, arrived: Instant::now(), reply };
         self.sender.send(pending).await.map_err(|_| StoreError::Closed)?;
+        self.gathering.grew(self.sender.max_capacity() - self.sender.capacity());
         Ok(answered)
     }
 }
@@ -170,7 +172,8 @@ impl Store {
         let Opened { shared, files, raft, link, snapshots, session, power_cut } = open::open(&config).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (closing, closed) = watch::channel(false);
-        let requests = Requests { sender };
+        let gathering = Arc::new(Gathering::default());
+        let requests = Requests { sender, gathering: gathering.clone() };
         let (cluster_id, node_id) = (link.cluster.id, link.me);
         let (cluster, reads) = Cluster::new(Parts {
             link,
@@ -195,7 +198,7 @@ impl Store {
             tokio::spawn(cluster.clone().serve_reads(reads)).abort_handle(),
             tokio::spawn(cluster.clone().make_up_for_damage()).abort_handle(),
         ];
-        let writer = Writer::new(cluster.clone(), receiver, closed);
+        let writer = Writer::new(cluster.clone(), receiver, gathering, closed);
         let writer = Mutex::new(Some(tokio::spawn(writer.run())));
         let (dir, watch_buffer) = (config.dir, config.watch_buffer);
         let inner = Inner {

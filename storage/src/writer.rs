@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::cluster::propose::Written;
 use crate::cluster::{Cluster, Lead};
 use crate::error::StoreError;
-use crate::proposal::{Lane, MAX_BATCH, Pending, Proposal};
+use crate::proposal::{Gathering, Lane, MAX_BATCH, Pending, Proposal};
 use crate::raft::Outcome;
 
 /// Batches on their way at a time: to the own log, and to another leader.
@@ -49,10 +49,11 @@ impl Writer {
     pub(crate) fn new(
         cluster: Arc<Cluster>,
         requests: mpsc::Receiver<Pending>,
+        gathering: Arc<Gathering>,
         closing: watch::Receiver<bool>,
     ) -> Self {
         let last_entry = Instant::now();
-        let lane = Arc::new(Lane::new(requests));
+        let lane = Arc::new(Lane::new(requests, gathering));
         Self {
             cluster,
             lane,
@@ -85,7 +86,7 @@ impl Writer {
             self.written(&proposal, outcome);
         }
         while self.on_their_way.join_next().await.is_some() {}
-        self.cluster.files.together().await;
+        self.cluster.files.done_beside().await;
     }
 
     async fn event(&mut self) -> Event {

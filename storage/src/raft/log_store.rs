@@ -17,6 +17,7 @@ use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::beside::Beside;
 use super::state_machine::StateMachine;
 use super::{StorageError, Types, decode, encode_into, is_synced, size};
 use crate::data_dir::DataDir;
@@ -65,12 +66,7 @@ pub(crate) struct LogFiles {
     /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
     failed: AtomicBool,
     flushes: Mutex<Flushes>,
-    /// Entries of a sole member are flushed while the Raft core goes on.
-    apart: AtomicBool,
-    /// That is over. Wakes in the order of arrival.
-    together: Notify,
-    /// Held by whoever applies what was flushed apart; taken before the next flush may begin.
-    in_order: Mutex<()>,
+    pub(super) beside: Beside,
 }
 
 /// How long flushes take, for those who wait for them.
@@ -136,9 +132,7 @@ impl LogFiles {
             recovering: AtomicBool::new(recovering),
             failed: AtomicBool::new(false),
             flushes: Mutex::default(),
-            apart: AtomicBool::new(false),
-            together: Notify::new(),
-            in_order: Mutex::default(),
+            beside: Beside::default(),
         }
     }
 
@@ -187,24 +181,13 @@ impl LogFiles {
         self.alone() && !self.peers.load(Ordering::Relaxed) && entries.iter().all(ours)
     }
 
-    /// Waits until everything that was flushed apart from the Raft core is applied.
-    pub(crate) async fn together(&self) {
-        self.flushed().await;
-        drop(lock(&self.in_order));
-    }
-
-    /// Waits until nothing is flushed apart from the Raft core.
-    async fn flushed(&self) {
-        while self.apart.load(Ordering::SeqCst) {
-            let together = self.together.notified();
-            if self.apart.load(Ordering::SeqCst) {
-                together.await;
-            }
-        }
+    /// Waits until everything that is written beside the Raft core is applied.
+    pub(crate) async fn done_beside(&self) {
+        self.beside.done().await;
     }
 
     /// Closes open batches, with what waits and has room in the log.
-    fn seal(&self, entries: &[Entry<Types>]) {
+    pub(super) fn seal(&self, entries: &[Entry<Types>]) {
         for proposal in proposals(entries) {
             proposal.seal(|size| self.log().reserve(Log::with_overhead(size)).is_ok());
         }
@@ -257,12 +240,12 @@ impl LogFiles {
     }
 
     /// An error once a flush has failed.
-    fn usable(&self) -> io::Result<()> {
+    pub(super) fn usable(&self) -> io::Result<()> {
         if self.failed.load(Ordering::Relaxed) { Err(io::Error::other(EarlierFailure)) } else { Ok(()) }
     }
 
     /// What is left to flush. Once a flush has failed all do.
-    fn begin_flush(&self) -> io::Result<Option<Flush>> {
+    pub(super) fn begin_flush(&self) -> io::Result<Option<Flush>> {
         self.usable()?;
         let flush = self.log().flush();
         if flush.is_some() {
@@ -271,7 +254,7 @@ impl LogFiles {
         Ok(flush)
     }
 
-    fn end_flush(&self, flush: &Flush, synced: io::Result<()>) -> io::Result<()> {
+    pub(super) fn end_flush(&self, flush: &Flush, synced: io::Result<()>) -> io::Result<()> {
         lock(&self.flushes).end();
         synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.log().synced(flush);
@@ -279,7 +262,7 @@ impl LogFiles {
     }
 
     /// Whether a flush is not worth another thread: waking it, and being woken by it, takes about as long on a good disk.
-    fn is_quick(&self, flush: &Flush) -> bool {
+    pub(super) fn is_quick(&self, flush: &Flush) -> bool {
         let average = lock(&self.flushes).average;
         !self.disk.is_instant() && average <= QUICK_FLUSH && flush.bytes() <= QUICK_BYTES
     }
@@ -340,7 +323,7 @@ impl LogFiles {
         Ok(decode(&body).map_err(|error| StorageIOError::read_log_at_index(index, &error))?)
     }
 
-    fn append(&self, entries: &[Entry<Types>]) -> Result<bool, StorageError> {
+    pub(super) fn append(&self, entries: &[Entry<Types>]) -> Result<bool, StorageError> {
         let mut appends = Vec::with_capacity(entries.len());
         let mut synced = false;
         for entry in entries {
@@ -369,7 +352,7 @@ impl LogFiles {
     }
 }
 
-fn proposals(entries: &[Entry<Types>]) -> impl Iterator<Item = &Proposal> {
+pub(super) fn proposals(entries: &[Entry<Types>]) -> impl Iterator<Item = &Proposal> {
     entries.iter().filter_map(|entry| match &entry.payload {
         EntryPayload::Normal(proposal) => Some(proposal),
         EntryPayload::Blank | EntryPayload::Membership(_) => None,
@@ -398,58 +381,6 @@ impl LogStore {
             self.files.unsynced.notify_one();
         }
         Ok(())
-    }
-
-    /// Appends entries of a sole member. Nobody else has a say in what becomes of them, so the Raft core may take them
-    /// for durable and committed at once, while they are flushed; they are applied, and answered, after that.
-    fn write_alone(&self, entries: &[Entry<Types>]) -> Result<(), StorageError> {
-        // What was to be flushed before is not applied, so nothing after it may be.
-        self.files.usable().map_err(|error| StorageIOError::write_logs(&error))?;
-        self.files.seal(entries);
-        let synced = self.files.append(entries)?;
-        proposals(entries).for_each(Proposal::apply_apart);
-        let flush = match synced {
-            true => self.files.begin_flush().map_err(|error| StorageIOError::write_logs(&error))?,
-            false => None,
-        };
-        match flush {
-            None => {
-                self.files.unsynced.notify_one();
-                self.apply(entries);
-            }
-            Some(flush) if self.files.is_quick(&flush) => {
-                let synced = flush.file.sync_data();
-                self.files.end_flush(&flush, synced).map_err(|error| StorageIOError::write_logs(&error))?;
-                self.apply(entries);
-            }
-            Some(flush) => {
-                self.files.apart.store(true, Ordering::SeqCst);
-                let (this, entries) = (self.clone(), entries.to_vec());
-                disk::apart(&*self.files.disk, move || this.flush_apart(&flush, &entries));
-            }
-        }
-        Ok(())
-    }
-
-    fn apply(&self, entries: &[Entry<Types>]) {
-        let _in_order = lock(&self.files.in_order);
-        self.machine.apply_apart(entries);
-    }
-
-    fn flush_apart(&self, flush: &Flush, entries: &[Entry<Types>]) {
-        let synced = self.files.end_flush(flush, flush.file.sync_data());
-        let in_order = lock(&self.files.in_order);
-        self.files.apart.store(false, Ordering::SeqCst);
-        self.files.together.notify_waiters();
-        match synced {
-            Ok(()) => self.machine.apply_apart(entries),
-            // The Raft core learns of it by the next entry.
-            Err(error) => {
-                tracing::error!(%error, "the log cannot be flushed");
-                proposals(entries).for_each(|proposal| proposal.fail(&StoreError::Failed));
-            }
-        }
-        drop(in_order);
     }
 }
 
@@ -533,11 +464,10 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().collect();
-        self.files.flushed().await;
         let written = if self.files.counts_alone(&entries) {
-            self.write_alone(&entries)
+            self.write_alone(&entries).await
         } else {
-            self.files.together().await;
+            self.files.beside.done().await;
             self.write(&entries).await
         };
         if written.is_err() {

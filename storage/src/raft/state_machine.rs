@@ -62,14 +62,15 @@ impl StateMachine {
         Ok(Reply::Done)
     }
 
-    /// Applies entries that are committed, in one critical section: those that are applied apart from the Raft core, or the
+    /// Applies entries that are committed, in one critical section: those that are applied beside the Raft core, or the
     /// others, which come after all of those before them.
-    fn apply_all(&self, entries: &[Entry<Types>], apart: bool) -> Vec<Applied> {
+    fn apply_all(&self, entries: &[Entry<Types>], beside: bool) -> Vec<Applied> {
         let mut applied = Vec::with_capacity(entries.len());
         let mut state = self.shared.write();
         for entry in entries {
-            let applied_apart = matches!(&entry.payload, EntryPayload::Normal(proposal) if proposal.is_applied_apart());
-            if applied_apart != apart {
+            let applied_beside =
+                matches!(&entry.payload, EntryPayload::Normal(proposal) if proposal.is_applied_beside());
+            if applied_beside != beside {
                 applied.push(Applied::default());
                 continue;
             }
@@ -106,7 +107,7 @@ impl StateMachine {
 
     /// Applies entries of a sole member, which are as durable as they ask to be. The Raft core, which goes through two more
     /// tasks to find out that it may, leaves them alone.
-    pub(super) fn apply_apart(&self, entries: &[Entry<Types>]) {
+    pub(super) fn apply_beside(&self, entries: &[Entry<Types>]) {
         self.apply_all(entries, true);
     }
 

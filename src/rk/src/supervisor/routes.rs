@@ -211,8 +211,19 @@ fn answer<T: Serialize>(outcome: Result<T, gate::Refusal>) -> Response<Body> {
 
 fn explain(status: StatusCode, message: &str) -> Response<Body> {
     // As the API says it, so that kubectl shows it.
+    let reason = match status {
+        StatusCode::UNAUTHORIZED => "Unauthorized",
+        StatusCode::FORBIDDEN => "Forbidden",
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::CONFLICT => "Conflict",
+        StatusCode::PAYLOAD_TOO_LARGE => "RequestEntityTooLarge",
+        StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
+        StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+        _ => "",
+    };
     let told = serde_json::json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": status.as_u16(),
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason,
+        "code": status.as_u16(),
     });
     text(status, "application/json", told.to_string())
 }

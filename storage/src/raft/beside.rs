@@ -1,0 +1,211 @@
+//! Entries of a sole member: written by the Raft core, flushed and applied beside it.
+//!
+//! Where there is no other member, voter or learner, nobody has a say in what becomes of an entry. So the Raft core is told
+//! that it is durable as soon as it is written, and takes it for committed, while it is flushed here; then it is
+//! applied, and those who wait are answered.
+//!
+//! Invariants: one flush runs at a time, and what is written meanwhile is flushed next; nothing is applied before its flush,
+//! or out of order; what comes after a flush that failed is refused. Whatever else enters the log waits until all of
+//! this is over ([`Beside::done`]).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use openraft::{Entry, StorageIOError};
+use tokio::sync::Notify;
+
+use super::log_store::{LogStore, proposals};
+use super::{StorageError, Types};
+use crate::disk;
+use crate::error::StoreError;
+use crate::log::Flush;
+use crate::proposal::Proposal;
+
+type Entries = Vec<Entry<Types>>;
+
+/// What is on its way beside the Raft core.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    state: Mutex<State>,
+    /// Something has ended. Wakes in the order of arrival.
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    flushing: bool,
+    /// Written while a flush runs; the next one is theirs.
+    ahead: Option<Entries>,
+    /// To be applied, or refused when their flush has failed.
+    flushed: VecDeque<(Entries, bool)>,
+    applying: bool,
+    /// How many requests the last entry had.
+    last: usize,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        !self.flushing && !self.applying && self.flushed.is_empty()
+    }
+}
+
+impl Beside {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until everything is flushed and applied.
+    pub(crate) async fn done(&self) {
+        loop {
+            let news = self.news.notified();
+            if self.state().is_idle() {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Waits until an entry may be written: no other one waits for its flush, and either no flush runs, or as many requests
+    /// wait as the last entry had. Clients who are answered together come back together, so no more may come for now.
+    async fn turn(&self, proposal: Option<&Proposal>) {
+        loop {
+            let news = self.news.notified();
+            let wanted = {
+                let state = self.state();
+                match (&state.ahead, state.flushing) {
+                    (None, false) => return,
+                    (None, true) => Some(state.last.max(1)),
+                    (Some(_), _) => None,
+                }
+            };
+            match wanted.zip(proposal.and_then(Proposal::lane)) {
+                None => news.await,
+                Some((wanted, lane)) => tokio::select! {
+                    biased;
+                    () = news => {}
+                    () = lane.gathered(wanted) => return,
+                },
+            }
+        }
+    }
+
+    fn end(&self) {
+        self.state().flushing = false;
+        self.news.notify_waiters();
+    }
+}
+
+fn failed(error: &io::Error) -> StorageError {
+    StorageIOError::write_logs(error).into()
+}
+
+impl LogStore {
+    /// Writes entries of a sole member, and has them flushed and applied.
+    pub(super) async fn write_alone(&self, entries: &[Entry<Types>]) -> Result<(), StorageError> {
+        let beside = &self.files.beside;
+        beside.turn(proposals(entries).next()).await;
+        // What was to be flushed before is not applied, so nothing after it may be.
+        self.files.usable().map_err(|error| failed(&error))?;
+        self.files.seal(entries);
+        let synced = self.files.append(entries)?;
+        proposals(entries).for_each(Proposal::apply_beside);
+        {
+            let mut state = beside.state();
+            state.last = proposals(entries).map(|proposal| proposal.batch().commands.len()).sum();
+            if state.flushing {
+                state.ahead = Some(entries.to_vec());
+                return Ok(());
+            }
+            if !synced && state.is_idle() {
+                drop(state);
+                self.files.unsynced.notify_one();
+                self.machine.apply_beside(entries);
+                return Ok(());
+            }
+            state.flushing = true;
+        }
+        self.flush_first(entries).inspect_err(|_| beside.end()).map_err(|error| failed(&error))
+    }
+
+    /// Flushes in place what is quickly flushed, and all else on a thread of its own.
+    fn flush_first(&self, entries: &[Entry<Types>]) -> io::Result<()> {
+        let flush = self.files.begin_flush()?;
+        let beside = &self.files.beside;
+        let in_place = {
+            let state = beside.state();
+            !state.applying && state.flushed.is_empty()
+        };
+        match flush {
+            Some(flush) if in_place && self.files.is_quick(&flush) => {
+                let synced = flush.file.sync_data();
+                self.files.end_flush(&flush, synced)?;
+                self.machine.apply_beside(entries);
+                beside.end();
+            }
+            flush => {
+                let (this, entries) = (self.clone(), entries.to_vec());
+                disk::beside(&*self.files.disk, move || this.flush_beside(Ok(flush), entries));
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes, and goes on with what was written meanwhile.
+    fn flush_beside(self, mut flush: io::Result<Option<Flush>>, mut entries: Entries) {
+        loop {
+            let synced = flush.and_then(|flush| match flush {
+                Some(flush) => self.files.end_flush(&flush, flush.file.sync_data()),
+                None => Ok(()),
+            });
+            if let Err(error) = &synced {
+                // The Raft core learns of it by the next entry.
+                tracing::error!(%error, "the log cannot be flushed");
+            }
+            let Some(next) = self.flushed(entries, synced.is_ok()) else { return };
+            (flush, entries) = (self.files.begin_flush(), next);
+            if self.files.disk.is_instant() {
+                let (this, disk) = (self.clone(), self.files.disk.clone());
+                return disk::beside(&*disk, move || this.flush_beside(flush, entries));
+            }
+        }
+    }
+
+    /// Has flushed entries applied, in another task; returns those that are to be flushed next.
+    fn flushed(&self, entries: Entries, synced: bool) -> Option<Entries> {
+        let beside = &self.files.beside;
+        let (next, begin) = {
+            let mut state = beside.state();
+            state.flushed.push_back((entries, synced));
+            let next = state.ahead.take();
+            state.flushing = next.is_some();
+            (next, !std::mem::replace(&mut state.applying, true))
+        };
+        beside.news.notify_waiters();
+        if begin {
+            let this = self.clone();
+            tokio::spawn(async move { this.apply_flushed() });
+        }
+        next
+    }
+
+    fn apply_flushed(&self) {
+        let beside = &self.files.beside;
+        loop {
+            let (entries, synced) = {
+                let mut state = beside.state();
+                let Some(first) = state.flushed.pop_front() else {
+                    state.applying = false;
+                    break;
+                };
+                first
+            };
+            if synced {
+                self.machine.apply_beside(&entries);
+            } else {
+                proposals(&entries).for_each(|proposal| proposal.fail(&StoreError::Failed));
+            }
+        }
+        beside.news.notify_waiters();
+    }
+}
