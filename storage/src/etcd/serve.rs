@@ -87,8 +87,9 @@ impl Endpoint {
                 }
             };
             let (request, respond) = accepted?;
+            // The only call of a connection is as well off on another thread.
+            let is_short = Arc::strong_count(&limits) > 1 && SHORT.contains(&request.uri().path());
             let (endpoint, limits) = (self.clone(), limits.clone());
-            let is_short = SHORT.contains(&request.uri().path());
             let call = async move { endpoint.call(request, respond, limits).await };
             if is_short {
                 short.push(call);
