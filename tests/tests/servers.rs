@@ -390,7 +390,7 @@ fn who_must_not_become_a_server_is_told_why_and_gets_nothing() {
     let new = cluster.servers.first_mut().expect("it is there");
     // Nobody but a server speaks to the store, and nobody but an administrator changes the membership.
     for (path, wanted) in
-        [("/rk/v1/raft", "forbidden"), ("/rk/v1/members", "forbidden"), ("/rk/v1/servers", "credentials")]
+        [("/rk/v1/raft", "forbidden"), ("/rk/v1/members", "forbidden"), ("/rk/v1/servers", "must be logged in")]
     {
         let answer = new.kubectl(|kubectl| kubectl.fails(&["create", "--raw", path, "-f", "/dev/null"], None));
         assert!(answer.to_lowercase().contains(wanted), "{path}: {answer}");

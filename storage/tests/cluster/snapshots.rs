@@ -17,6 +17,28 @@ async fn outgrow_the_log(store: &Store, rounds: u32) {
     }
 }
 
+/// First entries of the oldest and of the newest segment of a member's log.
+fn segments(members: &Members, id: u64) -> (u64, u64) {
+    let files = members.dir(id).join("log").read_dir().unwrap().flatten();
+    let first = |file: std::fs::DirEntry| {
+        let name = file.file_name().into_string().ok()?;
+        u64::from_str_radix(name.strip_suffix(".log")?, 16).ok()
+    };
+    let firsts: Vec<_> = files.filter_map(first).collect();
+    (firsts.iter().copied().min().unwrap_or(0), firsts.iter().copied().max().unwrap_or(0))
+}
+
+/// Writes until none of these members has anything of the log that there is now: whoever is behind needs a snapshot.
+async fn outgrow_all_logs(members: &Members, store: &Store, ids: &[u64]) {
+    let newest = ids.iter().map(|id| segments(members, *id).1).max().unwrap();
+    let outgrown = async {
+        while ids.iter().any(|id| segments(members, *id).0 <= newest) {
+            outgrow_the_log(store, 10).await;
+        }
+    };
+    timeout(PATIENCE, outgrown).await.expect("logs are purged");
+}
+
 async fn small(voters: u64) -> Members {
     let mut members = Members::with_small_files(timing()).await;
     for id in 2..=voters {
@@ -138,7 +160,7 @@ async fn watches_go_on_across_a_snapshot_or_say_that_they_cannot() {
         put_until_acknowledged(&writer, "seen", &n.to_string()).await;
     }
     writer.compact(writer.revision()).await.unwrap();
-    outgrow_the_log(&writer, 150).await;
+    outgrow_all_logs(&members, &writer, &others).await;
     members.net.heal();
     let error = timeout(PATIENCE, async {
         loop {
