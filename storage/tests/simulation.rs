@@ -38,6 +38,12 @@ fn clusters_answer_as_one_store_would_12_to_24() {
     all(12..24);
 }
 
+/// The Raft core of a member ended while it stood for election, and it asked that core for the outcome without a pause.
+#[test]
+fn an_election_ends_with_the_raft_core() {
+    all(1224..1225);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in [1, 2, 3, 4] {

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
+use openraft::metrics::WaitError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -196,8 +197,10 @@ impl Cluster {
             if left.is_zero() {
                 break false;
             }
-            if self.raft.wait(Some(left)).metrics(elected, "").await.is_ok() {
-                break true;
+            match self.raft.wait(Some(left)).metrics(elected, "").await {
+                Ok(_) => break true,
+                Err(WaitError::Timeout(..)) => {}
+                Err(WaitError::ShuttingDown) => break false,
             }
         };
         self.standing.store(false, Ordering::Relaxed);
