@@ -38,10 +38,12 @@ fn clusters_answer_as_one_store_would_12_to_24() {
     all(12..24);
 }
 
-/// The Raft core of a member ended while it stood for election, and it asked that core for the outcome without a pause.
+/// The Raft core of a member ended while it stood for election, or handed over, and it asked that core for the outcome
+/// without a pause.
 #[test]
-fn an_election_ends_with_the_raft_core() {
+fn elections_and_hand_overs_end_with_the_raft_core() {
     all(1224..1225);
+    all(1296..1297);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::metrics::WaitError;
 use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use tokio::time::Instant;
 
@@ -234,8 +235,10 @@ impl Cluster {
                 return Err(MemberError::Closed);
             }
             let wait = self.raft.wait(Some(self.timing.heartbeat / 10));
-            if wait.metrics(|metrics| metrics.current_leader == Some(to), "").await.is_ok() {
-                return Ok(());
+            match wait.metrics(|metrics| metrics.current_leader == Some(to), "").await {
+                Ok(_) => return Ok(()),
+                Err(WaitError::Timeout(..)) => {}
+                Err(WaitError::ShuttingDown) => return Err(MemberError::Closed),
             }
         }
         Err(MemberError::NotTakenOver(to))
