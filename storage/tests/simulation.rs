@@ -46,6 +46,12 @@ fn elections_and_hand_overs_end_with_the_raft_core() {
     all(1296..1297);
 }
 
+/// One of two voters loses its power while a third member joins.
+#[test]
+fn a_member_joins_once_power_is_back() {
+    all(1326..1327);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in [1, 2, 3, 4] {
