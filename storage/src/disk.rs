@@ -5,6 +5,8 @@
 //! simulated. The contract is that of POSIX: a write counts after `sync_data` of its file, a name after `sync_dir` of its
 //! directory, and nothing else promises anything. Everything in this crate that keeps state goes through here.
 
+#[cfg(test)]
+pub(crate) mod directed;
 mod files;
 
 use std::any::Any;

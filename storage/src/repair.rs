@@ -118,7 +118,7 @@ pub fn force_one_voter(config: &Config) -> Result<Forced, OpenError> {
     log.reserve(append.body_len() as u64).map_err(io)?;
     log.append(&mut [append])?;
     if let Some(flush) = log.flush() {
-        flush.file.sync_data().map_err(io)?;
+        flush.sync().map_err(io)?;
     }
     Ok(Forced { cluster: dir.cluster, aside })
 }
