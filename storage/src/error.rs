@@ -56,7 +56,7 @@ pub enum StoreError {
     /// An update of a key that is not there.
     #[error("the key to update does not exist")]
     KeyNotFound,
-    #[error("transactions are nested more than {max} deep")]
+    #[error("transactions, or conditions, are nested more than {max} deep")]
     TooDeep { max: usize },
     #[error("revision {revision} has been compacted; the oldest is {oldest}")]
     Compacted { revision: Revision, oldest: Revision },

@@ -14,23 +14,27 @@ const LIMIT: Duration = Duration::from_secs(60);
 const MOST: usize = 3;
 
 impl Run {
-    pub(super) async fn grow(&mut self) -> Result<(), String> {
+    pub(super) async fn grow(&mut self, coalescing: bool) -> Result<(), String> {
         self.begin(1).await?;
-        let tasks = self.clients();
+        let tasks = self.clients(coalescing);
         for _ in 0..self.random.between(6, 16) {
             let ids = self.members.ids();
             match self.random.below(12) {
                 0..5 if ids.len() < MOST => {
                     self.tried.membership_changes += 1;
                     let voter = self.random.chance(60);
+                    // Of two voters neither may be without space.
+                    for id in ids {
+                        self.disk(id)?.set_full(false);
+                    }
                     self.join_as(voter).await?;
                 }
                 0..7 if ids.len() > 1 => self.leave().await?,
-                7 => {
+                7 if !coalescing => {
                     let (victim, after) = (ids[self.random.index(ids.len())], self.random.below(60));
                     self.disk(victim)?.arm(after, Fault::PowerCut);
                 }
-                8 => {
+                7 | 8 => {
                     self.tried.crashes += 1;
                     let victim = ids[self.random.index(ids.len())];
                     self.members.crash(victim, false);
