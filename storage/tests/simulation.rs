@@ -4,13 +4,18 @@
 
 use std::ops::Range;
 
+use proof::power_cut::Violation;
 use proof::simulation::{self, Tried};
 
 fn all(seeds: Range<u64>) -> Tried {
+    by(simulation::run, seeds)
+}
+
+fn by(run: impl Fn(u64) -> Result<Tried, Violation>, seeds: Range<u64>) -> Tried {
     let mut tried = Tried::default();
     let mut bad = Vec::new();
     for seed in proof::seeds::chosen(seeds) {
-        match simulation::run(seed) {
+        match run(seed) {
             Ok(run) => tried.add(&run),
             Err(violation) => bad.push(violation),
         }
@@ -36,6 +41,15 @@ fn clusters_answer_as_one_store_would_0_to_12() {
 #[test]
 fn clusters_answer_as_one_store_would_12_to_24() {
     all(12..24);
+}
+
+/// A member is alone and has company in turns.
+#[test]
+fn a_cluster_that_grows_and_shrinks_answers_as_one_store_would() {
+    let tried = by(simulation::run_growing, 0..10);
+    if std::env::var_os(proof::seeds::SEED).is_none() {
+        assert!(tried.acknowledged > 2_000 && tried.membership_changes > 20 && tried.slow_disks > 5, "{tried:?}");
+    }
 }
 
 /// The Raft core of a member ended while it stood for election, or handed over, and it asked that core for the outcome
