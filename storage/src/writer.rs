@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::cluster::propose::Written;
 use crate::cluster::{Cluster, Lead};
@@ -47,6 +48,10 @@ pub(crate) struct Writer {
     held: Vec<Pending>,
     last_entry: Instant,
     on_their_way: JoinSet<()>,
+    /// When to look for what has waited too long, if it is set. Left alone once set: a timer that is set anew for each batch
+    /// would wake another thread each time.
+    silence: Pin<Box<Sleep>>,
+    silence_set: bool,
 }
 
 impl Writer {
@@ -57,6 +62,7 @@ impl Writer {
         closing: watch::Receiver<bool>,
     ) -> Self {
         let last_entry = Instant::now();
+        let silence = Box::pin(tokio::time::sleep_until(last_entry));
         let lane = Arc::new(Lane::new(requests, gathering));
         Self {
             cluster,
@@ -67,6 +73,8 @@ impl Writer {
             held: Vec::new(),
             last_entry,
             on_their_way: JoinSet::new(),
+            silence,
+            silence_set: false,
         }
     }
 
@@ -98,9 +106,10 @@ impl Writer {
         let due = self.last_entry + self.cluster.timing.hold;
         loop {
             while self.unanswered.pop_front_if(|(proposal, _)| proposal.is_answered()).is_some() {}
-            let waiting = !self.open.is_empty() || !self.unanswered.is_empty();
+            if !self.open.is_empty() || !self.unanswered.is_empty() {
+                self.set_silence();
+            }
             let room = self.open.len() < OPEN;
-            let silence = self.cluster.timing.answer / 4;
             let oldest = async {
                 match self.open.front_mut() {
                     Some((_, written, _)) => written.await,
@@ -116,7 +125,7 @@ impl Writer {
                 first = self.lane.next(), if room => {
                     return first.map_or(Event::End, Event::Request);
                 }
-                () = tokio::time::sleep(silence), if waiting => return Event::Silence,
+                () = self.silence.as_mut(), if self.silence_set => return Event::Silence,
             };
             if let Some((proposal, _, proposed)) = self.open.pop_front() {
                 return Event::Written(proposal, proposed, outcome);
@@ -128,7 +137,9 @@ impl Writer {
     async fn write(&mut self, first: Pending) {
         let Some((proposal, written)) = self.cluster.propose_open(first, &self.lane).await else { return };
         self.open.push_back((proposal, written, Instant::now()));
-        while let Some((_, written, _)) = self.open.back_mut() {
+        loop {
+            self.set_silence();
+            let Some((_, written, _)) = self.open.back_mut() else { return };
             tokio::select! {
                 biased;
                 () = self.lane.sealed.notified() => return,
@@ -138,13 +149,20 @@ impl Writer {
                     }
                     return;
                 }
-                () = tokio::time::sleep(self.cluster.timing.answer / 4) => self.give_up(),
+                () = self.silence.as_mut() => self.give_up(),
             }
         }
     }
 
+    fn set_silence(&mut self) {
+        if !std::mem::replace(&mut self.silence_set, true) {
+            self.silence.as_mut().reset(Instant::now() + self.cluster.timing.answer / 4);
+        }
+    }
+
     /// Tells those who have waited for longer than a flush may take that nobody knows what comes of their requests.
-    fn give_up(&self) {
+    fn give_up(&mut self) {
+        self.silence_set = false;
         let Some(since) = Instant::now().checked_sub(self.cluster.timing.answer) else { return };
         let open = self.open.iter().map(|(proposal, _, proposed)| (proposal, proposed));
         let all = self.unanswered.iter().map(|(proposal, proposed)| (proposal, proposed)).chain(open);
