@@ -41,6 +41,9 @@ struct Replacing {
     cleared: bool,
 }
 
+/// More than an identity file ever has.
+const MOST: u64 = 1 << 16;
+
 /// Where a state lies that is to replace the one that is here.
 pub(crate) const INCOMING: &str = "incoming";
 
@@ -177,7 +180,7 @@ impl Vacating {
         if let Some(aside) = &aside {
             let aside = self.path.join(aside);
             disk.create_dir_all(&aside)?;
-            let format = disk.open(&self.path.join("FORMAT"), Mode::Existing).and_then(|file| file.content());
+            let format = disk.open(&self.path.join("FORMAT"), Mode::Existing).and_then(|file| file.content(MOST));
             if let Ok(format) = format {
                 let file = disk.open(&aside.join("FORMAT"), Mode::Fresh)?;
                 file.write_all_at(&format, 0)?;
@@ -250,7 +253,7 @@ fn carry(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
 fn read(disk: &dyn Disk, dir: &Path) -> Result<Identity, OpenError> {
     let path = dir.join("FORMAT");
     let damaged = |what| OpenError::Corrupt { file: path.clone(), offset: 0, what };
-    let text = disk.open(&path, Mode::Existing).and_then(|file| file.content());
+    let text = disk.open(&path, Mode::Existing).and_then(|file| file.content(MOST));
     let text = text.map_err(|source| OpenError::Io { path: path.clone(), source })?;
     // The format number is read on its own first: a newer format may have changed everything else.
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|_| damaged("it is not JSON"))?;

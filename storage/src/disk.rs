@@ -5,6 +5,8 @@
 //! simulated. The contract is that of POSIX: a write counts after `sync_data` of its file, a name after `sync_dir` of its
 //! directory, and nothing else promises anything. Everything in this crate that keeps state goes through here.
 
+#[cfg(test)]
+pub(crate) mod directed;
 mod files;
 
 use std::any::Any;
@@ -96,9 +98,10 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// The same with everything else that the file system knows of the file.
     fn sync_all(&self) -> io::Result<()>;
 
-    /// Everything in it.
-    fn content(&self) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(self.len()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    /// Everything in it, unless it has more than `most` bytes: whatever lies under a name may be anybody's.
+    fn content(&self, most: u64) -> io::Result<Vec<u8>> {
+        let length = Some(self.len()?).filter(|length| *length <= most);
+        let length = length.and_then(|length| usize::try_from(length).ok()).ok_or(io::ErrorKind::FileTooLarge)?;
         let mut content = vec![0; length];
         self.read_exact_at(&mut content, 0)?;
         Ok(content)

@@ -56,7 +56,7 @@ pub enum StoreError {
     /// An update of a key that is not there.
     #[error("the key to update does not exist")]
     KeyNotFound,
-    #[error("transactions are nested more than {max} deep")]
+    #[error("transactions, or conditions, are nested more than {max} deep")]
     TooDeep { max: usize },
     #[error("revision {revision} has been compacted; the oldest is {oldest}")]
     Compacted { revision: Revision, oldest: Revision },
@@ -69,7 +69,8 @@ pub enum StoreError {
     /// Nothing was written.
     #[error("no leader: most of the voters cannot be reached")]
     NoLeader,
-    /// The leader did not answer in time: what was asked may or may not have been written. Read before asking again.
+    /// The leader, or its disk, did not answer in time: what was asked may or may not have been written. Read before asking
+    /// again.
     #[error("the outcome is unknown: the leader did not answer in time")]
     Unknown,
     /// Nothing was written, and this member will never serve again.

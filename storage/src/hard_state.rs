@@ -60,7 +60,7 @@ impl HardStateFile {
             return Ok(made);
         }
         let file = disk.open(&path, Mode::Existing).map_err(io)?;
-        let content = file.content().map_err(io)?;
+        let content = file.content(8 * SLOT as u64).map_err(io)?;
         let newest = content.chunks(SLOT).filter_map(decode).max_by_key(|state| state.sequence);
         match newest {
             Some(state) => Ok(Self { file, path, state }),

@@ -10,7 +10,8 @@ pub(crate) mod segment;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use segment::{SEGMENT_HEADER, Segment};
 
@@ -65,16 +66,54 @@ impl Append {
     }
 }
 
-/// A flush that was begun: sync the file, then tell [`Log::synced`].
+/// Syncs the files of a log, one at a time, and none after one that failed.
+///
+/// The kernel says once that it could not write something, and to one of those who sync the same open file at that time.
+/// The others would be told that all is well; and what it could not write it may have dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Syncs {
+    turn: Mutex<()>,
+    failed: AtomicBool,
+}
+
+impl Syncs {
+    fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.usable()?;
+        file.sync_data().inspect_err(|_| self.fail())
+    }
+
+    /// An error once a flush has failed.
+    pub(crate) fn usable(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::SeqCst) { Err(io::Error::other(EarlierFailure)) } else { Ok(()) }
+    }
+
+    /// What was written may never be on disk.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the log could not be flushed before")]
+struct EarlierFailure;
+
+/// A flush that was begun: [`Flush::sync`], then tell [`Log::synced`].
 #[derive(Debug, Clone)]
 pub(crate) struct Flush {
-    pub(crate) file: Arc<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
+    syncs: Arc<Syncs>,
     segment: u64,
     from: u64,
     upto: u64,
 }
 
 impl Flush {
+    /// Blocking.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.syncs.sync(&*self.file)
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.upto - self.from
     }
@@ -92,6 +131,7 @@ pub(crate) struct Log {
     first: u64,
     pub(crate) written_bytes: u64,
     pub(crate) fsyncs: u64,
+    pub(crate) syncs: Arc<Syncs>,
 }
 
 impl Log {
@@ -138,8 +178,8 @@ impl Log {
                 disk.remove(&stale.path).map_err(io)?;
             }
         }
-        let dir = dir.to_owned();
-        Ok(Self { disk, dir, cluster_id, segment_bytes, segments, spare: None, first, written_bytes: 0, fsyncs: 0 })
+        let (dir, spare, syncs) = (dir.to_owned(), None, Arc::default());
+        Ok(Self { disk, dir, cluster_id, segment_bytes, segments, spare, first, written_bytes: 0, fsyncs: 0, syncs })
     }
 
     /// Index of the entry after the last.
@@ -230,7 +270,7 @@ impl Log {
     fn roll(&mut self, size: u64) -> Result<(), LogError> {
         let io = |source| LogError::Io { path: self.dir.clone(), source };
         if let Some(newest) = self.segments.back_mut() {
-            newest.file.sync_data().map_err(io)?;
+            self.syncs.sync(&*newest.file).map_err(io)?;
             newest.synced = newest.end;
             newest.offsets.shrink_to_fit();
             self.fsyncs += 1;
@@ -254,7 +294,8 @@ impl Log {
     /// What is left to flush.
     pub(crate) fn flush(&self) -> Option<Flush> {
         let newest = self.segments.back().filter(|newest| newest.synced < newest.end)?;
-        Some(Flush { file: newest.file.clone(), segment: newest.first, from: newest.synced, upto: newest.end })
+        let (file, syncs) = (newest.file.clone(), self.syncs.clone());
+        Some(Flush { file, syncs, segment: newest.first, from: newest.synced, upto: newest.end })
     }
 
     /// The flush is done.

@@ -130,6 +130,18 @@ impl Lane {
         self.queue().arriving.is_closed()
     }
 
+    /// Those that came before have waited long enough.
+    pub(crate) fn give_up(&self, since: Instant) {
+        let mut queue = self.queue();
+        while let Some(next) = queue.next.pop_front().or_else(|| queue.arriving.try_recv().ok()) {
+            if next.arrived > since {
+                queue.next.push_front(next);
+                return;
+            }
+            answer(next.reply, Err(StoreError::Unknown));
+        }
+    }
+
     /// Takes requests for one entry for as long as `fits` agrees to the size of all of them.
     pub(crate) fn gather(&self, mut fits: impl FnMut(usize) -> bool) -> Vec<Pending> {
         let mut queue = self.queue();
@@ -225,6 +237,11 @@ impl Proposal {
         }
         waiting.into_iter().zip(outcomes).for_each(|(waiter, outcome)| answer(waiter.reply, outcome));
         Vec::new()
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.waiting().is_empty()
     }
 
     /// All who still wait get an error.

@@ -118,7 +118,7 @@ pub fn force_one_voter(config: &Config) -> Result<Forced, OpenError> {
     log.reserve(append.body_len() as u64).map_err(io)?;
     log.append(&mut [append])?;
     if let Some(flush) = log.flush() {
-        flush.file.sync_data().map_err(io)?;
+        flush.sync().map_err(io)?;
     }
     Ok(Forced { cluster: dir.cluster, aside })
 }
@@ -149,7 +149,7 @@ fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
             let known = name.to_str().is_some_and(|name| wanted.contains(&name));
             if known || !folder.is_empty() {
                 let file = disk.open(&target.join(&name), Mode::Fresh)?;
-                file.write_all_at(&disk.open(&source.join(&name), Mode::Existing)?.content()?, 0)?;
+                file.write_all_at(&disk.open(&source.join(&name), Mode::Existing)?.content(u64::MAX)?, 0)?;
                 file.sync_all()?;
             }
         }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::command::Command;
 use crate::error::StoreError;
 use crate::mvcc::contains;
-use crate::types::{Op, Txn};
+use crate::types::{Compare, Op, Txn};
 
 /// Longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 16 << 10;
@@ -53,10 +53,18 @@ impl Changes<'_> {
     }
 }
 
+fn is_nested(compare: &Compare) -> bool {
+    matches!(compare, Compare::All { condition, .. } if matches!(**condition, Compare::All { .. }))
+}
+
 /// Only one branch runs, so the two may change the same keys.
 fn check_txn(txn: &Txn, depth: usize) -> Result<Changes<'_>, StoreError> {
     if depth > MAX_TXN_DEPTH {
         return Err(StoreError::TooDeep { max: MAX_TXN_DEPTH });
+    }
+    // No log entry has a condition on ranges within another.
+    if txn.compares.iter().any(is_nested) {
+        return Err(StoreError::TooDeep { max: 1 });
     }
     let mut either = check_branch(&txn.success, depth)?;
     let mut other = check_branch(&txn.failure, depth)?;

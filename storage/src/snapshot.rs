@@ -207,10 +207,15 @@ fn encode(out: &mut Vec<u8>, version: &Version) {
 
 fn decode(input: &mut Decoder<'_>) -> Result<(Bytes, Versions), DecodeError> {
     let key = input.bytes()?;
-    let mut versions = Vec::with_capacity(input.len()?);
-    for _ in 0..versions.capacity() {
+    // The count is only a claim, and a version takes more room than it does in a file.
+    let mut versions: Vec<Version> = Vec::new();
+    for _ in 0..input.len()? {
+        let mod_revision = input.u64()?;
+        if versions.last().is_some_and(|before| before.mod_revision >= mod_revision) {
+            return Err(DecodeError("order of versions"));
+        }
         versions.push(Version {
-            mod_revision: input.u64()?,
+            mod_revision,
             create_revision: input.u64()?,
             version: input.u64()?,
             lease: input.i64()?,
@@ -353,4 +358,21 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<(Meta, Applied), Snap
     let mvcc = Mvcc::restore(keys, meta.revision, meta.compacted, meta.leases.iter().copied());
     let applied = Applied { mvcc, last: meta.last, membership: meta.membership.clone() };
     Ok((meta, applied))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A few kilobytes in a file can be a gigabyte of such.
+    #[test]
+    fn versions_that_do_not_follow_each_other_are_refused_at_once() {
+        let mut bytes = Vec::new();
+        put_bytes(&mut bytes, b"key");
+        put_u64(&mut bytes, 1 << 20);
+        bytes.resize(bytes.len() + (1 << 20), 0);
+        let mut input = Decoder::new(&bytes);
+        assert_eq!(decode(&mut input).unwrap_err(), DecodeError("order of versions"));
+        assert!(input.rest().len() > (1 << 20) - 10, "nothing more was read");
+    }
 }

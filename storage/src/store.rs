@@ -251,8 +251,9 @@ impl Store {
 
     /// Runs a transaction; returns when it is as durable as it asks to be.
     ///
-    /// A transaction that only reads is linearizable and does not touch the disk. After [`StoreError::Failed`] or
-    /// [`StoreError::Closed`] the transaction may or may not have happened; after any other error it has not.
+    /// A transaction that only reads is linearizable and does not touch the disk. After [`StoreError::Failed`],
+    /// [`StoreError::Closed`] or [`StoreError::Unknown`] the transaction may or may not have happened; after any other error
+    /// it has not.
     pub async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
         if request::only_reads(&txn) {
             self.read_barrier().await?;

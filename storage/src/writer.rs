@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::cluster::propose::Written;
 use crate::cluster::{Cluster, Lead};
@@ -27,8 +28,10 @@ const FORWARDED: usize = 32;
 enum Event {
     Request(Pending),
     /// What became of the oldest open batch.
-    Written(Proposal, Result<Outcome, RecvError>),
+    Written(Proposal, Instant, Result<Outcome, RecvError>),
     HeldLongEnough,
+    /// Nothing has come back for a while.
+    Silence,
     Closing,
     End,
 }
@@ -36,13 +39,19 @@ enum Event {
 pub(crate) struct Writer {
     cluster: Arc<Cluster>,
     lane: Arc<Lane>,
-    /// Batches of a member that leads alone, oldest first.
-    open: VecDeque<(Proposal, Written)>,
+    /// Batches of a member that leads alone, and when they were proposed, oldest first.
+    open: VecDeque<(Proposal, Written, Instant)>,
+    /// Those that the Raft core is done with, while they are flushed and applied beside it.
+    unanswered: VecDeque<(Proposal, Instant)>,
     closing: watch::Receiver<bool>,
     /// Coalesced writes that wait for company, since with several voters each entry is flushed.
     held: Vec<Pending>,
     last_entry: Instant,
     on_their_way: JoinSet<()>,
+    /// When to look for what has waited too long, if it is set. Left alone once set: a timer that is set anew for each batch
+    /// would wake another thread each time.
+    silence: Pin<Box<Sleep>>,
+    silence_set: bool,
 }
 
 impl Writer {
@@ -53,15 +62,19 @@ impl Writer {
         closing: watch::Receiver<bool>,
     ) -> Self {
         let last_entry = Instant::now();
+        let silence = Box::pin(tokio::time::sleep_until(last_entry));
         let lane = Arc::new(Lane::new(requests, gathering));
         Self {
             cluster,
             lane,
             open: VecDeque::new(),
+            unanswered: VecDeque::new(),
             closing,
             held: Vec::new(),
             last_entry,
             on_their_way: JoinSet::new(),
+            silence,
+            silence_set: false,
         }
     }
 
@@ -74,16 +87,16 @@ impl Writer {
                     let batch = self.gather(first);
                     self.dispatch(batch).await;
                 }
-                Event::Written(proposal, outcome) => self.written(&proposal, outcome),
+                Event::Written(proposal, proposed, outcome) => self.written(proposal, proposed, outcome),
                 Event::HeldLongEnough => self.dispatch(Vec::new()).await,
+                Event::Silence => self.give_up(),
                 Event::Closing => self.lane.close(),
                 Event::End => break,
             }
         }
         self.send_held().await;
-        while let Some((proposal, mut written)) = self.open.pop_front() {
-            let outcome = (&mut written).await;
-            self.written(&proposal, outcome);
+        while let Some((proposal, written, proposed)) = self.open.pop_front() {
+            self.written(proposal, proposed, written.await);
         }
         while self.on_their_way.join_next().await.is_some() {}
         self.cluster.files.done_beside().await;
@@ -92,10 +105,14 @@ impl Writer {
     async fn event(&mut self) -> Event {
         let due = self.last_entry + self.cluster.timing.hold;
         loop {
+            while self.unanswered.pop_front_if(|(proposal, _)| proposal.is_answered()).is_some() {}
+            if !self.open.is_empty() || !self.unanswered.is_empty() {
+                self.set_silence();
+            }
             let room = self.open.len() < OPEN;
             let oldest = async {
                 match self.open.front_mut() {
-                    Some((_, written)) => written.await,
+                    Some((_, written, _)) => written.await,
                     None => std::future::pending().await,
                 }
             };
@@ -108,9 +125,10 @@ impl Writer {
                 first = self.lane.next(), if room => {
                     return first.map_or(Event::End, Event::Request);
                 }
+                () = self.silence.as_mut(), if self.silence_set => return Event::Silence,
             };
-            if let Some((proposal, _)) = self.open.pop_front() {
-                return Event::Written(proposal, outcome);
+            if let Some((proposal, _, proposed)) = self.open.pop_front() {
+                return Event::Written(proposal, proposed, outcome);
             }
         }
     }
@@ -118,23 +136,45 @@ impl Writer {
     /// Proposes a batch, and lets it take what comes until it is written.
     async fn write(&mut self, first: Pending) {
         let Some((proposal, written)) = self.cluster.propose_open(first, &self.lane).await else { return };
-        self.open.push_back((proposal, written));
-        let Some((_, written)) = self.open.back_mut() else { return };
-        tokio::select! {
-            biased;
-            () = self.lane.sealed.notified() => {}
-            outcome = written => {
-                if let Some((proposal, _)) = self.open.pop_back() {
-                    self.written(&proposal, outcome);
+        self.open.push_back((proposal, written, Instant::now()));
+        loop {
+            self.set_silence();
+            let Some((_, written, _)) = self.open.back_mut() else { return };
+            tokio::select! {
+                biased;
+                () = self.lane.sealed.notified() => return,
+                outcome = written => {
+                    if let Some((proposal, _, proposed)) = self.open.pop_back() {
+                        self.written(proposal, proposed, outcome);
+                    }
+                    return;
                 }
+                () = self.silence.as_mut() => self.give_up(),
             }
         }
     }
 
+    fn set_silence(&mut self) {
+        if !std::mem::replace(&mut self.silence_set, true) {
+            self.silence.as_mut().reset(Instant::now() + self.cluster.timing.answer / 4);
+        }
+    }
+
+    /// Tells those who have waited for longer than a flush may take that nobody knows what comes of their requests.
+    fn give_up(&mut self) {
+        self.silence_set = false;
+        let Some(since) = Instant::now().checked_sub(self.cluster.timing.answer) else { return };
+        let open = self.open.iter().map(|(proposal, _, proposed)| (proposal, proposed));
+        let all = self.unanswered.iter().map(|(proposal, proposed)| (proposal, proposed)).chain(open);
+        all.filter(|(_, proposed)| **proposed <= since).for_each(|(proposal, _)| proposal.fail(&StoreError::Unknown));
+        self.lane.give_up(since);
+    }
+
     /// Those who wait were told when the batch was applied, unless it was not.
-    fn written(&mut self, proposal: &Proposal, outcome: Result<Outcome, RecvError>) {
+    fn written(&mut self, proposal: Proposal, proposed: Instant, outcome: Result<Outcome, RecvError>) {
         match outcome {
-            Ok(Ok(_)) => {}
+            Ok(Ok(_)) if proposal.is_answered() => {}
+            Ok(Ok(_)) => self.unanswered.push_back((proposal, proposed)),
             // It has not happened, and may elsewhere.
             Ok(Err(_)) => {
                 for pending in proposal.take_back() {

@@ -339,3 +339,26 @@ async fn dropping_the_last_handle_releases_the_directory() {
     assert_eq!(all(&store).len(), 1);
     store.shutdown().await;
 }
+
+/// A length is not to be believed: each of these would take more memory than there is.
+#[tokio::test]
+async fn files_of_absurd_length_are_refused_by_name_and_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(small(dir.path())).await.unwrap();
+    put(&store, "key", "value").await;
+    store.shutdown().await;
+    let segment = log_files(dir.path()).remove(0);
+    for path in [segment, dir.path().join("state"), dir.path().join("FORMAT")] {
+        let before = fs::metadata(&path).unwrap().len();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let named = match Store::open(small(dir.path())).await.unwrap_err() {
+            OpenError::Corrupt { file, .. } => file,
+            OpenError::Io { path, .. } => path,
+            error => panic!("{error}"),
+        };
+        assert_eq!(named, path);
+        file.set_len(before).unwrap();
+    }
+    Store::open(small(dir.path())).await.unwrap().shutdown().await;
+}

@@ -3,13 +3,17 @@
 
 use std::ops::Range;
 
-use proof::power_cut::{self, Tried};
+use proof::power_cut::{self, Tried, Violation};
 
 fn all(seeds: Range<u64>) -> Tried {
+    by(power_cut::run, seeds)
+}
+
+fn by(run: impl Fn(u64) -> Result<Tried, Violation>, seeds: Range<u64>) -> Tried {
     let mut tried = Tried::default();
     let mut bad = Vec::new();
     for seed in proof::seeds::chosen(seeds) {
-        match power_cut::run(seed) {
+        match run(seed) {
             Ok(run) => tried.add(&run),
             Err(violation) => bad.push(violation),
         }
@@ -51,4 +55,13 @@ fn seeds_500_to_750_lose_nothing() {
 #[test]
 fn seeds_750_to_1000_lose_nothing() {
     thorough(&all(750..1000));
+}
+
+/// Flushes take time, and what comes meanwhile is written beside them.
+#[test]
+fn a_busy_store_loses_nothing() {
+    let tried = by(power_cut::run_busy, 0..40);
+    if std::env::var_os(proof::seeds::SEED).is_none() {
+        assert!(tried.acknowledged > 5_000 && tried.power_cuts > 40 && tried.disk_failures > 20, "{tried:?}");
+    }
 }

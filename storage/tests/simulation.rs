@@ -4,13 +4,18 @@
 
 use std::ops::Range;
 
+use proof::power_cut::Violation;
 use proof::simulation::{self, Tried};
 
 fn all(seeds: Range<u64>) -> Tried {
+    by(simulation::run, seeds)
+}
+
+fn by(run: impl Fn(u64) -> Result<Tried, Violation>, seeds: Range<u64>) -> Tried {
     let mut tried = Tried::default();
     let mut bad = Vec::new();
     for seed in proof::seeds::chosen(seeds) {
-        match simulation::run(seed) {
+        match run(seed) {
             Ok(run) => tried.add(&run),
             Err(violation) => bad.push(violation),
         }
@@ -38,12 +43,27 @@ fn clusters_answer_as_one_store_would_12_to_24() {
     all(12..24);
 }
 
+/// A member is alone and has company in turns.
+#[test]
+fn a_cluster_that_grows_and_shrinks_answers_as_one_store_would() {
+    let tried = by(simulation::run_growing, 0..8);
+    if std::env::var_os(proof::seeds::SEED).is_none() {
+        assert!(tried.acknowledged > 2_000 && tried.membership_changes > 20 && tried.slow_disks > 5, "{tried:?}");
+    }
+}
+
 /// The Raft core of a member ended while it stood for election, or handed over, and it asked that core for the outcome
 /// without a pause.
 #[test]
 fn elections_and_hand_overs_end_with_the_raft_core() {
     all(1224..1225);
     all(1296..1297);
+}
+
+/// One of two voters loses its power while a third member joins.
+#[test]
+fn a_member_joins_once_power_is_back() {
+    all(1326..1327);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use storage::{
-    Config, Durability, EventKind, Op, RangeRequest, Store, StoreError, Txn, WatchError, WatchRequest, Watcher,
+    Compare, Config, Durability, EventKind, Op, RangeRequest, Store, StoreError, Txn, WatchError, WatchRequest, Watcher,
 };
 
 async fn opened(buffer: usize) -> (tempfile::TempDir, Store) {
@@ -161,5 +161,10 @@ async fn bad_requests_are_refused_before_the_log() {
     assert!(matches!(refused(vec![Op::put("k", vec![0; 5 << 20])]).await, StoreError::TooLarge { .. }));
     assert!(matches!(refused(vec![Op::put("k", "1"), Op::put("k", "2")]).await, StoreError::DuplicateKey));
     assert!(matches!(refused(vec![Op::delete("k"), Op::put("k", "2")]).await, StoreError::DuplicateKey));
+    // The log could not be read again with that in it.
+    let all = |condition| Compare::All { condition: Box::new(condition), end: "z".into() };
+    let nested =
+        Txn { compares: vec![all(all(Compare::absent("a")))], success: vec![Op::put("k", "v")], ..Txn::default() };
+    assert!(matches!(store.txn(nested).await.unwrap_err(), StoreError::TooDeep { .. }));
     assert_eq!(store.revision(), 0);
 }

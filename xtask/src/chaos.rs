@@ -46,8 +46,12 @@ pub(crate) struct Args {
 enum Model {
     /// One store on a disk that loses power, breaks and fills up.
     PowerCut,
+    /// The same with flushes that take time and many clients.
+    Busy,
     /// Three or five members with all that and a bad network.
     Simulation,
+    /// One member that others join and leave.
+    Growing,
     /// Three or five processes that are killed, stopped, cut off and have full disks; one cluster after the other.
     Processes,
 }
@@ -56,6 +60,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let began = Instant::now();
     let (name, failed) = match args.model {
         Model::PowerCut => ("power-cut", over(args, 10_000, power_cut::run, power_cut::Tried::add)?),
+        Model::Busy => ("busy", over(args, 10_000, power_cut::run_busy, power_cut::Tried::add)?),
+        Model::Growing => ("growing", over(args, 500, simulation::run_growing, simulation::Tried::add)?),
         Model::Simulation => ("simulation", over(args, 500, simulation::run, simulation::Tried::add)?),
         Model::Processes => ("processes", clusters(args)?),
     };

@@ -64,10 +64,21 @@ struct Run {
     /// A power cut came after the last successful opening.
     cut_since_open: bool,
     leases: Vec<i64>,
+    /// Flushes take a while, and many clients come meanwhile.
+    busy: bool,
 }
 
 /// Runs one seed.
 pub fn run(seed: u64) -> Result<Tried, Violation> {
+    run_as(seed, false)
+}
+
+/// Runs one seed on a disk that takes time to flush, with more clients, who come at different times.
+pub fn run_busy(seed: u64) -> Result<Tried, Violation> {
+    run_as(seed, true)
+}
+
+fn run_as(seed: u64, busy: bool) -> Result<Tried, Violation> {
     let mut random = Seeded::new(seed);
     let disk = MemoryDisk::new(random.number());
     let segment_bytes = [4 << 10, 8 << 10, 32 << 10][random.index(3)];
@@ -83,6 +94,7 @@ pub fn run(seed: u64) -> Result<Tried, Violation> {
         snapshot_after_bytes,
         cut_since_open: false,
         leases: Vec::new(),
+        busy,
     };
     let outcome = run.all();
     let violation = |what| Violation { seed, what, trace: std::mem::take(&mut run.trace) };
@@ -118,7 +130,11 @@ impl Run {
         } else {
             self.trace.push(format!("life {number}: ends by {ending:?}"));
         }
-        if !last && self.random.chance(20) {
+        if self.busy {
+            let flush = self.random.below(50);
+            self.disk.set_slow(std::time::Duration::from_millis(flush));
+        }
+        if !last && self.random.chance(if self.busy { 40 } else { 20 }) {
             let fault = if self.random.chance(50) { Fault::Broken } else { Fault::Full };
             let after = self.random.below(100);
             self.disk.arm(after, fault);

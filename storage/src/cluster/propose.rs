@@ -139,7 +139,8 @@ impl Cluster {
             return self.without_space(error).await;
         }
         if self.alone() {
-            return self.write(proposal).await;
+            let written = tokio::time::timeout(self.timing.answer, self.write(proposal)).await;
+            return written.unwrap_or(Attempt::Failed(StoreError::Unknown));
         }
         if let Some(dir) = self.others_without_space() {
             return Attempt::Failed(StoreError::DiskFull { dir });

@@ -80,8 +80,13 @@ impl Segment {
     pub(crate) fn recover(disk: &dyn Disk, path: PathBuf, cluster_id: u64, newest: bool) -> Result<Self, LogError> {
         let io = |source| LogError::Io { path: path.clone(), source };
         let file = disk.open(&path, Mode::Existing).map_err(io)?;
-        let content = file.content().map_err(io)?;
         let damaged = |offset, what| LogError::Corrupt { path: path.clone(), offset, what };
+        let content = match file.content(u64::from(u32::MAX)) {
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(damaged(0, "it is larger than any segment"));
+            }
+            content => content.map_err(io)?,
+        };
         let named = path.file_name().and_then(|name| name.to_str()).and_then(parse_name);
         let first = named.ok_or_else(|| damaged(0, "the file name is not that of a segment"))?;
         if content.get(..32) != Some(&header(cluster_id, first)) {
@@ -259,7 +264,7 @@ mod tests {
         assert!(segment.append(&[1; 100], 1, 1).unwrap() > 100);
         let large = vec![1; usize::try_from(WORTH_ZEROS).unwrap()];
         assert_eq!(segment.append(&large, 1, 1).unwrap(), WORTH_ZEROS);
-        let content = file.content().unwrap();
+        let content = file.content(u64::MAX).unwrap();
         let end = usize::try_from(segment.end).unwrap();
         assert_eq!(end as u64, SEGMENT_HEADER + 100 * (records + 1) + WORTH_ZEROS);
         assert!(content[usize::try_from(SEGMENT_HEADER).unwrap()..end].iter().all(|byte| *byte == 1));

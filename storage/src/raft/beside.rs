@@ -6,16 +6,18 @@
 //!
 //! Invariants: one flush runs at a time, and what is written meanwhile is flushed next; nothing is applied before its flush,
 //! or out of order; what comes after a flush that failed is refused. Whatever else enters the log waits until all of
-//! this is over ([`Beside::done`]).
+//! this is over ([`Beside::done`]); and as long as any of that is not applied, what comes after it is left to the Raft
+//! core, too ([`Beside::follows`]).
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use openraft::{Entry, StorageIOError};
 use tokio::sync::Notify;
 
-use super::log_store::{LogStore, proposals};
+use super::log_store::{LogFiles, LogStore, proposals};
 use super::{StorageError, Types};
 use crate::disk;
 use crate::error::StoreError;
@@ -30,6 +32,8 @@ pub(crate) struct Beside {
     state: Mutex<State>,
     /// Something has ended. Wakes in the order of arrival.
     news: Notify,
+    /// Index of the newest entry that was left to the Raft core, whose own task applies it some time later.
+    left: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +57,16 @@ impl State {
 impl Beside {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Entries up to this one are applied by the Raft core.
+    pub(super) fn leave(&self, index: u64) {
+        self.left.store(index, Ordering::Relaxed);
+    }
+
+    /// Whether all that was left to the Raft core is applied, so that nothing can overtake it.
+    pub(super) fn follows(&self, applied: u64) -> bool {
+        applied >= self.left.load(Ordering::Relaxed)
     }
 
     /// Waits until everything is flushed and applied.
@@ -96,8 +110,31 @@ impl Beside {
     }
 }
 
-fn failed(error: &io::Error) -> StorageError {
+pub(super) fn failed(error: &io::Error) -> StorageError {
     StorageIOError::write_logs(error).into()
+}
+
+/// After a panic nothing more is written, and nobody waits for what will never end.
+struct Guard<'a> {
+    files: &'a LogFiles,
+    /// What it is about.
+    entries: &'a [Entry<Types>],
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        tracing::error!("a panic while the log was flushed, or applied");
+        self.files.fail();
+        let State { ahead, flushed, .. } = std::mem::take(&mut *self.files.beside.state());
+        for entries in [self.entries].into_iter().chain(ahead.as_deref()).chain(flushed.iter().map(|(all, _)| &all[..]))
+        {
+            proposals(entries).for_each(|proposal| proposal.fail(&StoreError::Failed));
+        }
+        self.files.beside.news.notify_waiters();
+    }
 }
 
 impl LogStore {
@@ -134,8 +171,8 @@ impl LogStore {
     fn flush_first(&self, entries: &[Entry<Types>], in_place: bool) -> io::Result<()> {
         match self.files.begin_flush()? {
             Some(flush) if in_place && self.files.is_quick(&flush) => {
-                let synced = flush.file.sync_data();
-                self.files.end_flush(&flush, synced)?;
+                let _guard = self.guard(entries);
+                self.files.end_flush(&flush, flush.sync())?;
                 self.machine.apply_beside(entries);
                 self.files.beside.end();
             }
@@ -147,13 +184,20 @@ impl LogStore {
         Ok(())
     }
 
+    fn guard<'a>(&'a self, entries: &'a [Entry<Types>]) -> Guard<'a> {
+        Guard { files: &self.files, entries }
+    }
+
     /// Flushes, and goes on with what was written meanwhile.
     fn flush_beside(self, mut flush: io::Result<Option<Flush>>, mut entries: Entries) {
         loop {
-            let synced = flush.and_then(|flush| match flush {
-                Some(flush) => self.files.end_flush(&flush, flush.file.sync_data()),
-                None => Ok(()),
-            });
+            let synced = {
+                let _guard = self.guard(&entries);
+                flush.and_then(|flush| match flush {
+                    Some(flush) => self.files.end_flush(&flush, flush.sync()),
+                    None => Ok(()),
+                })
+            };
             if let Err(error) = &synced {
                 // The Raft core learns of it by the next entry.
                 tracing::error!(%error, "the log cannot be flushed");
@@ -197,6 +241,7 @@ impl LogStore {
                 first
             };
             if synced {
+                let _guard = self.guard(&entries);
                 self.machine.apply_beside(&entries);
             } else {
                 proposals(&entries).for_each(|proposal| proposal.fail(&StoreError::Failed));
@@ -205,3 +250,6 @@ impl LogStore {
         beside.news.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

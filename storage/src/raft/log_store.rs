@@ -17,7 +17,7 @@ use openraft::{Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::beside::Beside;
+use super::beside::{self, Beside};
 use super::state_machine::StateMachine;
 use super::{StorageError, Types, decode, encode_into, is_synced, size};
 use crate::data_dir::DataDir;
@@ -25,7 +25,7 @@ use crate::disk::{self, Disk};
 use crate::error::StoreError;
 use crate::hard_state::HardStateFile;
 use crate::log::record::Head;
-use crate::log::{Append, Flush, Log, LogError};
+use crate::log::{Append, Flush, Log, LogError, Syncs};
 use crate::members::{self, Membership};
 use crate::proposal::Proposal;
 
@@ -63,8 +63,7 @@ pub(crate) struct LogFiles {
     /// Index of the newest membership in the log.
     membership: AtomicU64,
     recovering: AtomicBool,
-    /// A flush has failed. The kernel may have dropped what it could not write, and a later flush would not tell.
-    failed: AtomicBool,
+    syncs: Arc<Syncs>,
     flushes: Mutex<Flushes>,
     pub(super) beside: Beside,
 }
@@ -116,6 +115,7 @@ impl LogFiles {
     ) -> Self {
         let since_snapshot = AtomicU64::new(log.bytes());
         let recovering = hard_state.state.recovering;
+        let syncs = log.syncs.clone();
         Self {
             disk,
             log: Mutex::new(log),
@@ -130,7 +130,7 @@ impl LogFiles {
             peers: AtomicBool::new(!sole_voter),
             membership: AtomicU64::new(0),
             recovering: AtomicBool::new(recovering),
-            failed: AtomicBool::new(false),
+            syncs,
             flushes: Mutex::default(),
             beside: Beside::default(),
         }
@@ -241,7 +241,7 @@ impl LogFiles {
 
     /// An error once a flush has failed.
     pub(super) fn usable(&self) -> io::Result<()> {
-        if self.failed.load(Ordering::Relaxed) { Err(io::Error::other(EarlierFailure)) } else { Ok(()) }
+        self.syncs.usable()
     }
 
     /// What is left to flush. Once a flush has failed all do.
@@ -256,9 +256,14 @@ impl LogFiles {
 
     pub(super) fn end_flush(&self, flush: &Flush, synced: io::Result<()>) -> io::Result<()> {
         lock(&self.flushes).end();
-        synced.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+        synced?;
         self.log().synced(flush);
         Ok(())
+    }
+
+    /// Something has gone wrong on the way of entries to disk and into the state.
+    pub(super) fn fail(&self) {
+        self.syncs.fail();
     }
 
     /// Whether a flush is not worth another thread: waking it, and being woken by it, takes about as long on a good disk.
@@ -271,10 +276,10 @@ impl LogFiles {
     pub(crate) async fn flush(&self) -> io::Result<()> {
         let Some(flush) = self.begin_flush()? else { return Ok(()) };
         let synced = if self.is_quick(&flush) {
-            flush.file.sync_data()
+            flush.sync()
         } else {
-            let file = flush.file.clone();
-            disk::blocking(&*self.disk, move || file.sync_data()).await.map_err(io::Error::from).flatten()
+            let flush = flush.clone();
+            disk::blocking(&*self.disk, move || flush.sync()).await.map_err(io::Error::from).flatten()
         };
         self.end_flush(&flush, synced)
     }
@@ -297,7 +302,7 @@ impl LogFiles {
         self.usable()?;
         let flush: Option<Flush> = self.log().flush();
         if let Some(flush) = flush {
-            flush.file.sync_data()?;
+            flush.sync()?;
             self.log().synced(&flush);
         }
         self.hard_state().update(|state| state.open_in_boot.clear())?;
@@ -359,10 +364,6 @@ pub(super) fn proposals(entries: &[Entry<Types>]) -> impl Iterator<Item = &Propo
     })
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the log could not be flushed before")]
-struct EarlierFailure;
-
 /// What openraft is given; clones read the same log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
@@ -374,6 +375,8 @@ pub(crate) struct LogStore {
 impl LogStore {
     /// Appends entries, and waits until they are as durable as they ask to be.
     async fn write(&self, entries: &[Entry<Types>]) -> Result<(), StorageError> {
+        // What was to be flushed before may not be applied, so nothing after it may be.
+        self.files.usable().map_err(|error| beside::failed(&error))?;
         self.files.seal(entries);
         if self.files.append(entries)? {
             self.files.flush().await.map_err(|error| StorageIOError::write_logs(&error))?;
@@ -464,10 +467,12 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().collect();
-        let written = if self.files.counts_alone(&entries) {
+        let beside = &self.files.beside;
+        let written = if self.files.counts_alone(&entries) && beside.follows(self.machine.shared.applied()) {
             self.write_alone(&entries).await
         } else {
-            self.files.beside.done().await;
+            beside.done().await;
+            entries.last().into_iter().for_each(|last| beside.leave(last.log_id.index));
             self.write(&entries).await
         };
         if written.is_err() {

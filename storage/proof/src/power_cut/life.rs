@@ -229,13 +229,19 @@ impl Session<'_> {
     /// A few transactions at once.
     async fn write(&mut self) -> Result<(), String> {
         let mut running = JoinSet::new();
-        for _ in 0..1 + self.run.random.below(3) {
+        for _ in 0..1 + self.run.random.below(if self.run.busy { 12 } else { 3 }) {
             let token = self.run.next_token;
             self.run.next_token += 1;
             let txn = self.transaction(token);
             self.run.ledger.submit(token, txn.clone());
             let store = self.store.clone();
-            running.spawn(async move { (token, store.txn(txn).await) });
+            let pause = Duration::from_millis(if self.run.busy { self.run.random.below(120) } else { 0 });
+            running.spawn(async move {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                (token, store.txn(txn).await)
+            });
         }
         let before = self.run.ledger.newest;
         let mut answers = Vec::new();

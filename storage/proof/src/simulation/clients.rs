@@ -105,7 +105,7 @@ fn outcome(action: Action, response: &TxnResponse) -> Outcome {
 }
 
 /// One client: asks one member after the other, one thing at a time.
-pub(super) async fn client(number: u64, mut random: Seeded, running: Running, records: Records) {
+pub(super) async fn client((number, coalescing): (u64, bool), mut random: Seeded, running: Running, records: Records) {
     // The newest version that this client knows of each key.
     let mut known: std::collections::BTreeMap<String, (Value, u64)> = std::collections::BTreeMap::new();
     loop {
@@ -119,7 +119,7 @@ pub(super) async fn client(number: u64, mut random: Seeded, running: Running, re
             _ => Action::Swap { expected: known.get(&key).map(|(value, _)| *value), new: records.value() },
         };
         let mut txn = transaction(&key, action, known.get(&key));
-        if random.chance(20) {
+        if random.chance(20) && coalescing {
             txn.durability = Durability::Coalesced;
         }
         let begun = records.history().begin(number, &key, action);
