@@ -6,9 +6,10 @@ use nix::sys::signal::Signal;
 use rk_tests::cluster::{Machine, START, Server};
 use rk_tests::members::{all_well, leader};
 use rk_tests::traffic::{Ask, Traffic};
+use rk_tests::workload::{Web, client, endpoints, service};
 use rk_tests::{Cluster, need, one_at_a_time, until};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -19,62 +20,20 @@ const NOTHING: Duration = Duration::from_secs(3);
 const NODE_PORT: u16 = 30080;
 const EVERYWHERE: usize = 4;
 
-/// A deployment and its service; `place` says on which nodes.
-fn web(name: &str, replicas: usize, kind: &str, place: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}}}
-spec:
-  replicas: {replicas}
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      {place}
-      containers:
-      - name: main
-        image: rk.local/busybox:test
-        imagePullPolicy: Never
-        command: [sh, -c, \"mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w\"]
-        readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 2}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  type: {kind}
-  selector: {{app: {name}}}
-  ports: [{{port: 80, targetPort: 8080{}}}]
----
-",
-        if kind == "NodePort" { format!(", nodePort: {NODE_PORT}") } else { String::new() }
-    )
-}
-
-fn client(name: &str, node: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: client}}}}
-spec:
-  nodeName: {node}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {{name: main, image: \"rk.local/busybox:test\", imagePullPolicy: Never, command: [sleep, \"100000\"]}}
----
-"
-    )
-}
-
 /// Pods of the agent alone, and one pod on each node.
 fn workload() -> String {
     let spread = "affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: \
                   kubernetes.io/hostname, labelSelector: {matchLabels: {app: spread}}}]}}";
+    let steady = Web {
+        name: "steady",
+        replicas: 2,
+        node_port: Some(NODE_PORT),
+        place: "nodeSelector: {kubernetes.io/hostname: edge}",
+        lingers: 0,
+    };
     [
-        web("steady", 2, "NodePort", "nodeSelector: {kubernetes.io/hostname: edge}"),
-        web("spread", EVERYWHERE, "ClusterIP", spread),
+        steady.manifest(),
+        Web { name: "spread", replicas: EVERYWHERE, node_port: None, place: spread, lingers: 0 }.manifest(),
         client("client", "edge"),
         client("client-of-server", "server"),
     ]
@@ -115,20 +74,6 @@ fn pods(server: &Server) -> BTreeMap<String, String> {
 fn sandboxes(machine: &Machine) -> BTreeSet<String> {
     let entries = std::fs::read_dir(machine.folder.join("run/netns")).expect("list the pods' networks");
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn service(server: &Server, name: &str) -> Ipv4Addr {
-    let text = server.kubectl(|kubectl| kubectl.ok(&["get", "service", name, "-o=jsonpath={.spec.clusterIP}"]));
-    text.parse().expect("the service has an address")
-}
-
-/// Waits until a service's endpoints that are ready are so many.
-fn endpoints(server: &Server, name: &str, count: usize, limit: Duration) {
-    let label = format!("-lkubernetes.io/service-name={name}");
-    let path = "-o=jsonpath={range .items[*].endpoints[*]}{.conditions.ready} {end}";
-    server.kubectl(|kubectl| {
-        kubectl.until(limit, &["get", "endpointslices", &label, path], |text| text.matches("true").count() == count)
-    });
 }
 
 /// Clients of what must never fail; those of one server's machine, which may be cut off; and one of what is spread over all
