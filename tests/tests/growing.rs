@@ -144,15 +144,19 @@ fn remove(cluster: &mut Cluster, users: &mut Users, name: &str) {
         let drain = ["drain", name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s"];
         println!("{}", kubectl.ok(&drain));
     });
-    println!("{name} is drained after {:?}", began.elapsed());
+    let tell = |what: &str| println!("{name} {what} after {:?}", began.elapsed());
+    tell("is drained");
     let text = check(&mut witness.member(&["remove", name]), None).expect("remove a member");
     assert!(text.contains("rk kill-all") && text.contains(&format!("kubectl delete node {name}")), "{text}");
+    tell("is told to go");
     let gone = cluster.named(name);
     let process = gone.process.as_mut().expect("it was running");
     let status = until("the removed server ends", START, || process.ended().ok_or("it runs"));
     assert_eq!(status.code(), Some(78), "{}", gone.log());
+    tell("has ended");
     gone.process = None;
     check(&mut gone.kill_all(), None).expect("clear the machine");
+    tell("is cleared");
     let index = cluster.servers.iter().position(|server| server.name == name);
     match index {
         Some(index) => drop(cluster.servers.remove(index)),
@@ -161,9 +165,11 @@ fn remove(cluster: &mut Cluster, users: &mut Users, name: &str) {
     }
     cluster.kubectl(|kubectl| kubectl.ok(&["delete", "node", name]));
     let urls: Vec<_> = cluster.all_servers().map(|server| server.url()).collect();
+    tell("is no node");
     all_well(&cluster.server, urls.len());
+    tell("is no member");
     knows(&cluster.agents[0], &urls);
-    println!("{name} is gone after {:?}", began.elapsed());
+    tell("is known to be gone");
 }
 
 /// All servers, by their process.
