@@ -5,6 +5,8 @@
 use nix::sys::signal::Signal;
 use rk_tests::cluster::{Machine, START, Server};
 use rk_tests::members::{all_well, leader};
+use rk_tests::need::Need;
+use rk_tests::process::check;
 use rk_tests::traffic::{Ask, Traffic};
 use rk_tests::workload::{Web, client, endpoints, service};
 use rk_tests::{Cluster, need, one_at_a_time, until};
@@ -163,7 +165,8 @@ fn other_than(cluster: &mut Cluster, name: &str) -> String {
 
 #[test]
 fn pods_and_services_notice_nothing_when_a_server_is_killed_or_frozen_or_cut_off() {
-    if !need::met("pods_and_services_notice_nothing_when_a_server_is_killed_or_frozen_or_cut_off", need::CLUSTER) {
+    let needs = [need::CLUSTER, &[Need::Program("nft")]].concat();
+    if !need::met("pods_and_services_notice_nothing_when_a_server_is_killed_or_frozen_or_cut_off", &needs) {
         return;
     }
     let _turn = one_at_a_time();
@@ -237,6 +240,10 @@ fn cut_off(cluster: &mut Cluster, clients: &Clients, name: &str) {
     let host = cluster.named(name).host.clone();
     let ready = "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}";
     clients.all().for_each(|traffic| drop(traffic.take()));
+    let edge = cluster.agents[0].host.clone();
+    let here = format!("--field-selector=spec.nodeName={name}");
+    let lost = ["get", "pods", "-l=app=spread", &here, "-o=jsonpath={.items[*].status.podIP}"];
+    let lost = cluster.kubectl(|kubectl| kubectl.ok(&lost));
     cluster.network().set_link(&host, false);
     let cut = Instant::now();
     let waited = works(cluster.named(&witness), &format!("cut-{name}"));
@@ -244,15 +251,18 @@ fn cut_off(cluster: &mut Cluster, clients: &Clients, name: &str) {
     let witness = cluster.named(&witness);
     endpoints(witness, "spread", EVERYWHERE - 1, GIVEN_UP);
     println!("{name} cut off: its endpoint is gone after {:?}", cut.elapsed());
-    // What was asked before is answered, or not, in a moment.
-    clients.spread.goes_on(20, SOON);
-    let failed = clients.spread.take();
-    println!("{name} cut off: of {} requests {} failed until then", failed.answered(), failed.failures.len());
-    until("nothing fails any more", SOON, || {
-        clients.spread.goes_on(100, SOON);
-        let failures = clients.spread.take().failures;
-        if failures.is_empty() { Ok(()) } else { Err(format!("{failures:?}")) }
+    // From here on nobody is sent there, from whichever port he asks.
+    until("the agent's node sends nobody there", SOON, || {
+        let table = check(edge.command("nft").args(["list", "map", "ip", "rk", "endpoints"]), None);
+        let table = table.map_err(|error| format!("{error:#}"))?;
+        if table.contains(&format!("{lost} .")) { Err(table) } else { Ok(()) }
     });
+    let healed = Instant::now();
+    clients.spread.goes_on(100, SOON);
+    let seen = clients.spread.take();
+    let (late, early): (Vec<_>, Vec<_>) = seen.failures.iter().partition(|(asked, _)| *asked > healed);
+    println!("{name} cut off: of {} requests {} failed until then", seen.answered(), early.len());
+    assert!(late.is_empty(), "{late:?}");
     witness.kubectl(|kubectl| kubectl.until(SOON, &["get", "node", name, ready], |text| text != "True"));
     cluster.network().set_link(&host, true);
     let mended = Instant::now();

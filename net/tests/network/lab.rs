@@ -50,12 +50,6 @@ impl Ns {
         run("nsenter", &[&[net.as_str(), "nft"], args].concat())
     }
 
-    /// How many connections are tracked in that state.
-    pub(crate) fn conntrack(&self, state: &'static str) -> usize {
-        let tracked = self.enter(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack")).unwrap();
-        tracked.lines().filter(|line| line.contains(state)).count()
-    }
-
     /// Runs `act` on a thread that is in this namespace.
     pub(crate) fn enter<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> T {
         self.spawn(act).join().expect("the thread in the namespace")
