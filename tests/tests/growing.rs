@@ -189,6 +189,7 @@ fn one_server_becomes_three_and_five_and_three_again_and_its_users_notice_nothin
     }
     let _turn = one_at_a_time();
     let mut cluster = a_server_and_an_agent();
+    let first = processes(&mut cluster);
     let mut users = Users::start(&cluster);
 
     grow(&mut cluster, &users, ["two", "three"]);
@@ -196,6 +197,7 @@ fn one_server_becomes_three_and_five_and_three_again_and_its_users_notice_nothin
     grow(&mut cluster, &users, ["four", "five"]);
     users.noticed_nothing("three to five");
     let before = processes(&mut cluster);
+    assert!(first.iter().all(|(name, pid)| before.get(name) == Some(pid)), "{first:?} {before:?}");
 
     // On every node, so also on those that go.
     cluster.kubectl(|kubectl| kubectl.ok(&["scale", "deployment", "web", "--replicas=6"]));
