@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use openraft::{Entry, StorageIOError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::log_store::{LogFiles, LogStore, proposals};
 use super::{StorageError, Types};
@@ -39,13 +39,25 @@ pub(crate) struct Beside {
 #[derive(Debug, Default)]
 struct State {
     flushing: bool,
-    /// Written while a flush runs; the next one is theirs.
-    ahead: Option<Entries>,
+    ahead: Ahead,
     /// To be applied, or refused when their flush has failed.
     flushed: VecDeque<(Entries, bool)>,
     applying: bool,
     /// How many requests the last entry had.
     last: usize,
+}
+
+/// What comes after the flush that runs now.
+#[derive(Debug, Default)]
+enum Ahead {
+    #[default]
+    Nothing,
+    /// Open yet. Whoever flushes writes them at the end of that, with all that waits by then.
+    Open(Entries, oneshot::Sender<Result<(), StorageError>>),
+    /// The Raft core is about to write them: there is enough to flush already.
+    Writing,
+    /// The next flush is theirs.
+    Written(Entries),
 }
 
 impl State {
@@ -80,34 +92,80 @@ impl Beside {
         }
     }
 
-    /// Waits until an entry may be written: no other one waits for its flush, and either no flush runs, or as many requests
-    /// wait as the last entry had. Clients who are answered together come back together, so no more may come for now.
-    async fn turn(&self, proposal: Option<&Proposal>) {
-        loop {
+    /// Waits until an entry may be written by the Raft core: no other one waits for its flush, and either no flush runs, or as
+    /// many requests wait as the last entry had. Clients who are answered together come back together, so no more may come
+    /// for now. When the flush is over before that, whoever has flushed writes the entry: then this is what became of it.
+    async fn turn(&self, entries: &[Entry<Types>]) -> Option<Result<(), StorageError>> {
+        let (wanted, mut written) = loop {
             let news = self.news.notified();
-            let wanted = {
-                let state = self.state();
+            {
+                let mut state = self.state();
                 match (&state.ahead, state.flushing) {
-                    (None, false) => return,
-                    (None, true) => Some(state.last.max(1)),
-                    (Some(_), _) => None,
+                    (Ahead::Nothing, false) => return None,
+                    (Ahead::Nothing, true) => {
+                        let (tell, written) = oneshot::channel();
+                        state.ahead = Ahead::Open(entries.to_vec(), tell);
+                        break (state.last.max(1), written);
+                    }
+                    _ => {}
                 }
-            };
-            match wanted.zip(proposal.and_then(Proposal::lane)) {
-                None => news.await,
-                Some((wanted, lane)) => tokio::select! {
-                    biased;
-                    () = news => {}
-                    () = lane.gathered(wanted) => return,
-                },
             }
+            news.await;
+        };
+        let registered = Registered(self);
+        let gathered = async {
+            match proposals(entries).next().and_then(Proposal::lane) {
+                Some(lane) => lane.gathered(wanted).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = &mut written => return Some(outcome.unwrap_or_else(|_| Err(panicked()))),
+            () = gathered => {}
         }
+        if registered.take_back() {
+            return None;
+        }
+        Some(written.await.unwrap_or_else(|_| Err(panicked())))
     }
 
     fn end(&self) {
         self.state().flushing = false;
         self.news.notify_waiters();
     }
+}
+
+/// Open entries of a Raft core that waits here; taken back if it does so no longer.
+struct Registered<'a>(&'a Beside);
+
+impl Registered<'_> {
+    /// Whether they were still there. The Raft core is to write them now.
+    fn take_back(self) -> bool {
+        let mut state = self.0.state();
+        let open = matches!(state.ahead, Ahead::Open(..));
+        if open {
+            state.ahead = Ahead::Writing;
+        }
+        open
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if matches!(state.ahead, Ahead::Open(..)) {
+            state.ahead = Ahead::Nothing;
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the log could not be written to for a panic")]
+struct Panicked;
+
+fn panicked() -> StorageError {
+    StorageIOError::write_logs(&Panicked).into()
 }
 
 pub(super) fn failed(error: &io::Error) -> StorageError {
@@ -129,42 +187,57 @@ impl Drop for Guard<'_> {
         tracing::error!("a panic while the log was flushed, or applied");
         self.files.fail();
         let State { ahead, flushed, .. } = std::mem::take(&mut *self.files.beside.state());
-        for entries in [self.entries].into_iter().chain(ahead.as_deref()).chain(flushed.iter().map(|(all, _)| &all[..]))
-        {
+        let ahead = if let Ahead::Written(entries) = &ahead { Some(&entries[..]) } else { None };
+        for entries in [self.entries].into_iter().chain(ahead).chain(flushed.iter().map(|(all, _)| &all[..])) {
             proposals(entries).for_each(|proposal| proposal.fail(&StoreError::Failed));
         }
         self.files.beside.news.notify_waiters();
     }
 }
 
+fn requests(entries: &[Entry<Types>]) -> usize {
+    proposals(entries).map(|proposal| proposal.batch().commands.len()).sum()
+}
+
 impl LogStore {
     /// Writes entries of a sole member, and has them flushed and applied.
     pub(super) async fn write_alone(&self, entries: &[Entry<Types>]) -> Result<(), StorageError> {
         let beside = &self.files.beside;
-        beside.turn(proposals(entries).next()).await;
-        // What was to be flushed before is not applied, so nothing after it may be.
-        self.files.usable().map_err(|error| failed(&error))?;
-        self.files.seal(entries);
-        let synced = self.files.append(entries)?;
-        proposals(entries).for_each(Proposal::apply_beside);
+        if let Some(written) = beside.turn(entries).await {
+            return written;
+        }
+        let synced = self.write_open(entries).inspect_err(|_| beside.state().ahead = Ahead::Nothing)?;
         let in_place = {
             let mut state = beside.state();
-            state.last = proposals(entries).map(|proposal| proposal.batch().commands.len()).sum();
+            // Where requests come one by one, nothing comes while this one is flushed.
+            let few = state.last <= 1 && requests(entries) <= 1;
+            state.last = requests(entries);
             if state.flushing {
-                state.ahead = Some(entries.to_vec());
+                state.ahead = Ahead::Written(entries.to_vec());
                 return Ok(());
             }
-            let in_place = state.is_idle();
-            if !synced && in_place {
+            state.ahead = Ahead::Nothing;
+            let idle = state.is_idle();
+            if !synced && idle {
                 drop(state);
                 self.files.unsynced.notify_one();
                 self.machine.apply_beside(entries);
                 return Ok(());
             }
             state.flushing = true;
-            in_place
+            idle && few
         };
         self.flush_first(entries, in_place).inspect_err(|_| beside.end()).map_err(|error| failed(&error))
+    }
+
+    /// Closes open entries and writes them. Whether they have to be flushed.
+    fn write_open(&self, entries: &[Entry<Types>]) -> Result<bool, StorageError> {
+        // What was to be flushed before is not applied, so nothing after it may be.
+        self.files.usable().map_err(|error| failed(&error))?;
+        self.files.seal(entries);
+        let synced = self.files.append(entries)?;
+        proposals(entries).for_each(Proposal::apply_beside);
+        Ok(synced)
     }
 
     /// Flushes what is quickly flushed in place, if it may, and all else on a thread of its own.
@@ -182,6 +255,23 @@ impl LogStore {
             }
         }
         Ok(())
+    }
+
+    /// Writes open entries at the end of a flush, for the Raft core, which waits. Nothing if that fails.
+    fn write_next(&self, entries: Entries, tell: oneshot::Sender<Result<(), StorageError>>) -> Option<Entries> {
+        let beside = &self.files.beside;
+        let written = {
+            let _guard = self.guard(&entries);
+            self.write_open(&entries)
+        };
+        beside.state().last = requests(&entries);
+        let next = written.is_ok().then_some(entries);
+        if next.is_none() {
+            beside.end();
+        }
+        // The Raft core may be gone.
+        drop(tell.send(written.map(drop)));
+        next
     }
 
     fn guard<'a>(&'a self, entries: &'a [Entry<Types>]) -> Guard<'a> {
@@ -217,8 +307,14 @@ impl LogStore {
         let (next, begin) = {
             let mut state = beside.state();
             state.flushed.push_back((entries, synced));
-            let next = state.ahead.take();
-            state.flushing = next.is_some();
+            let next = match std::mem::take(&mut state.ahead) {
+                Ahead::Writing => {
+                    state.ahead = Ahead::Writing;
+                    Ahead::Nothing
+                }
+                next => next,
+            };
+            state.flushing = !matches!(next, Ahead::Nothing);
             (next, !std::mem::replace(&mut state.applying, true))
         };
         beside.news.notify_waiters();
@@ -226,7 +322,11 @@ impl LogStore {
             let this = self.clone();
             tokio::spawn(async move { this.apply_flushed() });
         }
-        next
+        match next {
+            Ahead::Open(entries, tell) => self.write_next(entries, tell),
+            Ahead::Written(entries) => Some(entries),
+            Ahead::Nothing | Ahead::Writing => None,
+        }
     }
 
     fn apply_flushed(&self) {
