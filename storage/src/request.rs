@@ -26,9 +26,9 @@ pub(crate) fn only_reads(txn: &Txn) -> bool {
 /// Refuses what the state machine must not see. Returns the size.
 pub(crate) fn check(command: &Command) -> Result<usize, StoreError> {
     if let Command::Txn(txn) = command {
-        match (&txn.success[..], &txn.failure[..]) {
+        match (&txn.compares[..], &txn.success[..], &txn.failure[..]) {
             // The most frequent one, which has nothing to collide with.
-            ([Op::Put { key, .. }], []) => check_key(key)?,
+            ([], [Op::Put { key, .. }], []) => check_key(key)?,
             _ => drop(check_txn(txn, 0)?),
         }
     }

@@ -4,10 +4,12 @@
 //! that it is durable as soon as it is written, and takes it for committed, while it is flushed here; then it is
 //! applied, and those who wait are answered.
 //!
-//! Invariants: one flush runs at a time, and what is written meanwhile is flushed next; nothing is applied before its flush,
+//! Invariants: one flush runs at a time, and what is written meanwhile, or at its end, is flushed next; the Raft core and whoever
+//! flushes never write at the same time, and the Raft core waits until its entry is written; nothing is applied before its flush,
 //! or out of order; what comes after a flush that failed is refused. Whatever else enters the log waits until all of
 //! this is over ([`Beside::done`]); and as long as any of that is not applied, what comes after it is left to the Raft
 //! core, too ([`Beside::follows`]).
+#![expect(clippy::result_large_err, reason = "openraft fixes the error type")]
 
 use std::collections::VecDeque;
 use std::io;
