@@ -1,39 +1,43 @@
-//! Forgets UDP flows that lead to endpoints that are gone.
+//! Forgets flows that lead to endpoints that are gone and will not answer.
 //!
-//! UDP has no reset: as long as a client goes on sending, its flow keeps the translation it was given. What is stale
-//! is worked out from the tables before and after ([`stale`], pure); [`forget`] deletes just those flows by tuple.
+//! A flow keeps the translation that it was given with its first packet. UDP has no reset: as long as a client goes on
+//! sending, its flow stays. A TCP connection that nobody has answered yet stays as well, for two minutes, and takes all of
+//! the client's further tries to where the first one went; once forgotten, the next try finds an endpoint that lives.
+//! Connections that were answered are not touched: they end with their endpoint, which may take its time.
+//!
+//! What is stale is worked out from the tables before and after ([`stale`], pure); [`forget`] deletes just those flows by tuple.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use nlink::Connection;
 use nlink::netlink::Netfilter;
-use nlink::netlink::netfilter::{ConntrackEntry, ConntrackFilter, IpProtocol};
+use nlink::netlink::netfilter::{ConntrackEntry, ConntrackFilter, ConntrackStatus, IpProtocol};
 
 use crate::config::Protocol;
 use crate::nft::render::{Inputs, effective_ports};
 
 /// Where a client sends: an address (any of the node's when `None`) and a port.
-type Frontend = (Option<Ipv4Addr>, u16);
+type Frontend = (Protocol, Option<Ipv4Addr>, u16);
 type Backends = BTreeSet<(Ipv4Addr, u16)>;
 
-/// All UDP frontends with the endpoints behind them.
+/// All frontends with the endpoints behind them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flows(BTreeMap<Frontend, Backends>);
 
 impl Flows {
     pub(crate) fn of(inputs: &Inputs) -> Self {
         let mut flows: BTreeMap<Frontend, Backends> = BTreeMap::new();
-        for port in effective_ports(inputs).into_iter().filter(|port| port.protocol == Protocol::Udp) {
+        for port in effective_ports(inputs) {
             let addresses = port.cluster_ip.iter().chain(&port.external_ips).chain(&port.load_balancer_ips);
             let fronts = addresses.map(|ip| (Some(*ip), port.port)).chain(port.node_port.map(|number| (None, number)));
-            for front in fronts {
+            for (ip, number) in fronts {
                 let backends = port.endpoints.iter().map(|endpoint| (endpoint.ip, endpoint.port));
-                flows.entry(front).or_default().extend(backends);
+                flows.entry((port.protocol, ip, number)).or_default().extend(backends);
             }
         }
-        for (pod, port) in inputs.host_ports.iter().filter(|(_, port)| port.protocol == Protocol::Udp) {
-            flows.entry((port.host_ip, port.host_port)).or_default().insert((*pod, port.pod_port));
+        for (pod, port) in &inputs.host_ports {
+            flows.entry((port.protocol, port.host_ip, port.host_port)).or_default().insert((*pod, port.pod_port));
         }
         Self(flows)
     }
@@ -63,26 +67,34 @@ impl Stale {
     }
 
     /// `translated` tells a node port's flow from one to the same port of another machine.
-    fn covers(&self, to: (Ipv4Addr, u16), served_by: (Ipv4Addr, u16)) -> bool {
+    fn covers(&self, protocol: Protocol, to: (Ipv4Addr, u16), served_by: (Ipv4Addr, u16)) -> bool {
         let translated = to != served_by;
-        let by_address = self.0.get(&(Some(to.0), to.1));
-        let by_port = self.0.get(&(None, to.1)).filter(|_| translated);
+        let by_address = self.0.get(&(protocol, Some(to.0), to.1));
+        let by_port = self.0.get(&(protocol, None, to.1)).filter(|_| translated);
         by_address.or(by_port).is_some_and(|alive| !alive.contains(&served_by))
     }
 }
 
 /// Deletes the stale flows; returns how many.
 pub(crate) async fn forget(connection: &Connection<Netfilter>, stale: &Stale) -> nlink::Result<usize> {
-    let udp = ConntrackFilter::new().family(nlink::netlink::types::AddressFamily::Inet).proto(IpProtocol::Udp);
+    let all = ConntrackFilter::new().family(nlink::netlink::types::AddressFamily::Inet);
+    let unanswered = |filter: ConntrackFilter| filter.status(ConntrackStatus::default(), ConntrackStatus::SEEN_REPLY);
     let mut deleted = 0;
-    for entry in connection.get_conntrack_matching(&udp).await? {
-        if !ends(&entry).is_some_and(|(to, served_by)| stale.covers(to, served_by)) {
+    for (protocol, filter) in
+        [(Protocol::Udp, all.clone().proto(IpProtocol::Udp)), (Protocol::Tcp, unanswered(all.proto(IpProtocol::Tcp)))]
+    {
+        if !stale.0.keys().any(|(of, ..)| *of == protocol) {
             continue;
         }
-        match connection.del_conntrack_entry(&entry).await {
-            Ok(()) => deleted += 1,
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+        for entry in connection.get_conntrack_matching(&filter).await? {
+            if !ends(&entry).is_some_and(|(to, served_by)| stale.covers(protocol, to, served_by)) {
+                continue;
+            }
+            match connection.del_conntrack_entry(&entry).await {
+                Ok(()) => deleted += 1,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(deleted)
@@ -107,38 +119,41 @@ mod tests {
     const A: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 42, 0, 2), 53);
     const B: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 42, 0, 3), 53);
 
+    const UDP: Protocol = Protocol::Udp;
+
     fn flows(front: Frontend, backends: &[(Ipv4Addr, u16)]) -> Flows {
         Flows([(front, backends.iter().copied().collect())].into())
     }
 
     #[test]
     fn flows_to_a_removed_endpoint_are_stale_and_others_stay() {
-        let front = (Some(VIP), 53);
+        let front = (UDP, Some(VIP), 53);
         let stale = stale(&flows(front, &[A, B]), &flows(front, &[B]));
-        assert!(stale.covers((VIP, 53), A));
-        assert!(!stale.covers((VIP, 53), B));
-        assert!(!stale.covers((VIP, 54), A));
+        assert!(stale.covers(UDP, (VIP, 53), A));
+        assert!(!stale.covers(UDP, (VIP, 53), B));
+        assert!(!stale.covers(UDP, (VIP, 54), A));
+        assert!(!stale.covers(Protocol::Tcp, (VIP, 53), A));
     }
 
     #[test]
     fn untranslated_flows_go_when_the_first_endpoint_comes() {
-        let front = (Some(VIP), 53);
+        let front = (UDP, Some(VIP), 53);
         let stale = stale(&flows(front, &[]), &flows(front, &[A]));
-        assert!(stale.covers((VIP, 53), (VIP, 53)));
-        assert!(!stale.covers((VIP, 53), A));
+        assert!(stale.covers(UDP, (VIP, 53), (VIP, 53)));
+        assert!(!stale.covers(UDP, (VIP, 53), A));
     }
 
     #[test]
     fn a_new_endpoint_beside_others_changes_no_flow() {
-        let front = (Some(VIP), 53);
+        let front = (UDP, Some(VIP), 53);
         assert!(stale(&flows(front, &[A]), &flows(front, &[A, B])).is_empty());
     }
 
     #[test]
     fn a_node_port_covers_only_translated_flows() {
-        let stale = stale(&flows((None, 30053), &[A]), &Flows::default());
+        let stale = stale(&flows((UDP, None, 30053), &[A]), &Flows::default());
         let node = Ipv4Addr::new(192, 0, 2, 2);
-        assert!(stale.covers((node, 30053), A));
-        assert!(!stale.covers((node, 30053), (node, 30053)));
+        assert!(stale.covers(UDP, (node, 30053), A));
+        assert!(!stale.covers(UDP, (node, 30053), (node, 30053)));
     }
 }

@@ -44,9 +44,9 @@ impl Rules {
         }
         match conntrack::forget(&self.conntrack, &stale).await {
             Ok(0) => {}
-            Ok(deleted) => debug!(deleted, "udp flows to removed endpoints forgotten"),
+            Ok(deleted) => debug!(deleted, "flows to removed endpoints forgotten"),
             // New flows are right; the old ones time out by themselves.
-            Err(error) => warn!(%error, "cannot forget udp flows to removed endpoints"),
+            Err(error) => warn!(%error, "cannot forget flows to removed endpoints"),
         }
         Ok(())
     }

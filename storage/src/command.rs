@@ -36,6 +36,16 @@ pub(crate) enum Reply {
     Done,
 }
 
+impl Reply {
+    /// What a transaction is answered.
+    pub(crate) fn txn(self) -> Result<TxnResponse, StoreError> {
+        match self {
+            Self::Txn(response) => Ok(response),
+            Self::Done => Err(StoreError::Failed),
+        }
+    }
+}
+
 /// What applying an entry came to. The outcomes stay on the member that proposed it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Applied {

@@ -16,6 +16,7 @@ mod maintenance;
 mod pages;
 mod range;
 mod serve;
+mod short;
 mod space;
 mod status;
 mod txn;

@@ -22,6 +22,8 @@ pub(crate) const MAX_BATCH: usize = 1024;
 pub(crate) const MAX_BATCH_BYTES: usize = 1 << 20;
 
 type Waiting = oneshot::Sender<Result<Reply, StoreError>>;
+/// Where the outcome of a request comes out.
+pub(crate) type Awaited = oneshot::Receiver<Result<Reply, StoreError>>;
 
 /// A request that waits for its turn.
 #[derive(Debug)]
@@ -159,6 +161,14 @@ impl Lane {
     }
 }
 
+/// A request without its command.
+#[derive(Debug)]
+struct Waiter {
+    here_only: bool,
+    arrived: Instant,
+    reply: Waiting,
+}
+
 /// A shared batch: openraft clones entries on their way to disk and to the state machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Proposal(Arc<Inner>);
@@ -166,8 +176,7 @@ pub(crate) struct Proposal(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     batch: OnceLock<Batch>,
-    /// Those who wait, and whether only this member will do.
-    waiting: Mutex<Vec<(Waiting, bool)>>,
+    waiting: Mutex<Vec<Waiter>>,
     /// Where an open batch takes its requests.
     lane: Option<Arc<Lane>>,
     beside: AtomicBool,
@@ -186,7 +195,7 @@ impl Proposal {
         Self(Arc::new(Inner { lane: Some(lane), ..Inner::default() }))
     }
 
-    /// Where an open batch takes its requests.
+    /// Where an open batch takes its requests; its outcomes go straight to those who wait.
     pub(crate) fn lane(&self) -> Option<&Arc<Lane>> {
         self.0.lane.as_ref()
     }
@@ -194,11 +203,6 @@ impl Proposal {
     /// Empty as long as the batch is open.
     pub(crate) fn batch(&self) -> &Batch {
         self.0.batch.get().unwrap_or(&OPEN)
-    }
-
-    /// Whether its outcomes go straight to those who wait.
-    pub(crate) fn answers(&self) -> bool {
-        self.0.lane.is_some()
     }
 
     /// It is applied by the log storage, and not when the Raft core says so.
@@ -210,15 +214,15 @@ impl Proposal {
         self.0.beside.load(Ordering::Acquire)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<(Waiting, bool)>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiter>> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes an open batch, with what waits and fits.
     pub(crate) fn seal(&self, fits: impl FnMut(usize) -> bool) {
         let Some(lane) = self.0.lane.as_ref().filter(|_| self.0.batch.get().is_none()) else { return };
-        let (commands, waiting): (Vec<_>, Vec<_>) =
-            lane.gather(fits).into_iter().map(|pending| (pending.command, (pending.reply, pending.here_only))).unzip();
+        let part = |Pending { command, here_only, arrived, reply, .. }| (command, Waiter { here_only, arrived, reply });
+        let (commands, waiting): (Vec<_>, Vec<_>) = lane.gather(fits).into_iter().map(part).unzip();
         let synced = commands.iter().any(Command::synced);
         *self.waiting() = waiting;
         self.0.batch.get_or_init(|| Batch { synced, commands });
@@ -231,7 +235,7 @@ impl Proposal {
         if waiting.is_empty() {
             return outcomes;
         }
-        waiting.into_iter().zip(outcomes).for_each(|((reply, _), outcome)| answer(reply, outcome));
+        waiting.into_iter().zip(outcomes).for_each(|(waiter, outcome)| answer(waiter.reply, outcome));
         Vec::new()
     }
 
@@ -243,15 +247,15 @@ impl Proposal {
     /// All who still wait get an error.
     pub(crate) fn fail(&self, error: &StoreError) {
         let waiting = std::mem::take(&mut *self.waiting());
-        waiting.into_iter().for_each(|(reply, _)| answer(reply, Err(error.clone())));
+        waiting.into_iter().for_each(|waiter| answer(waiter.reply, Err(error.clone())));
     }
 
     /// The requests of a batch that certainly was not taken, for another attempt.
     pub(crate) fn take_back(&self) -> Vec<Pending> {
         let waiting = std::mem::take(&mut *self.waiting());
-        let again = |(command, (reply, here_only)): (&Command, (Waiting, bool))| {
-            let (size, command) = (command.size(), command.clone());
-            Pending { command, size, here_only, arrived: Instant::now(), reply }
+        let again = |(command, waiter): (&Command, Waiter)| {
+            let Waiter { here_only, arrived, reply } = waiter;
+            Pending { command: command.clone(), size: command.size(), here_only, arrived, reply }
         };
         self.batch().commands.iter().zip(waiting).map(again).collect()
     }

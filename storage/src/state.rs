@@ -203,7 +203,7 @@ mod tests {
         let mut state = Applied::default();
         let put = Txn { success: vec![Op::put("key", vec![7; 97])], ..Txn::default() };
         for _ in 0..10 {
-            state.mvcc.txn(&put).unwrap();
+            state.mvcc.txn(&put, &mut Vec::new()).unwrap();
         }
         let shared = Shared::new(state);
         assert!(!due(&shared, 5000).await, "recovery is not over");

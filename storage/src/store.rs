@@ -19,7 +19,7 @@ use crate::error::{OpenError, RangeError, StoreError, WatchError};
 use crate::link::CallError;
 use crate::members::{ClusterId, Member};
 use crate::open::{self, Opened};
-use crate::proposal::{Gathering, Pending};
+use crate::proposal::{Awaited, Gathering, Pending};
 use crate::raft::Raft;
 use crate::raft::log_store::LogFiles;
 use crate::request;
@@ -101,10 +101,7 @@ impl Requests {
     }
 
     /// Queues a request; what is returned waits for its outcome.
-    pub(crate) async fn enqueue(
-        &self,
-        command: Command,
-    ) -> Result<oneshot::Receiver<Result<Reply, StoreError>>, StoreError> {
+    pub(crate) async fn enqueue(&self, command: Command) -> Result<Awaited, StoreError> {
         self.send(command, false).await
     }
 
@@ -113,17 +110,33 @@ impl Requests {
         self.send(command, true).await?.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn send(
-        &self,
-        command: Command,
-        here_only: bool,
-    ) -> Result<oneshot::Receiver<Result<Reply, StoreError>>, StoreError> {
+    async fn send(&self, command: Command, here_only: bool) -> Result<Awaited, StoreError> {
+        // Before it waits for room.
         let size = request::check(&command)?;
+        let permit = self.sender.reserve().await.map_err(|_| StoreError::Closed)?;
+        Ok(Slot { permit, requests: self }.take(command, size, here_only))
+    }
+}
+
+/// Room for one request that waits for the writer.
+pub(crate) struct Slot<'a> {
+    permit: mpsc::Permit<'a, Pending>,
+    requests: &'a Requests,
+}
+
+impl Slot<'_> {
+    /// Queues a request; what is returned waits for its outcome.
+    pub(crate) fn submit(self, command: Command) -> Result<Awaited, StoreError> {
+        let size = request::check(&command)?;
+        Ok(self.take(command, size, false))
+    }
+
+    fn take(self, command: Command, size: usize, here_only: bool) -> Awaited {
         let (reply, answered) = oneshot::channel();
-        let pending = Pending { command, size, here_only, arrived: Instant::now(), reply };
-        self.sender.send(pending).await.map_err(|_| StoreError::Closed)?;
-        self.gathering.grew(self.sender.max_capacity() - self.sender.capacity());
-        Ok(answered)
+        self.permit.send(Pending { command, size, here_only, arrived: Instant::now(), reply });
+        let sender = &self.requests.sender;
+        self.requests.gathering.grew(sender.max_capacity() - sender.capacity());
+        answered
     }
 }
 
@@ -246,10 +259,14 @@ impl Store {
             self.read_barrier().await?;
             return self.inner.shared.read().mvcc.read_only(&txn);
         }
-        match self.submit(Command::Txn(txn)).await? {
-            Reply::Txn(response) => Ok(response),
-            Reply::Done => Err(StoreError::Failed),
-        }
+        self.submit(Command::Txn(txn)).await?.txn()
+    }
+
+    /// Room for a request, when there is some at once.
+    pub(crate) fn slot(&self) -> Option<Slot<'_>> {
+        let requests = &self.inner.requests;
+        let permit = requests.sender.try_reserve().ok().filter(|_| !*self.inner.closing.borrow())?;
+        Some(Slot { permit, requests })
     }
 
     /// Reads from memory: what this member has applied.

@@ -14,6 +14,8 @@ pub mod process;
 pub mod site;
 pub mod traffic;
 pub mod wait;
+pub mod workload;
+pub mod writer;
 
 pub use cluster::{Cluster, Server};
 pub use guest::Guest;

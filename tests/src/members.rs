@@ -1,6 +1,6 @@
 //! The servers of a cluster, as one of them shows them by `rk member list`.
 
-use crate::cluster::{START, Server};
+use crate::cluster::{Machine, START, Server};
 use crate::process::check;
 use serde_json::Value;
 
@@ -30,5 +30,15 @@ pub fn all_well(server: &Server, count: usize) {
         };
         let fit = members.iter().filter(well).count();
         if fit == count && members.len() == count { Ok(()) } else { Err(format!("{members:?}")) }
+    });
+}
+
+/// Waits until an agent has these servers, and no other, on disk.
+pub fn knows(agent: &Machine, urls: &[String]) {
+    crate::until("the agent knows the servers", START, || {
+        let kept = std::fs::read_to_string(agent.data_dir().join("agent/servers.json")).unwrap_or_default();
+        let current = kept.split("\"former\"").next().unwrap_or_default();
+        let right = urls.iter().all(|url| current.contains(url)) && current.matches("https://").count() == urls.len();
+        if right { Ok(()) } else { Err(kept) }
     });
 }

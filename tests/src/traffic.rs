@@ -23,6 +23,8 @@ pub enum Ask {
     Page(SocketAddrV4),
     /// The address of a name, of the first DNS server that answers.
     Name { servers: Vec<Ipv4Addr>, name: String },
+    /// The page at `/` of a name, port 80.
+    NamedPage { servers: Vec<Ipv4Addr>, name: String },
 }
 
 /// A running client. Dropping it ends it.
@@ -140,19 +142,22 @@ impl Ask {
     fn once(&self) -> std::io::Result<String> {
         match self {
             Self::Page(address) => page(*address),
-            Self::Name { servers, name } => {
-                let mut last = Err(std::io::ErrorKind::NotFound.into());
-                // Twice round, as resolvers do.
-                for server in servers.iter().chain(servers) {
-                    last = resolve(*server, name);
-                    if last.is_ok() {
-                        break;
-                    }
-                }
-                last
-            }
+            Self::Name { servers, name } => lookup(servers, name).map(|ip| ip.to_string()),
+            Self::NamedPage { servers, name } => page(SocketAddrV4::new(lookup(servers, name)?, 80)),
         }
     }
+}
+
+/// Twice round, as resolvers do.
+fn lookup(servers: &[Ipv4Addr], name: &str) -> std::io::Result<Ipv4Addr> {
+    let mut last = Err(std::io::ErrorKind::NotFound.into());
+    for server in servers.iter().chain(servers) {
+        last = resolve(*server, name);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
 }
 
 fn page(address: SocketAddrV4) -> std::io::Result<String> {
@@ -166,7 +171,7 @@ fn page(address: SocketAddrV4) -> std::io::Result<String> {
     if head.contains(" 200 ") { Ok(body.trim().to_owned()) } else { Err(std::io::Error::other(answer)) }
 }
 
-fn resolve(server: Ipv4Addr, name: &str) -> std::io::Result<String> {
+fn resolve(server: Ipv4Addr, name: &str) -> std::io::Result<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((server, 53))?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -181,9 +186,7 @@ fn resolve(server: Ipv4Addr, name: &str) -> std::io::Result<String> {
     let read = socket.recv(&mut answer)?;
     // The only answer is the last record, and an address its last four bytes.
     match answer.get(..read) {
-        Some([0x12, 0x34, _, code, _, _, 0, 1, .., a, b, c, d]) if code & 0xf == 0 => {
-            Ok(Ipv4Addr::new(*a, *b, *c, *d).to_string())
-        }
+        Some([0x12, 0x34, _, code, _, _, 0, 1, .., a, b, c, d]) if code & 0xf == 0 => Ok(Ipv4Addr::new(*a, *b, *c, *d)),
         other => Err(std::io::Error::other(format!("{other:?}"))),
     }
 }

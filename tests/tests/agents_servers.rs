@@ -3,6 +3,7 @@
 
 use nix::sys::signal::Signal;
 use rk_tests::cluster::Machine;
+use rk_tests::members::knows;
 use rk_tests::process::check;
 use rk_tests::{Cluster, need, one_at_a_time};
 use std::time::{Duration, Instant};
@@ -41,16 +42,6 @@ fn three_servers() -> Cluster {
     let urls = [cluster.server.url(), cluster.servers[0].url(), cluster.servers[1].url()];
     knows(&cluster.agents[0], &urls);
     cluster
-}
-
-/// Waits until an agent has these servers, and no other, on disk.
-fn knows(agent: &Machine, urls: &[String]) {
-    rk_tests::until("the agent knows the servers", SOON, || {
-        let kept = std::fs::read_to_string(agent.data_dir().join("agent/servers.json")).unwrap_or_default();
-        let current = kept.split("\"former\"").next().unwrap_or_default();
-        let right = urls.iter().all(|url| current.contains(url)) && current.matches("https://").count() == urls.len();
-        if right { Ok(()) } else { Err(kept) }
-    });
 }
 
 /// Makes a pod by way of a server, and waits until it runs.

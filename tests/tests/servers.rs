@@ -4,16 +4,11 @@
 
 use nix::sys::signal::Signal;
 use rk_tests::cluster::{Machine, START, Server};
-use rk_tests::host::Host;
-use rk_tests::kubectl::Kubectl;
 use rk_tests::members::{all_well, leader, members};
 use rk_tests::need::{self, Need};
 use rk_tests::process::{check, output};
+use rk_tests::writer::Writer;
 use rk_tests::{Cluster, one_at_a_time, until};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const SERVERS: &[Need] = &[Need::Root, Need::Kubectl, Need::Program("ip"), Need::Program("nsenter")];
@@ -21,86 +16,6 @@ const SERVERS: &[Need] = &[Need::Root, Need::Kubectl, Need::Program("ip"), Need:
 const BARE: &[&str] = &["--disable-agent"];
 /// The longest that writes on a living server may wait for another one that is lost.
 const GAP: Duration = Duration::from_secs(20);
-
-/// Writes objects one after another, each until it is acknowledged.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    written: Arc<Mutex<Written>>,
-    thread: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Written {
-    names: Vec<String>,
-    last: Option<Instant>,
-    longest: Duration,
-}
-
-impl Writer {
-    fn start(server: &Server, prefix: &str) -> Self {
-        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Written::default())));
-        let (host, kubeconfig, prefix) = (server.host.clone(), server.kubeconfig(), prefix.to_owned());
-        let (ending, shared) = (stop.clone(), written.clone());
-        let thread = std::thread::spawn(move || {
-            for number in 0.. {
-                let name = format!("{prefix}-{number}");
-                while !ending.load(Ordering::Relaxed) && !create(&host, &kubeconfig, &name) {
-                    std::thread::park_timeout(Duration::from_millis(50));
-                }
-                if ending.load(Ordering::Relaxed) {
-                    return;
-                }
-                shared.lock().expect("nobody panics here").acknowledged(name);
-            }
-        });
-        Self { stop, written, thread }
-    }
-
-    fn count(&self) -> usize {
-        self.written.lock().expect("nobody panics here").names.len()
-    }
-
-    /// Waits for so many more acknowledged writes, and returns the longest time without one since the last call.
-    fn goes_on(&self, more: usize) -> Duration {
-        let wanted = self.count() + more;
-        until("writes are acknowledged", START, || (self.count() >= wanted).then_some(()).ok_or("too few"));
-        std::mem::take(&mut self.written.lock().expect("nobody panics here").longest)
-    }
-
-    /// Every acknowledged write must be seen by each of these servers.
-    fn end<'a>(self, servers: impl IntoIterator<Item = &'a Server>) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the writer ends");
-        let names = &self.written.lock().expect("nobody panics here").names;
-        assert!(!names.is_empty());
-        for server in servers {
-            let there = server.kubectl(|kubectl| {
-                kubectl.until(START, &["get", "configmaps", "-o", "jsonpath={.items[*].metadata.name}"], |_| true)
-            });
-            let there: std::collections::BTreeSet<_> = there.split(' ').collect();
-            let lost: Vec<_> = names.iter().filter(|name| !there.contains(name.as_str())).collect();
-            assert!(lost.is_empty(), "{}: acknowledged and lost: {lost:?}", server.name);
-        }
-    }
-}
-
-impl Written {
-    fn acknowledged(&mut self, name: String) {
-        let now = Instant::now();
-        if let Some(last) = self.last.replace(now) {
-            self.longest = self.longest.max(now - last);
-        }
-        self.names.push(name);
-    }
-}
-
-fn create(host: &Host, kubeconfig: &Path, name: &str) -> bool {
-    let kubectl = Kubectl::on(host, kubeconfig);
-    let mut command = kubectl.command(&["create", "configmap", name, "--request-timeout=4s"]);
-    let output = output(&mut command, None).expect("run kubectl");
-    // One whose answer was lost may have been written.
-    output.status.success() || String::from_utf8_lossy(&output.stderr).contains("already exists")
-}
 
 fn three() -> Cluster {
     let mut cluster = Cluster::start(BARE);

@@ -5,10 +5,13 @@
 use nix::sys::signal::Signal;
 use rk_tests::cluster::{Machine, START, Server};
 use rk_tests::members::{all_well, leader};
+use rk_tests::need::Need;
+use rk_tests::process::check;
 use rk_tests::traffic::{Ask, Traffic};
+use rk_tests::workload::{Web, client, endpoints, service};
 use rk_tests::{Cluster, need, one_at_a_time, until};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -19,62 +22,20 @@ const NOTHING: Duration = Duration::from_secs(3);
 const NODE_PORT: u16 = 30080;
 const EVERYWHERE: usize = 4;
 
-/// A deployment and its service; `place` says on which nodes.
-fn web(name: &str, replicas: usize, kind: &str, place: &str) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}}}
-spec:
-  replicas: {replicas}
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      {place}
-      containers:
-      - name: main
-        image: rk.local/busybox:test
-        imagePullPolicy: Never
-        command: [sh, -c, \"mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w\"]
-        readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 2}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  type: {kind}
-  selector: {{app: {name}}}
-  ports: [{{port: 80, targetPort: 8080{}}}]
----
-",
-        if kind == "NodePort" { format!(", nodePort: {NODE_PORT}") } else { String::new() }
-    )
-}
-
-fn client(name: &str, node: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: client}}}}
-spec:
-  nodeName: {node}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {{name: main, image: \"rk.local/busybox:test\", imagePullPolicy: Never, command: [sleep, \"100000\"]}}
----
-"
-    )
-}
-
 /// Pods of the agent alone, and one pod on each node.
 fn workload() -> String {
     let spread = "affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: \
                   kubernetes.io/hostname, labelSelector: {matchLabels: {app: spread}}}]}}";
+    let steady = Web {
+        name: "steady",
+        replicas: 2,
+        node_port: Some(NODE_PORT),
+        place: "nodeSelector: {kubernetes.io/hostname: edge}",
+        lingers: 0,
+    };
     [
-        web("steady", 2, "NodePort", "nodeSelector: {kubernetes.io/hostname: edge}"),
-        web("spread", EVERYWHERE, "ClusterIP", spread),
+        steady.manifest(),
+        Web { name: "spread", replicas: EVERYWHERE, node_port: None, place: spread, lingers: 0 }.manifest(),
         client("client", "edge"),
         client("client-of-server", "server"),
     ]
@@ -115,20 +76,6 @@ fn pods(server: &Server) -> BTreeMap<String, String> {
 fn sandboxes(machine: &Machine) -> BTreeSet<String> {
     let entries = std::fs::read_dir(machine.folder.join("run/netns")).expect("list the pods' networks");
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn service(server: &Server, name: &str) -> Ipv4Addr {
-    let text = server.kubectl(|kubectl| kubectl.ok(&["get", "service", name, "-o=jsonpath={.spec.clusterIP}"]));
-    text.parse().expect("the service has an address")
-}
-
-/// Waits until a service's endpoints that are ready are so many.
-fn endpoints(server: &Server, name: &str, count: usize, limit: Duration) {
-    let label = format!("-lkubernetes.io/service-name={name}");
-    let path = "-o=jsonpath={range .items[*].endpoints[*]}{.conditions.ready} {end}";
-    server.kubectl(|kubectl| {
-        kubectl.until(limit, &["get", "endpointslices", &label, path], |text| text.matches("true").count() == count)
-    });
 }
 
 /// Clients of what must never fail; those of one server's machine, which may be cut off; and one of what is spread over all
@@ -218,7 +165,8 @@ fn other_than(cluster: &mut Cluster, name: &str) -> String {
 
 #[test]
 fn pods_and_services_notice_nothing_when_a_server_is_killed_or_frozen_or_cut_off() {
-    if !need::met("pods_and_services_notice_nothing_when_a_server_is_killed_or_frozen_or_cut_off", need::CLUSTER) {
+    let needs = [need::CLUSTER, &[Need::Program("nft")]].concat();
+    if !need::met("pods_and_services_notice_nothing_when_a_server_is_killed_or_frozen_or_cut_off", &needs) {
         return;
     }
     let _turn = one_at_a_time();
@@ -292,6 +240,10 @@ fn cut_off(cluster: &mut Cluster, clients: &Clients, name: &str) {
     let host = cluster.named(name).host.clone();
     let ready = "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}";
     clients.all().for_each(|traffic| drop(traffic.take()));
+    let edge = cluster.agents[0].host.clone();
+    let here = format!("--field-selector=spec.nodeName={name}");
+    let lost = ["get", "pods", "-l=app=spread", &here, "-o=jsonpath={.items[*].status.podIP}"];
+    let lost = cluster.kubectl(|kubectl| kubectl.ok(&lost));
     cluster.network().set_link(&host, false);
     let cut = Instant::now();
     let waited = works(cluster.named(&witness), &format!("cut-{name}"));
@@ -299,15 +251,18 @@ fn cut_off(cluster: &mut Cluster, clients: &Clients, name: &str) {
     let witness = cluster.named(&witness);
     endpoints(witness, "spread", EVERYWHERE - 1, GIVEN_UP);
     println!("{name} cut off: its endpoint is gone after {:?}", cut.elapsed());
-    // What was asked before is answered, or not, in a moment.
-    clients.spread.goes_on(20, SOON);
-    let failed = clients.spread.take();
-    println!("{name} cut off: of {} requests {} failed until then", failed.answered(), failed.failures.len());
-    until("nothing fails any more", SOON, || {
-        clients.spread.goes_on(100, SOON);
-        let failures = clients.spread.take().failures;
-        if failures.is_empty() { Ok(()) } else { Err(format!("{failures:?}")) }
+    // From here on nobody is sent there, from whichever port he asks.
+    until("the agent's node sends nobody there", SOON, || {
+        let table = check(edge.command("nft").args(["list", "map", "ip", "rk", "endpoints"]), None);
+        let table = table.map_err(|error| format!("{error:#}"))?;
+        if table.contains(&format!("{lost} .")) { Err(table) } else { Ok(()) }
     });
+    let healed = Instant::now();
+    clients.spread.goes_on(100, SOON);
+    let seen = clients.spread.take();
+    let (late, early): (Vec<_>, Vec<_>) = seen.failures.iter().partition(|(asked, _)| *asked > healed);
+    println!("{name} cut off: of {} requests {} failed until then", seen.answered(), early.len());
+    assert!(late.is_empty(), "{late:?}");
     witness.kubectl(|kubectl| kubectl.until(SOON, &["get", "node", name, ready], |text| text != "True"));
     cluster.network().set_link(&host, true);
     let mended = Instant::now();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use net::{DnsRedirect, Endpoint, Protocol, ServicePort, ServiceTable, TrafficPolicy};
 
-use crate::lab::{Host, Pod, Segment, able, datagram};
+use crate::lab::{Host, Pod, Segment, able, datagram, eventually};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 7);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
@@ -180,6 +180,28 @@ fn a_udp_client_that_never_stops_is_moved_when_its_endpoint_goes() {
     assert_eq!(datagram(&socket, at(VIP, 80)).unwrap().0, "a");
     set(&host, vec![service("udp", Protocol::Udp, &[&b])]);
     assert_eq!(datagram(&socket, at(VIP, 80)).unwrap().0, "b");
+}
+
+#[test]
+fn a_connection_that_nobody_has_answered_is_moved_when_its_endpoint_goes() {
+    if !able() {
+        return;
+    }
+    let segment = Segment::new();
+    let host = segment.host(1);
+    let (gone, b, client) = (host.pod("gone"), host.pod("b"), host.pod("client"));
+    let _server = b.ns.serve("b", 8080);
+    // As on a machine that was cut off: what is sent there is lost.
+    gone.ns.nft(&["add table ip lost; add chain ip lost input { type filter hook input priority 0; policy drop; }"]);
+    gone.ns.nft(&["add rule ip lost input counter"]);
+    set(&host, vec![service("web", Protocol::Tcp, &[&gone])]);
+    let waiting = client.ns.spawn(move || TcpStream::connect_timeout(&at(VIP, 80), Duration::from_secs(10)).map(drop));
+    eventually("the first try is lost", || {
+        let lost = gone.ns.nft(&["list chain ip lost input"]);
+        if lost.contains("packets 0") { Err(lost) } else { Ok(()) }
+    });
+    set(&host, vec![service("web", Protocol::Tcp, &[&b])]);
+    waiting.join().unwrap().expect("a further try reaches an endpoint that lives");
 }
 
 #[test]

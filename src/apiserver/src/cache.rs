@@ -106,6 +106,15 @@ impl Hub {
         if self.revision() >= revision {
             return Ok(());
         }
+        // One that is shut out of the cluster gets nothing more.
+        tokio::select! {
+            biased;
+            caught_up = self.catch_up(revision) => caught_up,
+            exclusion = self.store.excluded() => Err(store_status(&StoreError::Excluded(exclusion))),
+        }
+    }
+
+    async fn catch_up(&self, revision: Revision) -> Result<(), Status> {
         let mut seen = self.revision.subscribe();
         let stopping = |_| Status::unavailable("the server is shutting down");
         if let Ok(reached) = tokio::time::timeout(OVERDUE, seen.wait_for(|r| *r >= revision)).await {

@@ -166,7 +166,7 @@ fn replay(state: &mut Applied, log: &Log) -> Result<Option<u64>, OpenError> {
 /// A command that was refused when it was first applied is refused again.
 fn run(mvcc: &mut Mvcc, command: &Command) {
     match command {
-        Command::Txn(txn) => drop(mvcc.txn(txn)),
+        Command::Txn(txn) => drop(mvcc.txn(txn, &mut Vec::new())),
         Command::Compact(revision) => drop(mvcc.compact(*revision)),
         Command::LeaseGrant { id, ttl_secs } => drop(mvcc.grant(*id, *ttl_secs)),
         Command::LeaseRevoke(id) => drop(mvcc.revoke(*id)),

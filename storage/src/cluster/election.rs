@@ -20,9 +20,6 @@ use crate::members::{Member, MemberId};
 use crate::rpc::{Request, Response};
 use crate::writer::is_full;
 
-/// Tries to win when a leader hands over; the others may still be loyal to it for a heartbeat or two.
-const TAKE_OVER_TRIES: u32 = 40;
-
 /// What there is to do.
 #[derive(Debug, PartialEq, Eq)]
 enum Duty {
@@ -72,6 +69,7 @@ impl Cluster {
         let mut patience = self.patience();
         let mut leading = None;
         let mut lost = 0;
+        let mut asked = None;
         let mut settling = JoinSet::new();
         loop {
             self.news.notify_waiters();
@@ -129,6 +127,8 @@ impl Cluster {
                     }
                 }
             };
+            let until =
+                self.ask_if_leaving(&mut asked).map_or(until, |again| Some(until.map_or(again, |due| due.min(again))));
             let pause = async {
                 match until {
                     Some(until) => tokio::time::sleep_until(until).await,
@@ -241,6 +241,33 @@ impl Cluster {
         }
     }
 
+    /// One that is being taken out gets the first half of the change, and nothing after it: what is under way here waits
+    /// for entries that never come, so it asks soon whether it is out. Says when to ask again.
+    fn ask_if_leaving(&self, asked: &mut Option<Instant>) -> Option<Instant> {
+        let leaving = {
+            let metrics = self.metrics();
+            let metrics = metrics.borrow();
+            let configs = metrics.membership_config.membership().get_joint_config();
+            let has_me = |voters: &BTreeSet<MemberId>| voters.contains(&self.me());
+            let goes = configs.iter().any(has_me) && !configs.last().is_some_and(has_me);
+            goes && metrics.state != ServerState::Leader && self.link.excluded.borrow().is_none()
+        };
+        let pause = self.timing.heartbeat / 5;
+        if !leaving {
+            *asked = None;
+            return None;
+        }
+        let now = Instant::now();
+        let due = asked.map_or(now, |last| last + pause);
+        if due > now {
+            return Some(due);
+        }
+        if asked.replace(now).is_some() {
+            self.ask_whether_still_a_member();
+        }
+        Some(now + pause)
+    }
+
     fn others(&self) -> Vec<(MemberId, Member)> {
         let metrics = self.metrics();
         let metrics = metrics.borrow();
@@ -298,19 +325,34 @@ impl Cluster {
         silent && !self.standing.load(Ordering::Relaxed) && !self.files.recovering() && last >= self.last_log_id()
     }
 
-    /// The leader has asked this member to lead. The first try makes it step down; until the others notice they may
-    /// refuse their votes.
+    /// The leader has asked this member to lead. The first try makes it step down; until the others notice they are loyal,
+    /// and refuse their votes at once. After that a vote counts as soon as it is on disk, here and there, and a further
+    /// try would only undo it.
     async fn take_over(&self) {
-        for _ in 0..TAKE_OVER_TRIES {
-            if self.files.recovering() || self.leading_term().is_some() {
+        let (began, term) = (Instant::now(), self.raft.metrics().borrow().current_term);
+        let mut lost = 0;
+        while began.elapsed() < self.timing.election.1 * 2 {
+            if self.files.recovering() || self.leading_term().is_some() || self.another_leads_since(term) {
                 return;
             }
             self.stand().await;
-            let wait = self.raft.wait(Some(self.timing.heartbeat / 5));
-            if wait.state(ServerState::Leader, "").await.is_ok() {
-                return;
+            let patience = if began.elapsed() < self.timing.heartbeat * 2 {
+                (self.timing.heartbeat / 5).max(self.files.slowest_flush() * 3)
+            } else {
+                lost += 1;
+                self.election_time(lost)
+            };
+            match self.raft.wait(Some(patience)).state(ServerState::Leader, "").await {
+                Err(WaitError::Timeout(..)) => {}
+                Ok(_) | Err(WaitError::ShuttingDown) => return,
             }
         }
+    }
+
+    fn another_leads_since(&self, term: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.current_term > term && metrics.current_leader.is_some_and(|leader| leader != self.me())
     }
 
     /// A leader has spoken.

@@ -217,7 +217,7 @@ impl Cluster {
         match self.link.call(leader, member, &request, limit).await {
             Ok(Response::Outcomes { index, outcomes }) => {
                 // It is written, whether or not this member learns of it in time.
-                self.shared.wait_applied(index, deadline).await;
+                self.has_applied(index, deadline).await;
                 Attempt::Done(outcomes)
             }
             Ok(Response::NotLeader) | Err(CallError::Unreachable | CallError::Refused(_)) => Attempt::NotTaken,

@@ -29,7 +29,21 @@ impl Cluster {
     pub(crate) async fn barrier(&self) -> Result<(), StoreError> {
         let deadline = Instant::now() + self.timing.request;
         let index = tokio::time::timeout_at(deadline, self.read_index()).await.unwrap_or(Err(StoreError::NoLeader))?;
-        if self.shared.wait_applied(index, deadline).await { Ok(()) } else { Err(StoreError::NoLeader) }
+        if self.has_applied(index, deadline).await {
+            return Ok(());
+        }
+        let excluded = *self.link.excluded.borrow();
+        Err(excluded.map_or(StoreError::NoLeader, StoreError::Excluded))
+    }
+
+    /// Waits until this member has applied an entry; false when it has not in time, or is shut out and never will.
+    pub(super) async fn has_applied(&self, index: u64, deadline: Instant) -> bool {
+        let mut excluded = self.link.excluded.subscribe();
+        tokio::select! {
+            biased;
+            applied = self.shared.wait_applied(index, deadline) => applied,
+            _ = excluded.wait_for(Option::is_some) => false,
+        }
     }
 
     /// Runs until the store closes.

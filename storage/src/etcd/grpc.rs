@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -27,6 +28,7 @@ const MAX_STREAMED: usize = 64 << 10;
 /// The flag and the length before each message.
 const PREFIX: usize = 5;
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const OK: HeaderValue = HeaderValue::from_static("0");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -61,11 +63,9 @@ impl Inbound {
     pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
         loop {
             if let Some(message) = take(&mut self.buffer, self.max)? {
-                let decoded = M::decode(message);
+                let decoded = decode(&message);
                 self.room = None;
-                return decoded.map(Some).map_err(|error| {
-                    Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}"))
-                });
+                return decoded.map(Some);
             }
             if self.room.is_none()
                 && let Some(length) = announced(&self.buffer)
@@ -75,8 +75,7 @@ impl Inbound {
             }
             match self.body.data().await {
                 Some(Ok(chunk)) => {
-                    // Fails only for a stream that is gone, which the next read tells.
-                    let _released = self.body.flow_control().release_capacity(chunk.len());
+                    self.release(chunk.len());
                     self.buffer.extend_from_slice(&chunk);
                 }
                 Some(Err(error)) => return Err(Status::new(Code::Unavailable, error.to_string())),
@@ -84,6 +83,34 @@ impl Inbound {
                 None => return Err(Status::new(Code::Internal, "the stream ends within a message")),
             }
         }
+    }
+
+    fn release(&mut self, bytes: usize) {
+        // Fails only for a stream that is gone, which the next read tells.
+        let _released = self.body.flow_control().release_capacity(bytes);
+    }
+
+    /// The only message of a call that has one, if the whole call has come in already, in one piece, and the message is
+    /// `wanted`. Otherwise it can still be read.
+    pub(super) fn whole<M: Message + Default>(&mut self, wanted: impl FnOnce(&M) -> bool) -> Option<Result<M, Status>> {
+        // Nobody waits yet: whoever reads on does so with a waker of its own.
+        let mut cx = Context::from_waker(Waker::noop());
+        if !self.buffer.is_empty() {
+            return None;
+        }
+        let Poll::Ready(Some(Ok(chunk))) = self.body.poll_data(&mut cx) else { return None };
+        self.release(chunk.len());
+        if chunk.len() <= PREFIX + SMALL
+            && self.body.is_end_stream()
+            && let Ok(Some((message, []))) = split(&chunk, self.max)
+        {
+            match decode(message) {
+                Ok(message) if !wanted(&message) => {}
+                decoded => return Some(decoded),
+            }
+        }
+        self.buffer.extend_from_slice(&chunk);
+        None
     }
 
     /// The only message of a call that has one.
@@ -97,6 +124,8 @@ impl Inbound {
     }
 }
 
+type Cut<'a> = (&'a [u8], &'a [u8]);
+
 /// Length of the message whose prefix is there.
 fn announced(buffer: &BytesMut) -> Option<usize> {
     let (prefix, _) = buffer.split_first_chunk::<PREFIX>()?;
@@ -104,8 +133,13 @@ fn announced(buffer: &BytesMut) -> Option<usize> {
     Some(u32::from_be_bytes(length) as usize)
 }
 
-/// Cuts one message off the front, if it is there. A client takes any length: it has asked for what it gets.
-pub(super) fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Status> {
+fn decode<M: Message + Default>(message: &[u8]) -> Result<M, Status> {
+    M::decode(message)
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}")))
+}
+
+/// The message at the front, if it is there, and what follows it.
+fn split(buffer: &[u8], max: usize) -> Result<Option<Cut<'_>>, Status> {
     let Some((prefix, rest)) = buffer.split_first_chunk::<PREFIX>() else { return Ok(None) };
     let [flag, length @ ..] = *prefix;
     let length = u32::from_be_bytes(length) as usize;
@@ -116,9 +150,12 @@ pub(super) fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, S
         let message = format!("grpc: received message larger than max ({length} vs. {max})");
         return Err(Status::new(Code::ResourceExhausted, message));
     }
-    if rest.len() < length {
-        return Ok(None);
-    }
+    Ok(rest.split_at_checked(length))
+}
+
+/// Cuts one message off the front, if it is there. A client takes any length: it has asked for what it gets.
+pub(super) fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Status> {
+    let Some(length) = split(buffer, max)?.map(|(message, _)| message.len()) else { return Ok(None) };
     let mut message = buffer.split_to(PREFIX + length);
     Ok(Some(message.split_off(PREFIX).freeze()))
 }
@@ -142,12 +179,14 @@ pub(super) fn write(framed: &mut BytesMut, message: &impl Message) -> Result<(),
 
 fn head() -> Response<()> {
     let mut response = Response::new(());
+    // A map that has grown has room for many.
+    *response.headers_mut() = HeaderMap::with_capacity(1);
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     response
 }
 
 fn write_status(headers: &mut HeaderMap, status: &Status) {
-    headers.insert(GRPC_STATUS, HeaderValue::from(status.code as u16));
+    headers.insert(GRPC_STATUS, if status.code == Code::Ok { OK } else { HeaderValue::from(status.code as u16) });
     if !status.message.is_empty() {
         let escaped = utf8_percent_encode(&status.message, ESCAPED).to_string();
         if let Ok(value) = HeaderValue::try_from(escaped) {
@@ -185,30 +224,38 @@ pub(super) fn answer_http(mut respond: SendResponse<Bytes>, content_type: &'stat
 
 /// Answers with one message, or with what went wrong. Waits for as long as the client does not take a large one.
 pub(super) async fn answer<M: Message>(respond: SendResponse<Bytes>, outcome: Result<M, Status>, limits: &Limits) {
-    let message = match outcome {
-        Ok(message) => message,
-        Err(status) => return refuse(respond, &status),
-    };
-    let size = message.encoded_len();
+    let size = outcome.as_ref().map_or(0, M::encoded_len);
+    if size <= SMALL {
+        return answer_small(respond, outcome);
+    }
     let _room = limits.outgoing(size).await;
-    let framed = match frame(&message) {
-        Ok(framed) => framed,
-        Err(status) => return refuse(respond, &status),
-    };
-    drop(message);
-    let Ok(mut outbound) = Outbound::open(respond) else { return };
-    let sent = match size <= SMALL {
-        // HTTP/2 keeps what the client does not take yet.
-        true => outbound.stream.send_data(framed, false).is_ok(),
-        false => outbound.push(framed).await.is_ok(),
-    };
-    if sent {
+    let Some((mut outbound, framed)) = begin(respond, outcome) else { return };
+    if outbound.push(framed).await.is_ok() {
         outbound.finish(&Status::ok());
     }
 }
 
+/// The same for a message that HTTP/2 may keep for as long as the client does not take it.
+pub(super) fn answer_small<M: Message>(respond: SendResponse<Bytes>, outcome: Result<M, Status>) {
+    let Some((mut outbound, framed)) = begin(respond, outcome) else { return };
+    if outbound.stream.send_data(framed, false).is_ok() {
+        outbound.finish(&Status::ok());
+    }
+}
+
+/// Sends the headers of an answer; or a refusal, if it is one. Nothing more is to be sent then.
+fn begin<M: Message>(respond: SendResponse<Bytes>, outcome: Result<M, Status>) -> Option<(Outbound, Bytes)> {
+    match outcome.and_then(|message| frame(&message)) {
+        Ok(framed) => Some((Outbound::open(respond).ok()?, framed)),
+        Err(status) => {
+            refuse(respond, &status);
+            None
+        }
+    }
+}
+
 fn finish(mut stream: SendStream<Bytes>, status: &Status) {
-    let mut trailers = HeaderMap::with_capacity(2);
+    let mut trailers = HeaderMap::with_capacity(if status.message.is_empty() { 1 } else { 2 });
     write_status(&mut trailers, status);
     drop(stream.send_trailers(trailers));
 }

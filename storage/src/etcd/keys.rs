@@ -6,15 +6,40 @@ use super::serve::Call;
 use super::status::{Code, Status};
 use super::{Endpoint, range, txn, wire};
 
+/// Whether the answer may have more than a value.
+pub(super) fn may_be_large(request: &wire::DeleteRangeRequest) -> bool {
+    request.prev_kv && !request.range_end.is_empty()
+}
+
+/// What a transaction of one operation came to.
+fn only(response: TxnResponse) -> Result<OpResult, Status> {
+    response.results.into_iter().next().ok_or_else(|| Status::new(Code::Internal, "an operation without a result"))
+}
+
+pub(super) fn put_answer(response: TxnResponse, endpoint: &Endpoint) -> Result<wire::PutResponse, Status> {
+    let header = endpoint.header(response.revision);
+    let prev = if let OpResult::Put { prev } = only(response)? { prev } else { None };
+    Ok(txn::put_response(prev, header))
+}
+
+pub(super) fn delete_answer(response: TxnResponse, endpoint: &Endpoint) -> Result<wire::DeleteRangeResponse, Status> {
+    let header = endpoint.header(response.revision);
+    let (deleted, prev) =
+        if let OpResult::Delete { deleted, prev } = only(response)? { (deleted, prev) } else { (0, Vec::new()) };
+    Ok(txn::delete_response(deleted, prev, header))
+}
+
+pub(super) fn txn_answer(response: TxnResponse, forms: &txn::Forms, endpoint: &Endpoint) -> wire::TxnResponse {
+    let header = endpoint.header(response.revision);
+    forms.write(response, header)
+}
+
 impl Endpoint {
     pub(super) async fn keys(&self, method: &str, call: Call) {
         match method {
             "Range" => call.in_turn(range::may_be_large, async |request| self.range(request).await).await,
             "Put" => call.unary(async |request| self.put(request).await).await,
-            "DeleteRange" => {
-                let large = |request: &wire::DeleteRangeRequest| request.prev_kv && !request.range_end.is_empty();
-                call.in_turn(large, async |request| self.delete_range(request).await).await;
-            }
+            "DeleteRange" => call.in_turn(may_be_large, async |request| self.delete_range(request).await).await,
             "Txn" => call.in_turn(txn::may_be_large, async |request| self.txn(request).await).await,
             "Compact" => call.unary(async |request| self.compact(request).await).await,
             _ => call.unknown(method),
@@ -33,31 +58,21 @@ impl Endpoint {
     }
 
     /// One operation as a transaction of its own.
-    async fn one(&self, op: Op) -> Result<(OpResult, wire::ResponseHeader), Status> {
-        let TxnResponse { revision, mut results, .. } =
-            self.wrote(self.store().txn(Txn { success: vec![op], ..Txn::default() }).await)?;
-        let lost = || Status::new(Code::Internal, "an operation without a result");
-        Ok((results.pop().ok_or_else(lost)?, self.header(revision)))
+    async fn one(&self, op: Op) -> Result<TxnResponse, Status> {
+        self.wrote(self.store().txn(Txn { success: vec![op], ..Txn::default() }).await)
     }
 
     async fn put(&self, request: wire::PutRequest) -> Result<wire::PutResponse, Status> {
-        let (result, header) = self.one(txn::put(request)?).await?;
-        let prev = if let OpResult::Put { prev } = result { prev } else { None };
-        Ok(txn::put_response(prev, header))
+        put_answer(self.one(txn::put(request)?).await?, self)
     }
 
     async fn delete_range(&self, request: wire::DeleteRangeRequest) -> Result<wire::DeleteRangeResponse, Status> {
-        let (result, header) = self.one(txn::delete(request)?).await?;
-        let (deleted, prev) =
-            if let OpResult::Delete { deleted, prev } = result { (deleted, prev) } else { (0, Vec::new()) };
-        Ok(txn::delete_response(deleted, prev, header))
+        delete_answer(self.one(txn::delete(request)?).await?, self)
     }
 
     async fn txn(&self, request: wire::TxnRequest) -> Result<wire::TxnResponse, Status> {
         let (txn, forms) = txn::split(request)?;
-        let response = self.wrote(self.store().txn(txn).await)?;
-        let header = self.header(response.revision);
-        Ok(forms.write(response, header))
+        Ok(txn_answer(self.wrote(self.store().txn(txn).await)?, &forms, self))
     }
 
     async fn compact(&self, request: wire::CompactionRequest) -> Result<wire::HeaderOnly, Status> {

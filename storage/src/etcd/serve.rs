@@ -8,24 +8,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{Method, Request, StatusCode};
+use http::request::Parts;
+use http::{Method, StatusCode};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::grpc::{self, Gone, Inbound, Outbound};
 use super::limits::{CONNECTION_WINDOW, Limits, MAX_CALLS, STREAM_WINDOW};
 use super::pages::{Begun, Page};
+use super::short::Taken;
 use super::status::{Code, Status};
 use super::{Endpoint, leader};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the one message of a call to come in.
 const REQUEST: Duration = Duration::from_secs(60);
-
-/// Calls that wait for the store far longer than they compute.
-const SHORT: [&str; 3] = ["/etcdserverpb.KV/Put", "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/DeleteRange"];
 
 /// Why a connection ended other than by the client's wish.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +42,26 @@ pub(super) struct Call {
     pub(super) inbound: Inbound,
     pub(super) limits: Arc<Limits>,
     respond: SendResponse<Bytes>,
-    timeout: Option<Duration>,
+    pub(super) deadline: Option<Instant>,
     /// For an endpoint whose calls of this kind end with the leader.
     leaderless: Option<Endpoint>,
+}
+
+/// What a call is answered whose headers are enough.
+enum Early {
+    Page(Page),
+    Http(StatusCode),
+    Grpc(Status),
+}
+
+impl Early {
+    fn answer(self, respond: SendResponse<Bytes>) {
+        match self {
+            Self::Page(Page { content_type, body }) => grpc::answer_http(respond, content_type, body),
+            Self::Http(code) => grpc::refuse_http(respond, code),
+            Self::Grpc(status) => grpc::refuse(respond, &status),
+        }
+    }
 }
 
 impl Endpoint {
@@ -67,11 +83,10 @@ impl Endpoint {
         let handshake = tokio::time::timeout(HANDSHAKE, builder.handshake::<_, Bytes>(begun));
         let mut connection = handshake.await.map_err(|_| ServeError::Slow)??;
         let limits = Arc::new(Limits::default());
-        // Calls that are short in themselves run here, so that the answers of a batch wake one task and not one for each.
-        let mut short = FuturesUnordered::new();
+        let mut writes = FuturesUnordered::new();
         loop {
             let accepted = poll_fn(|cx| {
-                while let Poll::Ready(Some(())) = short.poll_next_unpin(cx) {}
+                while let Poll::Ready(Some(())) = writes.poll_next_unpin(cx) {}
                 Poll::Ready(connection.poll_accept(cx))
             });
             let accepted = match accepted.await {
@@ -87,44 +102,47 @@ impl Endpoint {
                 }
             };
             let (request, respond) = accepted?;
-            // The only call of a connection is as well off on another thread.
-            let is_short = Arc::strong_count(&limits) > 1 && SHORT.contains(&request.uri().path());
-            let (endpoint, limits) = (self.clone(), limits.clone());
-            let call = async move { endpoint.call(request, respond, limits).await };
-            if is_short {
-                short.push(call);
-            } else {
-                tokio::spawn(call);
+            let (head, body) = request.into_parts();
+            let (deadline, leaderless) = match self.begin(&head) {
+                Ok(begun) => begun,
+                Err(early) => {
+                    early.answer(respond);
+                    continue;
+                }
+            };
+            let inbound = Inbound::new(body, limits.clone());
+            let call = Call { inbound, limits: limits.clone(), respond, deadline, leaderless };
+            match self.take_at_once(head.uri.path(), call) {
+                Taken::Write(write) => writes.push(write.answered(self.clone())),
+                Taken::Refused => {}
+                Taken::Not(call) => {
+                    let endpoint = self.clone();
+                    tokio::spawn(async move { endpoint.dispatch(head.uri.path(), call).await });
+                }
             }
         }
     }
 
-    async fn call(self, request: Request<RecvStream>, respond: SendResponse<Bytes>, limits: Arc<Limits>) {
-        let (head, body) = request.into_parts();
+    /// Looks at the headers of a call: how long it may take, and for whom it ends with the leader.
+    fn begin(&self, head: &Parts) -> Result<(Option<Instant>, Option<Self>), Early> {
         if head.method == Method::GET {
-            return match self.page(head.uri.path()) {
-                Some(Page { content_type, body }) => grpc::answer_http(respond, content_type, body),
-                None => grpc::refuse_http(respond, StatusCode::NOT_FOUND),
-            };
+            return Err(self.page(head.uri.path()).map_or(Early::Http(StatusCode::NOT_FOUND), Early::Page));
         }
         if head.method != Method::POST {
-            return grpc::refuse_http(respond, StatusCode::METHOD_NOT_ALLOWED);
+            return Err(Early::Http(StatusCode::METHOD_NOT_ALLOWED));
         }
         let content = head.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !content.is_some_and(|content| content.starts_with("application/grpc")) {
-            return grpc::refuse_http(respond, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            return Err(Early::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let timeout = match grpc::timeout(&head.headers) {
-            Ok(timeout) => timeout,
-            Err(status) => return grpc::refuse(respond, &status),
-        };
+        let timeout = grpc::timeout(&head.headers).map_err(Early::Grpc)?;
         let needs_leader = leader::asked_for(&head.headers);
         if needs_leader && self.store().reachable_leader().is_none() {
-            return grpc::refuse(respond, &leader::no_leader());
+            return Err(Early::Grpc(leader::no_leader()));
         }
-        let leaderless = needs_leader.then(|| self.clone());
-        let inbound = Inbound::new(body, limits.clone());
-        self.dispatch(head.uri.path(), Call { inbound, limits, respond, timeout, leaderless }).await;
+        // None is as good as one that the clock does not reach.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Ok((deadline, needs_leader.then(|| self.clone())))
     }
 
     async fn dispatch(&self, path: &str, call: Call) {
@@ -156,7 +174,7 @@ fn slow() -> Status {
     Status::new(Code::DeadlineExceeded, "the request did not come in in time")
 }
 
-fn late() -> Status {
+pub(super) fn late() -> Status {
     Status::new(Code::DeadlineExceeded, "context deadline exceeded")
 }
 
@@ -189,25 +207,34 @@ impl Call {
             }
             handle(request).await
         };
-        let outcome = match self.timeout {
+        let outcome = match self.deadline {
             None => work.await,
-            Some(timeout) => tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(late())),
+            Some(deadline) => timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late())),
         };
+        self.answer(outcome).await;
+    }
+
+    pub(super) async fn answer<A: Message>(self, outcome: Result<A, Status>) {
         grpc::answer(self.respond, outcome, &self.limits).await;
+    }
+
+    /// The same for a message that needs no room.
+    pub(super) fn answer_small<A: Message>(self, outcome: Result<A, Status>) {
+        grpc::answer_small(self.respond, outcome);
     }
 
     /// Any number of messages both ways; ends with the status that `handle` returns.
     pub(super) async fn stream(self, handle: impl AsyncFnOnce(&mut Inbound, &mut Outbound) -> Result<Status, Gone>) {
-        let Self { mut inbound, respond, timeout, leaderless, .. } = self;
+        let Self { mut inbound, respond, deadline, leaderless, .. } = self;
         inbound.streamed();
         let Ok(mut outbound) = Outbound::open(respond) else { return };
         let given_up = async {
-            match (timeout, &leaderless) {
+            match (deadline, &leaderless) {
                 (None, None) => std::future::pending().await,
-                (Some(timeout), None) => tokio::time::sleep(timeout).await,
+                (Some(deadline), None) => sleep_until(deadline).await,
                 (None, Some(endpoint)) => return endpoint.leaderless().await,
-                (Some(timeout), Some(endpoint)) => {
-                    if let Ok(status) = tokio::time::timeout(timeout, endpoint.leaderless()).await {
+                (Some(deadline), Some(endpoint)) => {
+                    if let Ok(status) = timeout_at(deadline, endpoint.leaderless()).await {
                         return status;
                     }
                 }

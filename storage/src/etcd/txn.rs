@@ -2,6 +2,7 @@
 
 use crate::types::{self, Bytes, Op, OpResult};
 
+use super::keys;
 use super::range::{self, Shape};
 use super::status::Status;
 use super::wire::{self, CompareResult, CompareTarget, Compared, Request, Response};
@@ -28,10 +29,16 @@ pub(super) struct Forms {
 pub(super) fn may_be_large(request: &wire::TxnRequest) -> bool {
     request.success.iter().chain(&request.failure).any(|op| match &op.request {
         Some(Request::Range(range)) => range::may_be_large(range),
-        Some(Request::DeleteRange(delete)) => delete.prev_kv && !delete.range_end.is_empty(),
+        Some(Request::DeleteRange(delete)) => keys::may_be_large(delete),
         Some(Request::Txn(_)) => true,
         Some(Request::Put(_)) | None => false,
     })
+}
+
+/// Whether it can change anything, as far as can be told without a look into transactions inside.
+pub(super) fn writes(request: &wire::TxnRequest) -> bool {
+    let mut ops = request.success.iter().chain(&request.failure);
+    ops.any(|op| matches!(&op.request, Some(Request::Put(_) | Request::DeleteRange(_))))
 }
 
 /// The store's transaction, and how to write its answer.

@@ -363,8 +363,9 @@ fn transact(mvcc: &mut Mvcc, model: &mut Model, branches: &Branches) -> Result<(
     }
     let before = (mvcc.revision(), mvcc.live(), mvcc.version_count());
     let read = crate::request::only_reads(txn).then(|| mvcc.read_only(txn).ok());
-    match (mvcc.txn(txn), model.run(branches)) {
-        (Ok((response, events)), Some((wanted, changes))) => {
+    let mut events = Vec::new();
+    match (mvcc.txn(txn, &mut events), model.run(branches)) {
+        (Ok(response), Some((wanted, changes))) => {
             prop_assert_eq!(&response, &wanted);
             prop_assert_eq!(events, changes);
             prop_assert!(read.is_none_or(|read| read == Some(wanted)));

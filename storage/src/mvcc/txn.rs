@@ -16,17 +16,17 @@ struct Plan<'a> {
 }
 
 impl Mvcc {
-    /// Runs a transaction. On error nothing has changed.
-    pub(crate) fn txn(&mut self, txn: &Txn) -> Result<(TxnResponse, Vec<Event>), StoreError> {
+    /// Runs a transaction, and puts its changes in place of what `events` has. On error nothing has changed.
+    pub(crate) fn txn(&mut self, txn: &Txn, events: &mut Vec<Event>) -> Result<TxnResponse, StoreError> {
+        events.clear();
         let plan = self.plan(txn)?;
-        let mut events = Vec::new();
-        let mut response = self.carry_out(&plan, &mut events);
+        let mut response = self.carry_out(&plan, events);
         if !events.is_empty() {
             self.revision += 1;
         }
-        by_key(&mut events);
+        by_key(events);
         stamp(&mut response, self.revision);
-        Ok((response, events))
+        Ok(response)
     }
 
     /// A transaction that only reads, run without the log.

@@ -147,38 +147,34 @@ impl LogStore {
         self.files.seal(entries);
         let synced = self.files.append(entries)?;
         proposals(entries).for_each(Proposal::apply_beside);
-        {
+        let in_place = {
             let mut state = beside.state();
             state.last = proposals(entries).map(|proposal| proposal.batch().commands.len()).sum();
             if state.flushing {
                 state.ahead = Some(entries.to_vec());
                 return Ok(());
             }
-            if !synced && state.is_idle() {
+            let in_place = state.is_idle();
+            if !synced && in_place {
                 drop(state);
                 self.files.unsynced.notify_one();
                 self.machine.apply_beside(entries);
                 return Ok(());
             }
             state.flushing = true;
-        }
-        self.flush_first(entries).inspect_err(|_| beside.end()).map_err(|error| failed(&error))
+            in_place
+        };
+        self.flush_first(entries, in_place).inspect_err(|_| beside.end()).map_err(|error| failed(&error))
     }
 
-    /// Flushes in place what is quickly flushed, and all else on a thread of its own.
-    fn flush_first(&self, entries: &[Entry<Types>]) -> io::Result<()> {
-        let flush = self.files.begin_flush()?;
-        let beside = &self.files.beside;
-        let in_place = {
-            let state = beside.state();
-            !state.applying && state.flushed.is_empty()
-        };
-        match flush {
+    /// Flushes what is quickly flushed in place, if it may, and all else on a thread of its own.
+    fn flush_first(&self, entries: &[Entry<Types>], in_place: bool) -> io::Result<()> {
+        match self.files.begin_flush()? {
             Some(flush) if in_place && self.files.is_quick(&flush) => {
                 let _guard = self.guard(entries);
                 self.files.end_flush(&flush, flush.sync())?;
                 self.machine.apply_beside(entries);
-                beside.end();
+                self.files.beside.end();
             }
             flush => {
                 let (this, entries) = (self.clone(), entries.to_vec());

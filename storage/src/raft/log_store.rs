@@ -175,7 +175,7 @@ impl LogFiles {
     /// is no other member, and it leads.
     fn counts_alone(&self, entries: &[Entry<Types>]) -> bool {
         let ours = |entry: &Entry<Types>| {
-            let open = matches!(&entry.payload, EntryPayload::Normal(proposal) if proposal.answers());
+            let open = matches!(&entry.payload, EntryPayload::Normal(proposal) if proposal.lane().is_some());
             open && entry.log_id.leader_id.node_id == self.me
         };
         self.alone() && !self.peers.load(Ordering::Relaxed) && entries.iter().all(ours)

@@ -33,14 +33,15 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
-    fn run(&self, mvcc: &mut Mvcc, command: &Command) -> Result<Reply, StoreError> {
+    /// `events` is for the changes of one command at a time.
+    fn run(&self, mvcc: &mut Mvcc, command: &Command, events: &mut Vec<Event>) -> Result<Reply, StoreError> {
         match command {
             Command::Txn(txn) => {
-                let (response, events) = mvcc.txn(txn)?;
+                let response = mvcc.txn(txn, events)?;
                 if command.synced() && !events.is_empty() {
                     self.shared.set_changed(mvcc.revision());
                 }
-                self.publish(mvcc, &events);
+                self.publish(mvcc, events);
                 return Ok(Reply::Txn(response));
             }
             Command::Compact(revision) => {
@@ -66,6 +67,7 @@ impl StateMachine {
     /// others, which come after all of those before them.
     fn apply_all(&self, entries: &[Entry<Types>], beside: bool) -> Vec<Applied> {
         let mut applied = Vec::with_capacity(entries.len());
+        let mut events = Vec::new();
         let mut state = self.shared.write();
         for entry in entries {
             let applied_beside =
@@ -80,7 +82,7 @@ impl StateMachine {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(proposal) => {
                     let commands = &proposal.batch().commands;
-                    outcomes.extend(commands.iter().map(|command| self.run(&mut state.mvcc, command)));
+                    outcomes.extend(commands.iter().map(|command| self.run(&mut state.mvcc, command, &mut events)));
                 }
                 EntryPayload::Membership(membership) => {
                     self.files.committed_membership(entry.log_id.index, membership);

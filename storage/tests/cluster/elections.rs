@@ -141,6 +141,21 @@ async fn leadership_is_handed_over_and_told() {
 }
 
 #[tokio::test]
+async fn leadership_is_handed_over_where_votes_take_their_time_to_reach_the_disk() {
+    for flush in [30, 120, 400] {
+        let members = Members::in_memory(3, Timing::default()).await;
+        let leader = members.leader().await;
+        (1..=3).for_each(|id| members.disk(id).set_slow(Duration::from_millis(flush)));
+        let heir = leader % 3 + 1;
+        let begun = Instant::now();
+        let handed = members.store(leader).transfer_leader(heir).await;
+        println!("flushes of {flush} ms: handed over after {:?}: {handed:?}", begun.elapsed());
+        handed.unwrap();
+        assert_eq!(members.leader().await, heir);
+    }
+}
+
+#[tokio::test]
 async fn a_lossy_network_that_repeats_and_delays_slows_down_and_breaks_nothing() {
     let members = Members::of(3).await;
     members.net.faults(Faults { lose_request: 4, lose_answer: 4, repeat: 20, delay: 15 });

@@ -106,6 +106,49 @@ async fn a_voter_that_is_removed_while_it_is_away_is_told_when_it_is_back() {
     assert!(one + other < Duration::from_secs(6));
 }
 
+/// Writes, or reads, through a member until it refuses; returns how long the slowest answer took, and the refusal.
+async fn insist(store: Store, task: u64) -> (Duration, StoreError) {
+    let mut slowest = Duration::ZERO;
+    for number in 0.. {
+        let begun = Instant::now();
+        let outcome = match task % 2 {
+            0 => store.txn(put(format!("{task}-{number}"), "v")).await.map(drop),
+            _ => store.read_barrier().await.map(drop),
+        };
+        slowest = slowest.max(begun.elapsed());
+        if let Err(error) = outcome {
+            return (slowest, error);
+        }
+    }
+    unreachable!("it is refused in the end")
+}
+
+/// What is under way there waits for log entries that are not sent any more.
+#[tokio::test]
+async fn what_a_removed_voter_was_asked_is_answered_soon() {
+    for round in 0..5 {
+        let members = Members::with(3, Timing::default()).await;
+        let leader = members.leader().await;
+        let gone = leader % 3 + 1;
+        // The first is told without asking for anything.
+        let asking: Vec<_> =
+            (0..32 * u64::min(round, 1)).map(|task| tokio::spawn(insist(members.store(gone), task))).collect();
+        for number in 0..20 {
+            members.store(gone).txn(put(format!("warm-{number}"), "v")).await.unwrap();
+        }
+        members.store(leader).remove_member(gone).await.unwrap();
+        let told = told(&members, gone).await;
+        let mut slowest = Duration::ZERO;
+        for task in asking {
+            let (took, error) = timeout(PATIENCE, task).await.unwrap().unwrap();
+            assert!(matches!(error, StoreError::Excluded(Exclusion::Removed)), "{error}");
+            slowest = slowest.max(took);
+        }
+        println!("round {round}: told after {told:?}, the slowest answer took {slowest:?}");
+        assert!(told.max(slowest) < Duration::from_millis(1500), "{told:?} {slowest:?}");
+    }
+}
+
 #[tokio::test]
 async fn members_are_told_each_time_they_change() {
     let mut members = Members::of(1).await;
