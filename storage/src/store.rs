@@ -262,6 +262,13 @@ impl Store {
         self.submit(Command::Txn(txn)).await?.txn()
     }
 
+    /// How many requests the writer has not taken yet.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let sender = &self.inner.requests.sender;
+        sender.max_capacity() - sender.capacity()
+    }
+
     /// Room for a request, when there is some at once.
     pub(crate) fn slot(&self) -> Option<Slot<'_>> {
         let requests = &self.inner.requests;

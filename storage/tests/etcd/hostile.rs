@@ -66,6 +66,47 @@ async fn a_message_that_is_too_long_is_refused_by_its_length_alone() {
     assert_eq!(server.put("k", "v").await, 2);
 }
 
+/// Most writes come in one piece, and take a shorter way; how they are cut must not be seen.
+#[tokio::test]
+async fn a_write_may_come_in_pieces() {
+    let server = server().await;
+    let requests = raw(&server).await;
+    let message = prost::Message::encode_to_vec(&put_request("key", "value"));
+    let framed = announcing(u32::try_from(message.len()).unwrap(), &message);
+    let taken = async |response: h2::client::ResponseFuture| {
+        let mut answer = tokio::time::timeout(DEADLINE, response).await.unwrap().unwrap().into_body();
+        while let Some(data) = answer.data().await {
+            data.unwrap();
+        }
+        answer.trailers().await.unwrap().is_some_and(|trailers| trailers["grpc-status"] == "0")
+    };
+    for cut in 0..=framed.len() {
+        let (response, mut body) = begin(&requests, "KV/Put").await;
+        body.send_data(framed.slice(..cut), false).unwrap();
+        body.send_data(framed.slice(cut..), true).unwrap();
+        assert!(taken(response).await, "cut at {cut}");
+    }
+    let (response, mut body) = begin(&requests, "KV/Put").await;
+    body.send_data(framed.clone(), false).unwrap();
+    tokio::task::yield_now().await;
+    body.send_data(Bytes::new(), true).unwrap();
+    assert!(taken(response).await);
+    assert_eq!(server.store.revision(), framed.len() as u64 + 3);
+    for (bad, code) in [
+        ([&framed[..], &framed[..]].concat(), "13 the request has more than one message"),
+        (framed[..framed.len() - 1].to_vec(), "13 the stream ends within a message"),
+        (vec![1, 0, 0, 0, 0], "12 grpc: compressed messages are not supported"),
+        (vec![0, 0, 0, 0, 1, 0xff], "13 grpc: error unmarshalling request"),
+        (vec![0, 0, 0, 0, 0], "3 etcdserver: key is not provided"),
+    ] {
+        let (response, mut body) = begin(&requests, "KV/Put").await;
+        body.send_data(bad.into(), true).unwrap();
+        let refused = status(response).await;
+        assert!(refused.starts_with(code), "{refused} instead of {code}");
+    }
+    assert_eq!(server.store.revision(), framed.len() as u64 + 3);
+}
+
 #[tokio::test]
 async fn messages_that_never_end_take_little_and_leave_room_for_others() {
     let server = server().await;

@@ -16,6 +16,15 @@ use crate::{Config, Durability, Op, RangeRequest, Store, StoreError, Timing, Txn
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let held = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, held).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
 fn put(key: &str, value: &str, durability: Durability) -> Txn {
     Txn { success: vec![Op::put(key.to_owned(), value.to_owned())], durability, ..Txn::default() }
 }
@@ -147,6 +156,50 @@ async fn a_panic_on_the_way_to_disk_leaves_nobody_waiting() {
     }
     assert!(!answers[9], "{answers:?}");
     timeout(PATIENCE, store.shutdown()).await.unwrap();
+}
+
+/// Fewer come while a flush runs than it has. They need not wait for more, nor for another flush than the next one.
+#[tokio::test]
+async fn what_comes_while_a_flush_runs_shares_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let allowed = Arc::new((Mutex::new(usize::MAX), Condvar::new()));
+    let (count, held) = (begun.clone(), allowed.clone());
+    let flush = move || {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        drop(held.1.wait_timeout_while(held.0.lock().unwrap(), PATIENCE, |allowed| *allowed <= number).unwrap());
+        Ok(())
+    };
+    let allow = |flushes| {
+        *allowed.0.lock().unwrap() = flushes;
+        allowed.1.notify_all();
+    };
+    let store = Store::open(Config { disk: Directed::by(flush), ..Config::new(dir.path(), 1) }).await.unwrap();
+    store.txn(put("key", "before", Durability::Synced)).await.unwrap();
+    let before = begun.load(Ordering::SeqCst);
+    allow(before);
+    let mut answers = Vec::new();
+    let mut submit = |value: &str| {
+        let slot = store.slot().unwrap();
+        answers.push(slot.submit(Command::Txn(put("key", value, Durability::Synced))).unwrap());
+    };
+    // Too large for a flush in place.
+    submit(&"x".repeat(64 << 10));
+    until("the first flush", || begun.load(Ordering::SeqCst) == before + 1).await;
+    (0..60).for_each(|_| submit("many"));
+    until("the many are written", || store.waiting() == 0).await;
+    allow(before + 1);
+    until("their flush", || begun.load(Ordering::SeqCst) == before + 2).await;
+    (0..10).for_each(|_| submit("few"));
+    // The writer looks at one of them; then it is the Raft core's turn.
+    until("the few wait", || store.waiting() == 9).await;
+    allow(usize::MAX);
+    for (revision, answered) in (2..).zip(answers) {
+        let answer = timeout(PATIENCE, answered).await.unwrap().unwrap().unwrap();
+        assert_eq!(answer.txn().unwrap().revision, revision);
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), before + 3);
+    store.shutdown().await;
 }
 
 /// Callers of a disk that hangs are told after a while; nobody knows what comes of what is on its way.
