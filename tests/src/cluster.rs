@@ -53,6 +53,18 @@ impl Machine {
         use_it(&Kubectl { host: Some(&self.host), kubeconfig: &kubeconfig })
     }
 
+    /// Starts a machine that ends by itself; returns its log.
+    pub fn refused(&mut self) -> String {
+        self.start();
+        let process = self.process.as_mut().expect("just started");
+        let status = crate::until("rk ends by itself", START, || process.ended().ok_or("it runs"));
+        assert!(!status.success(), "{status}");
+        let log = self.log();
+        self.process = None;
+        std::fs::remove_file(self.folder.join("rk.log")).expect("start a new log");
+        log
+    }
+
     /// Waits until this server's API is ready.
     pub fn api_answers(&self) {
         self.kubectl(|kubectl| kubectl.until(START, &["get", "--raw", "/readyz"], |text| text == "ok"));

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use nix::sys::signal::Signal;
-use rk_tests::cluster::{Machine, START, Server};
+use rk_tests::cluster::{START, Server};
 use rk_tests::members::{all_well, leader, members};
 use rk_tests::need::{self, Need};
 use rk_tests::process::{check, output};
@@ -34,17 +34,6 @@ fn stops_soon(server: &mut Server) {
     assert!(before.elapsed() < Duration::from_secs(4), "{}", server.log());
 }
 
-/// Starts a server that will end by itself, and returns what it wrote.
-fn refused(machine: &mut Machine) -> String {
-    machine.start();
-    let process = machine.process.as_mut().expect("just started");
-    let status = until("the server ends by itself", START, || process.ended().ok_or("it runs"));
-    assert!(!status.success(), "{status}");
-    let log = machine.log();
-    machine.process = None;
-    std::fs::remove_file(machine.folder.join("rk.log")).expect("start a new log");
-    log
-}
 
 #[test]
 fn one_becomes_three_and_five_and_three_again_in_place_and_no_write_is_lost() {
@@ -83,7 +72,7 @@ fn one_becomes_three_and_five_and_three_again_in_place_and_no_write_is_lost() {
         assert_eq!(status.code(), Some(78), "{}", removed.log());
         removed.process = None;
         assert!(removed.log().contains("was removed from its cluster"), "{}", removed.log());
-        let again = refused(removed);
+        let again = removed.refused();
         assert!(again.contains("was removed from its cluster"), "{again}");
     }
     all_well(&cluster.server, 3);
@@ -270,7 +259,7 @@ fn who_must_not_become_a_server_is_told_why_and_gets_nothing() {
             new.set_flag("--node-name=server");
         }
         new.set_flag(&flag);
-        let log = refused(new);
+        let log = new.refused();
         assert!(log.contains(wanted), "{flag}: {log}");
         assert!(!new.data_dir().join("server/tls").exists(), "{flag}: it got keys");
         new.drop_flags("--node-name=server");
@@ -287,10 +276,10 @@ fn who_must_not_become_a_server_is_told_why_and_gets_nothing() {
     let url = cluster.server.url();
     let new = cluster.servers.first_mut().expect("it is there");
     new.set_flag(&format!("--server={url}"));
-    let log = refused(new);
+    let log = new.refused();
     assert!(log.contains("holds a cluster of its own"), "{log}");
     new.set_flag(&format!("--token={own_token}"));
-    let log = refused(new);
+    let log = new.refused();
     assert!(log.contains("holds the data of another cluster"), "{log}");
     // Moved away, it joins; a join that is cut anywhere goes on at the next start.
     std::fs::rename(new.data_dir().join("server"), new.data_dir().join("removed")).expect("move it away");

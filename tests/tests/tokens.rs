@@ -44,20 +44,9 @@ fn turned_away(asking: &mut Machine, door: &str, token: &str) -> String {
     asking.drop_flags("--token=");
     asking.set_flag(&format!("--server={door}"));
     asking.set_flag(&format!("--token={token}"));
-    refused(asking)
+    asking.refused()
 }
 
-/// Starts a machine whose start must fail, and returns what it said.
-fn refused(machine: &mut Machine) -> String {
-    machine.start();
-    let process = machine.process.as_mut().expect("just started");
-    let status = until("the server ends by itself", START, || process.ended().ok_or("it runs"));
-    assert!(!status.success(), "{status}");
-    let log = machine.log();
-    machine.process = None;
-    std::fs::remove_file(machine.folder.join("rk.log")).expect("start a new log");
-    log
-}
 
 fn starts(server: &mut Server) {
     server.start();
@@ -137,7 +126,7 @@ fn tokens_replaced_on_one_server_let_nobody_in_on_any() {
         ("--agent-token=guess".to_owned(), "--agent-token differs from the cluster's token of agents"),
     ] {
         cluster.server.set_flag(&flag);
-        let log = refused(&mut cluster.server);
+        let log = cluster.server.refused();
         assert!(log.contains(wanted), "{flag}: {log}");
         cluster.server.drop_flags("--token=");
         cluster.server.drop_flags("--agent-token=");
@@ -148,7 +137,7 @@ fn tokens_replaced_on_one_server_let_nobody_in_on_any() {
     let two = &mut cluster.servers[0];
     two.stop(Signal::SIGTERM);
     two.set_flag("--agent-token=guess");
-    assert!(refused(two).contains("--agent-token differs"), "a server that joined is checked as well");
+    assert!(two.refused().contains("--agent-token differs"), "a server that joined is checked as well");
 }
 
 #[test]
@@ -178,7 +167,7 @@ fn on_a_server_that_is_alone_a_flag_changes_the_tokens_but_brings_none_back() {
         if log.contains("this server will not start again as it was started") { Ok(()) } else { Err(log) }
     });
     server.stop(Signal::SIGTERM);
-    let log = refused(server);
+    let log = server.refused();
     assert!(log.contains("has replaced"), "{log}");
     server.drop_flags("--token=");
     starts(server);
