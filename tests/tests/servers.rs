@@ -34,7 +34,6 @@ fn stops_soon(server: &mut Server) {
     assert!(before.elapsed() < Duration::from_secs(4), "{}", server.log());
 }
 
-
 #[test]
 fn one_becomes_three_and_five_and_three_again_in_place_and_no_write_is_lost() {
     if !need::met("one_becomes_three_and_five_and_three_again_in_place_and_no_write_is_lost", SERVERS) {

@@ -47,7 +47,6 @@ fn turned_away(asking: &mut Machine, door: &str, token: &str) -> String {
     asking.refused()
 }
 
-
 fn starts(server: &mut Server) {
     server.start();
     server.api_answers();
