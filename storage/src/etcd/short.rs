@@ -20,6 +20,9 @@ use super::status::Status;
 use super::txn::Forms;
 use super::{Endpoint, keys, txn, wire};
 
+/// The calls that are looked at here; others, reads above all, cost nothing more than that.
+const WRITES: [&str; 3] = ["Put", "DeleteRange", "Txn"];
+
 /// How the store's answer is to be written.
 enum Form {
     Put,
@@ -66,7 +69,8 @@ fn read(method: &str, inbound: &mut Inbound) -> Option<Result<(Txn, Form), Statu
 impl Endpoint {
     /// Hands a write to the store, if it is one of those.
     pub(super) fn take_at_once(&self, path: &str, mut call: Call) -> Taken {
-        let Some(method) = path.strip_prefix("/etcdserverpb.KV/") else { return Taken::Not(call) };
+        let method = path.strip_prefix("/etcdserverpb.KV/").filter(|method| WRITES.contains(method));
+        let Some(method) = method else { return Taken::Not(call) };
         // Before the message is taken out: who has to wait for room does so elsewhere.
         let Some(slot) = self.store().slot() else { return Taken::Not(call) };
         let Some(request) = read(method, &mut call.inbound) else { return Taken::Not(call) };
