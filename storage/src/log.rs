@@ -198,10 +198,10 @@ impl Log {
         Some((index, newest.0, newest.1))
     }
 
-    /// Index of the newest membership that was in the log when it was opened.
-    pub(crate) fn newest_membership(&self) -> Option<u64> {
-        let newest = self.segments.iter().rev().find_map(|segment| segment.newest_membership);
-        newest.filter(|index| *index >= self.first)
+    /// Indices of the memberships that were in the log when it was opened, the newest first.
+    pub(crate) fn memberships(&self) -> impl Iterator<Item = u64> {
+        let all = self.segments.iter().rev().flat_map(|segment| segment.memberships.iter().rev().copied());
+        all.take_while(|index| *index >= self.first)
     }
 
     /// Bytes of all entries still in files.
@@ -323,6 +323,14 @@ impl Log {
             self.disk.remove(&newest.path).and_then(|()| self.disk.sync_dir(&self.dir)).map_err(io)?;
             self.segments.pop_back();
         }
+        Ok(())
+    }
+
+    /// No entry counts any more: the log goes on after `index`, which is beyond all that it should hold. The caller has
+    /// recorded it.
+    pub(crate) fn supersede(&mut self, index: u64) -> Result<(), LogError> {
+        self.truncate(0)?;
+        self.first = index + 1;
         Ok(())
     }
 

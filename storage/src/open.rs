@@ -88,7 +88,11 @@ struct Recovered {
 }
 
 /// Reads and verifies snapshot and log.
-pub(crate) fn read(config: &Config, dir: &DataDir, hard_state: &HardStateFile) -> Result<(Applied, Log), OpenError> {
+pub(crate) fn read(
+    config: &Config,
+    dir: &DataDir,
+    hard_state: &mut HardStateFile,
+) -> Result<(Applied, Log), OpenError> {
     let disk = &*config.disk;
     let mut state = Applied::default();
     if let Some(path) = snapshot::newest(disk, &dir.snapshots())? {
@@ -103,7 +107,16 @@ pub(crate) fn read(config: &Config, dir: &DataDir, hard_state: &HardStateFile) -
         return Err(OpenError::Corrupt { file: dir.snapshots(), offset: 0, what });
     }
     let purged = hard_state.state.purged.map(|purged| purged.index);
-    let log = Log::open(config.disk.clone(), &dir.log(), dir.cluster.id, config.segment_bytes, purged)?;
+    let mut log = Log::open(config.disk.clone(), &dir.log(), dir.cluster.id, config.segment_bytes, purged)?;
+    // A snapshot from the leader is in its place before what it supersedes is gone. A log that ends in an earlier term, or
+    // before it, has nothing to add, and may contradict it.
+    let last = raft::last_log_id(&log).or(hard_state.state.purged);
+    if let Some(snapshot) = state.last.filter(|snapshot| last < Some(*snapshot)) {
+        let path = hard_state.path().to_owned();
+        let recorded = hard_state.update(|state| state.purged = Some(snapshot));
+        recorded.map_err(|source| OpenError::Io { path, source })?;
+        log.supersede(snapshot.index)?;
+    }
     Ok((state, log))
 }
 
@@ -113,7 +126,7 @@ fn recover(config: &Config) -> Result<Recovered, OpenError> {
     let mut hard_state = HardStateFile::open(disk, dir.hard_state())?;
     let mut repairs = 0;
     let (state, log) = loop {
-        match read(config, &dir, &hard_state) {
+        match read(config, &dir, &mut hard_state) {
             Err(OpenError::Corrupt { file, offset, what }) if hard_state.state.peers && repairs < MAX_REPAIRS => {
                 let name = file.display();
                 tracing::error!(file = %name, offset, "{what}; setting it aside, the rest comes from the other members");
@@ -151,7 +164,7 @@ fn recover(config: &Config) -> Result<Recovered, OpenError> {
 
 pub(crate) fn newest_membership(log: &Log, state: &Applied) -> Result<Option<(u64, Membership)>, OpenError> {
     let applied = state.membership.log_id().map(|id| (id.index, state.membership.membership().clone()));
-    let newer = log.newest_membership().filter(|index| applied.as_ref().is_none_or(|(known, _)| index > known));
+    let newer = log.memberships().next().filter(|index| applied.as_ref().is_none_or(|(known, _)| index > known));
     let Some(index) = newer else { return Ok(applied) };
     let entry = raft::decode(&log.read(index)?).map_err(|error| OpenError::Raft(Box::new(error)))?;
     match entry.payload {
@@ -263,9 +276,54 @@ async fn start(
 
 #[cfg(test)]
 mod tests {
+    use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId};
+
+    use crate::data_dir::{DataDir, Wanted};
     use crate::disk::Files;
     use crate::hard_state::HardStateFile;
-    use crate::{Config, Op, Store, Txn};
+    use crate::log::Append;
+    use crate::state::{Applied, Shared};
+    use crate::{Config, Op, Store, Txn, raft, snapshot};
+
+    fn id(term: u64, index: u64) -> LogId<u64> {
+        LogId::new(CommittedLeaderId::new(term, 1), index)
+    }
+
+    /// What is left of the log, first and next index, after a start with a log of term 2 and a snapshot.
+    fn left_of_log(entries: u64, snapshot: LogId<u64>) -> (u64, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::new(folder.path(), 1);
+        let dir = DataDir::open(&Files, folder.path(), &Wanted { node_id: 1, join: None }).unwrap();
+        let mut hard_state = HardStateFile::open(&Files, dir.hard_state()).unwrap();
+        let (_, mut log) = super::read(&config, &dir, &mut hard_state).unwrap();
+        log.reserve(0).unwrap();
+        for index in 0..entries {
+            let entry = Entry { log_id: id(2, index), payload: EntryPayload::Blank };
+            let append = Append::new(index, (2, 1), Vec::new(), |out| raft::encode_into(&entry, out));
+            log.append(&mut [append.unwrap()]).unwrap();
+        }
+        let state = Shared::new(Applied { last: Some(snapshot), ..Applied::default() });
+        snapshot::write(&Files, &state, dir.cluster.id, &dir.snapshots()).unwrap();
+        drop(log);
+        // A second start finds what the first has left.
+        let (_, once) = super::read(&config, &dir, &mut hard_state).unwrap();
+        let found = (once.first(), once.next());
+        drop(once);
+        let (state, again) = super::read(&config, &dir, &mut hard_state).unwrap();
+        assert_eq!((again.first(), again.next(), state.last), (found.0, found.1, Some(snapshot)));
+        found
+    }
+
+    /// The power went when a snapshot from the leader was in its place, and the log was not dealt with.
+    #[test]
+    fn a_snapshot_supersedes_a_log_of_an_earlier_term() {
+        assert_eq!(left_of_log(10, id(3, 5)), (6, 6), "the rest contradicts it");
+        assert_eq!(left_of_log(10, id(2, 5)), (0, 10), "the rest goes on from it");
+        assert_eq!(left_of_log(10, id(2, 9)), (0, 10));
+        assert_eq!(left_of_log(10, id(2, 10)), (11, 11), "it is ahead");
+        assert_eq!(left_of_log(10, id(1, 5)), (0, 10));
+        assert_eq!(left_of_log(0, id(3, 5)), (6, 6));
+    }
 
     #[tokio::test]
     async fn revisions_are_skipped_after_a_power_cut_only() {

@@ -9,11 +9,12 @@ pub(crate) mod state_machine;
 
 use std::sync::Arc;
 
-use openraft::{Entry, EntryPayload, LogId, Membership};
+use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, Membership};
 
 use crate::codec::{DecodeError, put_u64};
 use crate::command::{Applied, Batch};
 use crate::disk::DiskFile;
+use crate::log::Log;
 use crate::log::record::{Head, MEMBERSHIP};
 use crate::members::Member;
 use crate::proposal::Proposal;
@@ -37,6 +38,11 @@ pub(crate) type Raft = openraft::Raft<Types>;
 /// What the Raft core says of a proposal.
 pub(crate) type Outcome = openraft::raft::ClientWriteResult<Types>;
 pub(crate) type StorageError = openraft::StorageError<u64>;
+
+/// The last entry in a log.
+pub(crate) fn last_log_id(log: &Log) -> Option<LogId<u64>> {
+    log.last().map(|(index, term, leader)| LogId::new(CommittedLeaderId::new(term, leader), index))
+}
 
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
@@ -95,5 +101,5 @@ pub(crate) fn decode(body: &[u8]) -> Result<Entry<Types>, DecodeError> {
         }
         _ => return Err(DecodeError("entry kind")),
     };
-    Ok(Entry { log_id: LogId::new(openraft::CommittedLeaderId::new(head.term, head.leader), head.index), payload })
+    Ok(Entry { log_id: LogId::new(CommittedLeaderId::new(head.term, head.leader), head.index), payload })
 }

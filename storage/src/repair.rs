@@ -93,7 +93,7 @@ pub fn force_one_voter(config: &Config) -> Result<Forced, OpenError> {
     let io = |source| OpenError::Io { path: config.dir.clone(), source };
     let mut dir = DataDir::open(disk, &config.dir, &Wanted { node_id: config.node_id, join: None })?;
     let mut hard_state = HardStateFile::open(disk, dir.hard_state())?;
-    let (state, mut log) = open::read(config, &dir, &hard_state)?;
+    let (state, mut log) = open::read(config, &dir, &mut hard_state)?;
     let known = open::newest_membership(&log, &state)?.map(|(_, known)| known).unwrap_or_default();
     let aside = config.dir.join(format!("before-generation-{}", dir.cluster.generation + 1));
     copy(disk, &config.dir, &aside).map_err(io)?;

@@ -20,8 +20,6 @@ use crate::mvcc::{Mvcc, Version, Versions};
 use crate::state::{Applied, Pinned, Shared};
 use crate::types::{LeaseId, Revision};
 
-/// Where a snapshot of another member lies before it gets its name.
-pub(crate) const RECEIVED: &str = "received.tmp";
 pub(crate) const MAGIC: [u8; 8] = *b"rksnap\0\x01";
 const BLOCK: usize = 256 << 10;
 /// No block is larger: one key's versions are never split, and a record has a bounded size.
@@ -247,8 +245,22 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotErro
 
 /// The newest snapshot's file.
 pub(crate) fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<PathBuf>, SnapshotError> {
+    newest_upto(disk, dir, u64::MAX)
+}
+
+/// The file of the newest snapshot at a log index of at most `index`.
+pub(crate) fn newest_upto(disk: &dyn Disk, dir: &Path, index: u64) -> Result<Option<PathBuf>, SnapshotError> {
     disk::durable_dir(disk, dir).map_err(|source| SnapshotError::Io { path: dir.to_owned(), source })?;
-    Ok(list(disk, dir)?.pop().map(|(_, path)| path))
+    let found = list(disk, dir)?.into_iter().rfind(|(of, _)| *of <= index);
+    Ok(found.map(|(_, path)| path))
+}
+
+/// Puts a snapshot that has come in, and is on disk, among the others; returns once it is there to stay.
+pub(crate) fn place(disk: &dyn Disk, received: &Path, dir: &Path, meta: &Meta) -> io::Result<PathBuf> {
+    let path = dir.join(meta.file_name());
+    disk.rename(received, &path)?;
+    disk.sync_dir(dir)?;
+    Ok(path)
 }
 
 /// Reads what [`write_head`] and [`Blocks`] wrote, and trusts none of it.

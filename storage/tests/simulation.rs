@@ -66,6 +66,18 @@ fn a_member_joins_once_power_is_back() {
     all(1326..1327);
 }
 
+/// A former leader, with entries that it did not get through, is sent a snapshot that contradicts its log.
+#[test]
+fn a_snapshot_replaces_a_log_that_contradicts_it() {
+    all(3035..3036);
+}
+
+/// A member is taken out while nobody can say so, for the leader loses its power.
+#[test]
+fn a_member_may_be_out_though_nobody_said_so() {
+    all(3120..3121);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in [1, 2, 3, 4] {

@@ -11,9 +11,10 @@ mod leases;
 mod network;
 mod trace;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use storage::{MemberId, Store, WatchRequest};
+use storage::{MemberError, MemberId, Store, WatchRequest};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -87,6 +88,7 @@ fn simulate(
             leases: Leases::default(),
             tried: Tried::default(),
             next: 1,
+            doubtful: BTreeSet::new(),
         };
         match course(&mut run).await {
             Ok(()) => {
@@ -106,6 +108,8 @@ struct Run {
     tried: Tried,
     /// The id of the next member.
     next: MemberId,
+    /// Members that were to be taken out, when nobody could tell whether they were.
+    doubtful: BTreeSet<MemberId>,
 }
 
 impl Run {
@@ -307,15 +311,22 @@ impl Run {
         self.members.mend_disks();
         let others: Vec<_> = self.members.running.ids().into_iter().filter(|id| *id != victim).collect();
         let other = others[self.random.index(others.len())];
-        let store = self.store(other)?;
-        let removed = timeout(Duration::from_secs(60), store.remove_member(victim)).await;
+        if self.take_out(victim, other, Duration::from_secs(60)).await? { self.join().await } else { Ok(()) }
+    }
+
+    /// Has `by` take a member out; whether it is known to be.
+    async fn take_out(&mut self, victim: MemberId, by: MemberId, limit: Duration) -> Result<bool, String> {
+        let removed = timeout(limit, self.store(by)?.remove_member(victim)).await;
         self.members.running.trace.note(|| format!("{victim} is taken out: {removed:?}"));
+        if matches!(removed, Err(_) | Ok(Err(MemberError::Unknown | MemberError::Closed))) {
+            self.doubtful.insert(victim);
+        }
         if !matches!(removed, Ok(Ok(()))) {
-            return Ok(());
+            return Ok(false);
         }
         self.tried.membership_changes += 1;
         self.members.discard(victim);
-        self.join().await
+        Ok(true)
     }
 
     async fn heal(&mut self) -> Result<(), String> {
@@ -338,8 +349,9 @@ impl Run {
     /// Everyone agrees, and what was told is true.
     async fn conclude(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
-        let stores = self.members.running.stores();
+        let mut stores = self.members.running.stores();
         loop {
+            stores.retain(|store| !(self.doubtful.contains(&store.node_id()) && store.status().excluded.is_some()));
             let barriers = futures(&stores).await;
             let revisions: Vec<_> = stores.iter().map(Store::revision).collect();
             if barriers && revisions.windows(2).all(|pair| pair[0] == pair[1]) {

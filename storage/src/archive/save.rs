@@ -121,15 +121,15 @@ impl Write for Flushed {
 }
 
 /// Writes an archive of a data directory that no process uses. A member of several may hold entries of which it does not
-/// know whether they count; they are taken to. Blocking; nothing in the directory changes.
+/// know whether they count; they are taken to. Blocking; the store in the directory stays as it is.
 pub fn save_offline(config: &Config, target: &Path, label: Label) -> Result<Manifest, ArchiveError> {
     let disk = &*config.disk;
     if !disk.exists(&config.dir.join("FORMAT")) {
         return Err(ArchiveError::NoStore { dir: config.dir.clone() });
     }
     let dir = DataDir::open(disk, &config.dir, &Wanted { node_id: config.node_id, join: None })?;
-    let hard_state = HardStateFile::open(disk, dir.hard_state()).map_err(OpenError::from)?;
-    let (mut state, log) = open::read(config, &dir, &hard_state)?;
+    let mut hard_state = HardStateFile::open(disk, dir.hard_state()).map_err(OpenError::from)?;
+    let (mut state, log) = open::read(config, &dir, &mut hard_state)?;
     let changed = state.mvcc.revision();
     let changed = replay(&mut state, &log)?.unwrap_or(changed);
     let shared = Shared::new(state);

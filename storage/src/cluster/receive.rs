@@ -15,7 +15,7 @@ use crate::disk::{self, Disk, DiskFile, Mode};
 use crate::members::ClusterId;
 use crate::raft::{SnapshotFile, network};
 use crate::rpc::{Offer, Refusal, Response};
-use crate::snapshot::{self, SnapshotError};
+use crate::snapshot::{self, Meta, SnapshotError};
 use crate::state::Applied;
 
 /// A snapshot that is coming in.
@@ -66,8 +66,8 @@ enum Unusable {
     Another,
 }
 
-/// The state in a received file, if it is the snapshot that was offered, whole, and of this cluster.
-fn verify(disk: &dyn Disk, path: &Path, offer: &Offer, cluster: ClusterId) -> Result<Applied, Unusable> {
+/// What is in a received file, if it is the snapshot that was offered, whole, and of this cluster.
+fn verify(disk: &dyn Disk, path: &Path, offer: &Offer, cluster: ClusterId) -> Result<(Meta, Applied), Unusable> {
     if network::measure(&*disk.open(path, Mode::Existing)?)? != (offer.size, offer.crc) {
         return Err(Unusable::Checksum);
     }
@@ -75,7 +75,7 @@ fn verify(disk: &dyn Disk, path: &Path, offer: &Offer, cluster: ClusterId) -> Re
     if meta.cluster_id != cluster.id {
         return Err(Unusable::Foreign(meta.cluster_id));
     }
-    if meta.raft() == offer.meta { Ok(state) } else { Err(Unusable::Another) }
+    if meta.raft() == offer.meta { Ok((meta, state)) } else { Err(Unusable::Another) }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -137,8 +137,8 @@ impl Cluster {
         let (cluster, reading, checked, expected) = (self.link.cluster, disk.clone(), path.clone(), offer.clone());
         let verified = disk::blocking(&**disk, move || verify(&*reading, &checked, &expected, cluster)).await;
         self.hear_leader();
-        let state = match verified {
-            Ok(Ok(state)) => state,
+        let (meta, state) = match verified {
+            Ok(Ok(verified)) => verified,
             Ok(Err(error)) => {
                 tracing::warn!(%error, file = %path.display(), "a snapshot that came in is not used");
                 drop(disk.remove(&path));
@@ -146,11 +146,16 @@ impl Cluster {
             }
             Err(_) => return Response::Refused(Refusal::Stopped),
         };
-        let (dir, target, placing) = (self.snapshots.clone(), self.snapshots.join(snapshot::RECEIVED), disk.clone());
+        let vote = self.files.vote().unwrap_or_default();
+        if vote > offer.vote {
+            return Response::Installed(vote);
+        }
+        // It is in its place before the Raft core hears of it, which first drops the log that contradicts it, and that it
+        // makes superfluous.
+        let (dir, placing) = (self.snapshots.clone(), disk.clone());
         let place = move || {
-            placing.rename(&path, &target)?;
-            placing.sync_dir(&dir)?;
-            placing.open(&target, Mode::Existing)
+            let placed = snapshot::place(&*placing, &path, &dir, &meta)?;
+            placing.open(&placed, Mode::Existing)
         };
         let file = match blocking(&**disk, place).await {
             Ok(file) => file,

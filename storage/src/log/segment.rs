@@ -34,8 +34,8 @@ pub(crate) struct Segment {
     zeroed: u64,
     /// Term and leader of the last entry.
     pub(crate) last: Option<(u64, u64)>,
-    /// Index of the newest membership that was there when the segment was recovered.
-    pub(crate) newest_membership: Option<u64>,
+    /// Indices of the memberships that were there when the segment was recovered.
+    pub(crate) memberships: Vec<u64>,
 }
 
 pub(crate) fn file_name(first: u64) -> String {
@@ -72,7 +72,7 @@ impl Segment {
             capacity,
             zeroed: SEGMENT_HEADER,
             last: None,
-            newest_membership: None,
+            memberships: Vec::new(),
         })
     }
 
@@ -102,7 +102,7 @@ impl Segment {
             capacity: content.len() as u64,
             zeroed: SEGMENT_HEADER,
             last: None,
-            newest_membership: None,
+            memberships: Vec::new(),
         };
         loop {
             let at = usize::try_from(segment.end).unwrap_or(usize::MAX);
@@ -135,7 +135,7 @@ impl Segment {
             return Err("an entry is out of order");
         }
         if head.kind == record::MEMBERSHIP {
-            self.newest_membership = Some(head.index);
+            self.memberships.push(head.index);
         }
         self.synced = self.synced.max(record.synced.min(self.end));
         self.push(record.size as u64, head.term, head.leader);

@@ -149,8 +149,7 @@ impl LogFiles {
     }
 
     pub(crate) fn last_log_id(&self) -> Option<LogId<u64>> {
-        let last = self.log().last();
-        let last = last.map(|(index, term, leader)| LogId::new(openraft::CommittedLeaderId::new(term, leader), index));
+        let last = super::last_log_id(&self.log());
         last.or_else(|| self.hard_state().state.purged)
     }
 
@@ -455,10 +454,12 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError> {
-        if !self.files.alone() {
-            return Ok(None);
+        if self.files.alone() {
+            return Ok(self.files.last_log_id());
         }
-        Ok(self.get_log_state().await?.last_log_id)
+        // Nobody proposes a membership before the one before it is committed. What more is committed the leader says.
+        let before_last = self.files.log().memberships().nth(1);
+        Ok(before_last.and_then(|index| self.files.log_id(index)))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>

@@ -2,7 +2,7 @@
 //! in one critical section per call.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -119,7 +119,7 @@ impl StateMachine {
         }
     }
 
-    /// The newest snapshot; writes one if there is none.
+    /// The newest snapshot of what is applied; writes one if there is none.
     async fn snapshot(&self) -> Result<Snapshot<Types>, StorageError> {
         if let Some(existing) = self.existing().await? {
             return Ok(existing);
@@ -132,10 +132,11 @@ impl StateMachine {
     }
 
     async fn existing(&self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let (disk, dir) = (self.files.disk.clone(), self.snapshots.clone());
+        let (disk, dir, applied) = (self.files.disk.clone(), self.snapshots.clone(), self.shared.applied());
         let find = move || {
             loop {
-                let Some(path) = snapshot::newest(&*disk, &dir)? else { return Ok(None) };
+                // One that has come in lies there before it is installed.
+                let Some(path) = snapshot::newest_upto(&*disk, &dir, applied)? else { return Ok(None) };
                 let opened = snapshot::read_meta(&*disk, &path).and_then(|meta| {
                     let file = disk.open(&path, Mode::Existing);
                     Ok((meta, file.map_err(|source| SnapshotError::Io { path: path.clone(), source })?))
@@ -150,22 +151,16 @@ impl StateMachine {
         let found = blocking(&*self.files.disk, find).await?;
         Ok(found.map(|(meta, file)| Snapshot { meta: meta.raft(), snapshot: Box::new(SnapshotFile(file)) }))
     }
-
-    fn received(&self) -> PathBuf {
-        self.snapshots.join(snapshot::RECEIVED)
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the snapshot that was just written is gone")]
 struct SnapshotGone;
 
+/// Snapshots come in by `cluster::receive`, and whole.
 #[derive(Debug, thiserror::Error)]
-#[error("a snapshot of cluster {found:016x} was offered to cluster {expected:016x}")]
-struct ForeignSnapshot {
-    found: u64,
-    expected: u64,
-}
+#[error("the Raft core was given a snapshot in another way than whole and verified")]
+struct NotPrepared;
 
 async fn blocking<T: Send + 'static>(
     disk: &dyn Disk,
@@ -175,17 +170,6 @@ async fn blocking<T: Send + 'static>(
         Ok(done) => Ok(done.map_err(|error| StorageIOError::write_snapshot(None, &error))?),
         Err(error) => Err(StorageIOError::write_snapshot(None, &error).into()),
     }
-}
-
-/// Puts a received snapshot in its place; returns once it is on disk.
-fn keep(disk: &dyn Disk, received: &Path, dir: &Path, index: u64) -> Result<(), SnapshotError> {
-    let path = dir.join(format!("{index:016x}.snap"));
-    let placed = disk
-        .open(received, Mode::Existing)
-        .and_then(|file| file.sync_all())
-        .and_then(|()| disk.rename(received, &path))
-        .and_then(|()| disk.sync_dir(dir));
-    placed.map_err(|source| SnapshotError::Io { path, source })
 }
 
 impl RaftSnapshotBuilder<Types> for StateMachine {
@@ -220,8 +204,7 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError> {
-        let file = self.files.disk.open(&self.received(), Mode::Fresh);
-        Ok(Box::new(SnapshotFile(file.map_err(|error| StorageIOError::write_snapshot(None, &error))?)))
+        Err(StorageIOError::write_snapshot(None, &NotPrepared).into())
     }
 
     async fn install_snapshot(
@@ -230,25 +213,10 @@ impl RaftStateMachine<Types> for StateMachine {
         snapshot: Box<SnapshotFile>,
     ) -> Result<(), StorageError> {
         drop(snapshot);
-        let (disk, received, dir) = (self.files.disk.clone(), self.received(), self.snapshots.clone());
         let index = meta.last_log_id.map_or(0, |last| last.index);
-        let expected = self.cluster_id;
-        let prepared = self.shared.prepared().filter(|(last, _)| *last == meta.last_log_id);
-        let load = move || {
-            let (found, state) = match prepared {
-                Some((_, state)) => (expected, state),
-                None => snapshot::read(&*disk, &received).map(|(meta, state)| (meta.cluster_id, state))?,
-            };
-            if found == expected {
-                keep(&*disk, &received, &dir, index)?;
-            }
-            Ok((found, state))
+        let Some((_, installed)) = self.shared.prepared().filter(|(last, _)| *last == meta.last_log_id) else {
+            return Err(StorageIOError::write_snapshot(Some(meta.signature()), &NotPrepared).into());
         };
-        let (found, installed) = blocking(&*self.files.disk, load).await?;
-        if found != expected {
-            let foreign = ForeignSnapshot { found, expected };
-            return Err(StorageIOError::write_snapshot(Some(meta.signature()), &foreign).into());
-        }
         let mut state = self.shared.write();
         let from = state.mvcc.revision() + 1;
         *state = installed;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use client::Api;
-use client::Informers;
 use client::testing::FakeApi;
+use client::{Informers, Scope};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node as NodeObject, Pod};
 use kube::api::DeleteParams;
 use net::{Net, NetConfig};
@@ -165,7 +165,10 @@ impl Machine {
         };
         let client = self.api.client();
         let informers = Informers::new(client.clone());
+        let own_pods = informers.scoped::<Pod>(Scope::fields(format!("spec.nodeName={NODE}")));
         let node = Node::start(config, client, informers, runtime.clone(), net.clone(), stop.clone()).await.unwrap();
+        // A node is registered before it knows its pods.
+        own_pods.synced().await;
         Running { node, runtime, net, stop }
     }
 

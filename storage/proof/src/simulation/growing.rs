@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use storage::{MemberId, Role, Store};
-use tokio::time::timeout;
 
 use super::Run;
 use crate::disk::Fault;
@@ -72,13 +71,7 @@ impl Run {
         let all = self.members.ids();
         let victim = all[self.random.index(all.len())];
         let Some(by) = voters.into_iter().find(|id| *id != victim) else { return Ok(()) };
-        let removed = timeout(LIMIT, self.store(by)?.remove_member(victim)).await;
-        self.members.running.trace.note(|| format!("{victim} is taken out: {removed:?}"));
-        if matches!(removed, Ok(Ok(()))) {
-            self.tried.membership_changes += 1;
-            self.members.discard(victim);
-        }
-        Ok(())
+        self.take_out(victim, by, LIMIT).await.map(drop)
     }
 }
 
