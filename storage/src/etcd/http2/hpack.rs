@@ -1,10 +1,10 @@
-//! Header compression (RFC 7541) for the server's side of a connection: reads whatever a client may write, writes the few
-//! fields that a server says.
+//! Header compression (RFC 7541) for the server's side of a connection: reads whatever a client may write, writes the
+//! few fields that a server says.
 //!
-//! Invariants: whatever comes in gives fields or [`Malformed`], and never a panic; a connection's table takes 12 KiB and its
-//! entries' places at most, a field in work as much as its block can expand to; what one block may be made to say has an
-//! end ([`MAX_LIST`]). Names and values are bytes here: what may stand in them, and in which order, is for the connection to
-//! judge. Called by the connection alone, and by the fuzz target through [`read_headers`].
+//! Invariants: whatever comes in gives fields or [`Malformed`], and never a panic; what a connection keeps is below 24
+//! KiB, and what a field in work takes is what its block can expand to; what one block may be made to say has an end
+//! ([`MAX_LIST`]). Names and values are bytes here: what may stand in them, and in which order, is for the connection
+//! to judge. Called by the connection alone, and by the fuzz target through [`read_headers`].
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the connection comes next"))]
 
 mod decode;
@@ -21,7 +21,8 @@ pub(in crate::etcd) use encode::Encoder;
 const TABLE_SIZE: usize = 4096;
 /// What an entry of a table, or a field of a list, counts beside its bytes.
 const OVERHEAD: usize = 32;
-/// What the fields of one block may add up to, far above what a connection accepts: a byte of a block can stand for 4 KiB.
+/// What the fields of one block may add up to, each with its [`OVERHEAD`]. It is far above what a connection accepts,
+/// and below what a block could be made to stand for, since each of its bytes may point to 4 KiB.
 pub(in crate::etcd) const MAX_LIST: usize = 256 << 10;
 
 /// Why a header block is none. The table is out of step for good then: it ends the connection (`COMPRESSION_ERROR`).

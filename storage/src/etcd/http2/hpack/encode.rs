@@ -1,8 +1,9 @@
 //! Writes a server's header blocks.
 //!
-//! A server of gRPC says two fields again and again: what its content is, and that all is well. Those two are put into the
-//! client's table when they are said first, and nothing else ever is; so they stay there, and are one byte each. A client
-//! whose table has no room for both gets all fields in full. Nothing is Huffman-coded: what is not in a table is rare.
+//! A server of gRPC says two fields again and again: what its content is, and that all is well. Those two are put into
+//! the client's table when they are said first, and nothing else ever is; so they stay there, and are one byte each. A
+//! client whose table has no room for both gets all fields in full. Nothing is Huffman-coded: what is not in a table is
+//! rare.
 
 use bytes::{BufMut, BytesMut};
 

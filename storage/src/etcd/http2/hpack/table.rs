@@ -1,7 +1,7 @@
 //! The two tables that an index points into: the one of RFC 7541, appendix A, and the one that the sender fills.
 //!
-//! All entries lie in one piece of memory, oldest first, so that an entry costs no allocation, and reading one no copy. Used
-//! by the decoder.
+//! All entries lie in one piece of memory, oldest first, so that an entry costs no allocation, and reading one no copy.
+//! Used by the decoder.
 
 use std::collections::VecDeque;
 
