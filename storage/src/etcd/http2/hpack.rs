@@ -5,7 +5,6 @@
 //! KiB, and what a field in work takes is what its block can expand to; what one block may be made to say has an end
 //! ([`MAX_LIST`]). Names and values are bytes here: what may stand in them, and in which order, is for the connection
 //! to judge. Called by the connection alone, and by the fuzz target through [`read_headers`].
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the connection comes next"))]
 
 mod decode;
 mod encode;
