@@ -82,10 +82,7 @@ impl Inbound {
 }
 
 /// The only message of a call, if this is all that the client has to say, the message is short, and `wanted`.
-pub(super) fn whole<M: Message + Default>(
-    framed: &[u8],
-    wanted: impl FnOnce(&M) -> bool,
-) -> Option<Result<M, Status>> {
+pub(super) fn whole<M: Message + Default>(framed: &[u8], wanted: impl FnOnce(&M) -> bool) -> Option<Result<M, Status>> {
     let Ok(Some((message, []))) = split(framed, SMALL) else { return None };
     match decode(message) {
         Ok(message) if !wanted(&message) => None,

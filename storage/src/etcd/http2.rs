@@ -8,6 +8,8 @@ pub(super) mod frame;
 pub(super) mod hpack;
 pub(super) mod receive;
 pub(super) mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use frame::Violation;
 pub use hpack::read_headers;

@@ -102,7 +102,13 @@ impl Writes {
     }
 
     /// Answers those whose outcome is there, or whose time is over. Whether there were such.
-    pub(super) fn answer(&mut self, endpoint: &Endpoint, limits: &Arc<Limits>, to: &Shared, cx: &mut Context<'_>) -> bool {
+    pub(super) fn answer(
+        &mut self,
+        endpoint: &Endpoint,
+        limits: &Arc<Limits>,
+        to: &Shared,
+        cx: &mut Context<'_>,
+    ) -> bool {
         if self.all.is_empty() {
             self.alarm = None;
             return false;

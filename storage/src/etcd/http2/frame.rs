@@ -108,7 +108,9 @@ impl<'a> Frame<'a> {
             content = content.get(5..).ok_or_else(Violation::size)?;
         }
         let length = content.len().checked_sub(padding);
-        length.map(|length| &content[..length]).ok_or_else(|| Violation::protocol("sent more padding than there is room for"))
+        length
+            .map(|length| &content[..length])
+            .ok_or_else(|| Violation::protocol("sent more padding than there is room for"))
     }
 
     /// The number that RST_STREAM and WINDOW_UPDATE have.

@@ -171,7 +171,9 @@ impl Receiver {
             return Err(Violation::protocol("sent something else within headers"));
         }
         let of_connection = matches!(frame.kind, SETTINGS | PING | GOAWAY);
-        if (frame.stream == 0) != of_connection && (frame.kind <= PING || frame.kind == CONTINUATION || frame.kind == GOAWAY) {
+        if (frame.stream == 0) != of_connection
+            && (frame.kind <= PING || frame.kind == CONTINUATION || frame.kind == GOAWAY)
+        {
             return Err(Violation::protocol("sent a frame where it does not belong"));
         }
         match frame.kind {
@@ -294,7 +296,8 @@ impl Receiver {
                     well_formed &= method.replace(new).is_none();
                 }
                 b":path" => {
-                    let new = if value == known.as_bytes() { None } else { Some(String::from_utf8_lossy(value).into()) };
+                    let new =
+                        if value == known.as_bytes() { None } else { Some(String::from_utf8_lossy(value).into()) };
                     well_formed &= path.replace(new).is_none();
                 }
                 b"content-type" => head.grpc = value.starts_with(b"application/grpc"),

@@ -143,7 +143,13 @@ impl Streams {
     }
 
     /// Keeps a piece of a body. `size` is what it takes of the window, padding included.
-    pub(in crate::etcd) fn receive(&mut self, id: u32, piece: &[u8], size: usize, ended: bool) -> Result<(), Violation> {
+    pub(in crate::etcd) fn receive(
+        &mut self,
+        id: u32,
+        piece: &[u8],
+        size: usize,
+        ended: bool,
+    ) -> Result<(), Violation> {
         // What comes for one that is answered, or reset, is on its way still.
         let Some(stream) = self.known(id)?.filter(|stream| !stream.reset) else { return Ok(()) };
         if stream.ended {
@@ -218,7 +224,10 @@ impl Streams {
         let more = i64::from(more);
         if id == 0 {
             if more == 0 || self.window + more > MAX_WINDOW {
-                return Err(Violation::new(Reason::FlowControl, "moved the window of the connection by too little or too much"));
+                return Err(Violation::new(
+                    Reason::FlowControl,
+                    "moved the window of the connection by too little or too much",
+                ));
             }
             let stuck = self.window <= 0;
             self.window += more;
@@ -261,7 +270,7 @@ impl Streams {
             stream.window += more;
             stream.window > MAX_WINDOW
         };
-        if initial > MAX_WINDOW || self.open.values_mut().fold(false, |over, stream| too_much(stream) || over) {
+        if initial > MAX_WINDOW || self.open.values_mut().any(too_much) {
             return Err(Violation::new(Reason::FlowControl, "set a window that is too large"));
         }
         if more > 0 {
