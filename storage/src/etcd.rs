@@ -8,6 +8,7 @@ mod backup;
 pub mod client;
 mod cluster;
 mod grpc;
+mod http2;
 mod keys;
 mod leader;
 mod lease;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use backup::BackupError;
 pub use grpc::MAX_MESSAGE;
+pub use http2::{Violation, read_frames, read_headers};
 pub use limits::{MAX_CALLS, MAX_READERS, MAX_WATCHES};
 pub use serve::ServeError;
 

@@ -4,7 +4,6 @@
 
 use std::sync::Weak;
 
-use http::HeaderMap;
 use openraft::metrics::RaftServerMetrics;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,11 +14,6 @@ use crate::members::Member;
 
 pub(super) fn no_leader() -> Status {
     Status::new(Code::Unavailable, "etcdserver: no leader")
-}
-
-/// Whether a call is to fail without a leader.
-pub(super) fn asked_for(headers: &HeaderMap) -> bool {
-    headers.get("hasleader").is_some_and(|value| value == "true")
 }
 
 impl Endpoint {

@@ -1,7 +1,14 @@
 //! gRPC's outcome of a call, with etcd's codes and words for what the store refuses: clients compare both.
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
 use crate::error::{RangeError, StoreError};
 use crate::members::MemberError;
+
+/// What may not stand in `grpc-message` as it is.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+/// Bytes of a message that are sent.
+const LONGEST: usize = 8 << 10;
 
 /// gRPC status codes that occur here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +36,13 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// The message as a header has it, and no longer than one may be.
+    pub(super) fn escaped(&self) -> String {
+        let mut escaped = utf8_percent_encode(&self.message, ESCAPED).to_string();
+        escaped.truncate(LONGEST);
+        escaped
     }
 
     pub(super) fn ok() -> Self {

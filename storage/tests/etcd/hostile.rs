@@ -107,6 +107,27 @@ async fn a_write_may_come_in_pieces() {
     assert_eq!(server.store.revision(), framed.len() as u64 + 3);
 }
 
+/// A piece is kept as its bytes alone, however small it is.
+#[tokio::test]
+async fn a_message_may_come_byte_by_byte() {
+    let server = server().await;
+    let requests = raw(&server).await;
+    let value = vec![7; 20_000];
+    let message = prost::Message::encode_to_vec(&put_request("key", value.clone()));
+    let framed = announcing(u32::try_from(message.len()).unwrap(), &message);
+    let (response, mut body) = begin(&requests, "KV/Put").await;
+    for at in 0..framed.len() {
+        body.send_data(framed.slice(at..=at), at + 1 == framed.len()).unwrap();
+    }
+    let mut answer = tokio::time::timeout(DEADLINE, response).await.unwrap().unwrap().into_body();
+    while let Some(data) = answer.data().await {
+        data.unwrap();
+    }
+    assert_eq!(answer.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    let read: wire::RangeResponse = server.client.call("KV/Range", &range("key")).await.unwrap();
+    assert_eq!(read.kvs[0].value, value);
+}
+
 #[tokio::test]
 async fn messages_that_never_end_take_little_and_leave_room_for_others() {
     let server = server().await;
