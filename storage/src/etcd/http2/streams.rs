@@ -9,12 +9,12 @@ mod call;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::super::grpc::{self, Gone, PREFIX};
+use super::super::grpc::{self, PREFIX};
 use super::super::limits::{MAX_CALLS, STREAM_WINDOW};
 use super::super::status::{Code, Status};
 use super::frame::{self, ACK, DATA, END_STREAM, MAX_PAYLOAD, MAX_WINDOW, Reason, Violation, WINDOW};
