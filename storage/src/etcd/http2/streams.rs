@@ -238,10 +238,15 @@ impl Streams {
     }
 
     pub(super) fn settings(&mut self, settings: impl Iterator<Item = (u16, u32)>) -> Result<(), Violation> {
+        let mut initial = None;
         for (setting, value) in settings {
             match setting {
                 1 => self.encoder.table_size(value),
-                4 => self.initial_window(i64::from(value))?,
+                4 if i64::from(value) > MAX_WINDOW => {
+                    return Err(Violation::new(Reason::FlowControl, "set a window that is too large"));
+                }
+                // Every stream has to be looked at: once for a frame.
+                4 => initial = Some(i64::from(value)),
                 2 if value > 1 => return Err(Violation::protocol("sent a setting that does not exist")),
                 5 if !(16_384..=16_777_215).contains(&value) => {
                     return Err(Violation::protocol("allows frames of a size that does not exist"));
@@ -250,7 +255,7 @@ impl Streams {
             }
         }
         frame::head(&mut self.out, 0, frame::SETTINGS, ACK, 0);
-        Ok(())
+        initial.map_or(Ok(()), |initial| self.initial_window(initial))
     }
 
     fn initial_window(&mut self, initial: i64) -> Result<(), Violation> {
@@ -260,8 +265,8 @@ impl Streams {
             stream.window += more;
             stream.window > MAX_WINDOW
         };
-        if initial > MAX_WINDOW || self.open.values_mut().any(too_much) {
-            return Err(Violation::new(Reason::FlowControl, "set a window that is too large"));
+        if self.open.values_mut().any(too_much) {
+            return Err(Violation::new(Reason::FlowControl, "set a window that is too large for a stream"));
         }
         if more > 0 {
             self.go_on();
