@@ -64,8 +64,13 @@ impl Meta {
     }
 
     pub(crate) fn file_name(&self) -> String {
-        format!("{:016x}.snap", self.last.map_or(0, |last| last.index))
+        file_name(self.last.map_or(0, |last| last.index))
     }
+}
+
+/// The name of the snapshot at a log index.
+pub(crate) fn file_name(index: u64) -> String {
+    format!("{index:016x}.snap")
 }
 
 /// Writes a snapshot of the present state into `dir` and removes older ones. Blocking.

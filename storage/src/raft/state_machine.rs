@@ -159,8 +159,8 @@ struct SnapshotGone;
 
 /// Snapshots come in by `cluster::receive`, and whole.
 #[derive(Debug, thiserror::Error)]
-#[error("the Raft core was given a snapshot in another way than whole and verified")]
-struct NotPrepared;
+#[error("the Raft core wants to take a snapshot in by itself")]
+struct NotInPieces;
 
 async fn blocking<T: Send + 'static>(
     disk: &dyn Disk,
@@ -204,7 +204,7 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError> {
-        Err(StorageIOError::write_snapshot(None, &NotPrepared).into())
+        Err(StorageIOError::write_snapshot(None, &NotInPieces).into())
     }
 
     async fn install_snapshot(
@@ -214,8 +214,13 @@ impl RaftStateMachine<Types> for StateMachine {
     ) -> Result<(), StorageError> {
         drop(snapshot);
         let index = meta.last_log_id.map_or(0, |last| last.index);
-        let Some((_, installed)) = self.shared.prepared().filter(|(last, _)| *last == meta.last_log_id) else {
-            return Err(StorageIOError::write_snapshot(Some(meta.signature()), &NotPrepared).into());
+        let installed = match self.shared.prepared().filter(|(last, _)| *last == meta.last_log_id) {
+            Some((_, prepared)) => prepared,
+            // Whoever sent it has given up meanwhile, and another one has come in. It lies in its place.
+            None => {
+                let (disk, path) = (self.files.disk.clone(), self.snapshots.join(snapshot::file_name(index)));
+                blocking(&*self.files.disk, move || snapshot::read(&*disk, &path)).await?.1
+            }
         };
         let mut state = self.shared.write();
         let from = state.mvcc.revision() + 1;
